@@ -1,0 +1,61 @@
+/**
+ * The small set of operations that the proxy is written in, once. An engine implements it: `onnx`
+ * emits graph nodes, `tensorflow` computes at once. `V` is the engine's value (a graph edge or a
+ * tensor); all values are float32 unless said otherwise.
+ *
+ * Shapes: B batch, T tokens, C channels, H heads, D channels of a head, R rows, N image tokens.
+ */
+export type Activation = 'gelu' | 'gelu_pytorch_tanh' | 'quick_gelu' | 'silu' | 'relu'
+
+export interface Ops<V> {
+  /** A parameter of the checkpoint by canonical name; `shape` reinterprets it (same element count). */
+  weight(name: string, shape?: readonly number[]): V
+  has(name: string): boolean
+  /** x [..., C] @ `${name}.weight` [O, C]^T + `${name}.bias` where the checkpoint has one -> [..., O] */
+  linear(x: V, name: string): V
+  /** As `linear`, with the weight read as `shape` [O, C]. */
+  linearAs(x: V, name: string, shape: readonly [number, number]): V
+  /** ids [B, T] int32 -> rows of `name` [B, T, C] */
+  embed(ids: V, name: string): V
+  /** Broadcasting. */
+  add(a: V, b: V): V
+  mul(a: V, b: V): V
+  scale(x: V, factor: number): V
+  /** a [B, R, C] @ b [B, T, C]^T -> [B, R, T] */
+  matmulTransposed(a: V, b: V): V
+  /** Over the last axis. */
+  softmax(x: V): V
+  /** Over the last axis, with `${name}.weight` and, for layerNorm, `${name}.bias` where it exists. */
+  layerNorm(x: V, name: string, epsilon: number): V
+  rmsNorm(x: V, name: string, epsilon: number): V
+  activation(x: V, kind: Activation): V
+  /**
+   * Rotary embedding of the first `dims` channels of each head, half-split convention, position =
+   * index in the sequence. x [B, T, H*D] -> [B, T, H*D]. `inverseFrequencies` has dims/2 entries.
+   */
+  rotary(x: V, options: { heads: number; headDim: number; inverseFrequencies: Float64Array }): V
+  /**
+   * softmax(q k^T / sqrt(D)) v by heads. q [B, T, H*D], k and v [B, T, kvHeads*D] (each kv head
+   * serves H/kvHeads query heads in a row) -> [B, T, H*D]
+   */
+  attention(
+    q: V,
+    k: V,
+    v: V,
+    options: { heads: number; kvHeads: number; headDim: number; causal: boolean },
+  ): V
+  /** x [B, T, C], index [B, R] int32 -> [B, R, C] */
+  gatherRows(x: V, index: V): V
+  /** x [M, N, C] read as rows [M*N, C], index [B, T] int32 -> [B, T, C] */
+  gatherFlatRows(x: V, index: V): V
+  /** condition [B, T, 1] of 0 or 1: `a` where 1, else `b`. */
+  select(condition: V, a: V, b: V): V
+  /** [B, R, T] -> [B, T, R] */
+  transpose(x: V): V
+  /** Sums of `count` neighbouring channels: [B, T, C] -> [B, T, C/count] */
+  sumNeighbours(x: V, count: number): V
+  /** A parameter [C] in front of every sequence: [B, N, C] -> [B, 1+N, C] */
+  prependRow(x: V, name: string): V
+  /** [B, N, C] -> [B, N-1, C] */
+  dropFirstRow(x: V): V
+}

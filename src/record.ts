@@ -1,0 +1,132 @@
+/**
+ * What flows through the log. Every value is JSON with `v: 1`; `docs/schemas/` holds the same as
+ * JSON Schema, written by `npm run docs:schemas` and held by a test.
+ */
+import { z } from 'zod'
+import type { ErrorCode } from './errors.ts'
+
+/** Topics, by the names that DESIGN gives them. A configuration may rename them. */
+export const TOPICS = {
+  examples: 'examples',
+  assignments: 'assignments',
+  decisions: 'decisions',
+  subset: 'subset',
+  deadLetters: 'dead-letters',
+} as const
+
+/** Where a record came from. `offset` is its position in the partition. */
+export const Source = z.strictObject({
+  topic: z.string(),
+  partition: z.int().min(0),
+  offset: z.int().min(0),
+})
+export type Source = z.infer<typeof Source>
+
+export const Turn = z.looseObject({
+  from: z.string(),
+  value: z.string(),
+})
+export type Turn = z.infer<typeof Turn>
+
+/** One instruction example in LLaVA form. `image`: a path under the image root, a data: or an http(s) URL. */
+export const Example = z.looseObject({
+  id: z.union([z.string(), z.number()]),
+  image: z.string().optional(),
+  conversations: z.array(Turn).min(1),
+})
+export type Example = z.infer<typeof Example>
+
+/** A cluster number, or the one cluster of all text-only examples. */
+export const Cluster = z.union([z.int().min(0), z.literal('text')])
+export type Cluster = z.infer<typeof Cluster>
+
+/** An example's trajectory, its cluster and where it came from. Text-only examples have nulls. */
+export const Assignment = z.strictObject({
+  v: z.literal(1),
+  key: z.string(),
+  id: z.string(),
+  cluster: Cluster,
+  /** T rows of the 5 largest singular values, descending. */
+  singularValues: z.array(z.array(z.number()).length(5)).nullable(),
+  /** T scores: the sums of the rows above. */
+  trajectory: z.array(z.number()).nullable(),
+  /** Sum of absolute differences of neighbouring scores; lower is steadier is better. */
+  instability: z.number().nullable(),
+  /** Squared Euclidean distance to the centroid of `cluster`. */
+  distance: z.number().nullable(),
+  /** SHA-256 over the normalised conversation and the decoded RGB pixels, hex. */
+  content: z.string(),
+  bundle: z.string(),
+  source: Source,
+})
+export type Assignment = z.infer<typeof Assignment>
+
+/**
+ * A record of the `assignments` topic that is no example: `settle` makes the select role settle
+ * there, so that what a flush on idle decides is a function of the log too.
+ */
+export const Control = z.strictObject({ v: z.literal(1), control: z.literal('settle') })
+export type Control = z.infer<typeof Control>
+
+export const ACTIONS = ['keep', 'drop', 'evict', 'restore'] as const
+export type Action = (typeof ACTIONS)[number]
+
+/**
+ * Why a decision is as it is:
+ * - `within_quota`     kept: among the steadiest `quota` of its cluster
+ * - `over_quota`       dropped or evicted: steadier ones fill its cluster's quota
+ * - `cluster_too_small` dropped or evicted: a cluster of at most two examples gives nothing
+ * - `quota_grew`       restored: its cluster's quota grew
+ * - `quota_shrank`     evicted: its cluster's quota shrank
+ * - `duplicate`        dropped: the same content stands under another id (`duplicateOf`)
+ */
+export const REASONS = [
+  'within_quota',
+  'over_quota',
+  'cluster_too_small',
+  'quota_grew',
+  'quota_shrank',
+  'duplicate',
+] as const
+export type Reason = (typeof REASONS)[number]
+
+export const Decision = z.strictObject({
+  v: z.literal(1),
+  key: z.string(),
+  id: z.string(),
+  action: z.enum(ACTIONS),
+  reason: z.enum(REASONS),
+  cluster: Cluster,
+  instability: z.number().nullable(),
+  /** How many examples of the cluster the subset held after this decision's settling. */
+  quota: z.int().min(0),
+  bundle: z.string(),
+  /** The key that this example's content already stands under. Only where the reason is `duplicate`. */
+  duplicateOf: z.string().optional(),
+})
+export type Decision = z.infer<typeof Decision>
+
+/** The value of a record of the compacted `subset` topic; a tombstone when the example leaves. */
+export const SubsetEntry = z.strictObject({
+  v: z.literal(1),
+  key: z.string(),
+  id: z.string(),
+  cluster: Cluster,
+  instability: z.number().nullable(),
+  bundle: z.string(),
+})
+export type SubsetEntry = z.infer<typeof SubsetEntry>
+
+/** An input that could not be used. On the log: value = the original bytes, headers = the rest. */
+export type DeadLetter = {
+  value: Uint8Array
+  code: ErrorCode
+  hint: string
+  message: string
+  source: Source
+}
+
+/** The key of an example: its id + `@` + the first 16 hex digits of its content hash. */
+export function keyOf(id: string, content: string): string {
+  return `${id}@${content.slice(0, 16)}`
+}

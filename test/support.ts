@@ -1,0 +1,36 @@
+/** What tests share: where things are, temporary folders that go away, the loud skip. */
+import { existsSync, mkdtempSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { dirname, join, resolve } from 'node:path'
+import type { TestContext } from 'node:test'
+import { fileURLToPath } from 'node:url'
+
+/** The project's root folder, wherever the compiled tests stand. */
+export const ROOT = findRoot(dirname(fileURLToPath(import.meta.url)))
+
+function findRoot(folder: string): string {
+  return existsSync(join(folder, 'package.json')) ? folder : findRoot(dirname(folder))
+}
+
+/** The built command: end-to-end tests drive this and nothing else. */
+export const MAIN = join(ROOT, 'dist/main.js')
+
+/**
+ * A path in the shared folder beside the checkout (goldens, real images), or undefined after a
+ * loud skip where that folder is absent. With XMASD_REQUIRE_SHARED=1 its absence is a failure.
+ */
+export function shared(t: TestContext, ...path: string[]): string | undefined {
+  const found = resolve(ROOT, '../shared', ...path)
+  if (existsSync(found)) return found
+  if (process.env.XMASD_REQUIRE_SHARED === '1') throw new Error(`missing: ${found}`)
+  process.stderr.write(`SKIPPED, ${found} is not here: ${t.name}\n`)
+  t.skip(`needs ${found}`)
+  return undefined
+}
+
+/** A temporary folder that is removed after the test. */
+export function temporaryFolder(t: TestContext): string {
+  const folder = mkdtempSync(join(tmpdir(), 'xmasd-test-'))
+  t.after(() => rmSync(folder, { recursive: true, force: true }))
+  return folder
+}
