@@ -55,7 +55,6 @@ const Entry = z.object({
   shape: z.array(z.int().min(0)),
   data_offsets: z.tuple([z.int().min(0), z.int().min(0)]),
 })
-const Metadata = z.record(z.string(), z.string())
 
 /**
  * What a file holds, without its weights. Throws FILE_UNREADABLE where there is no such file and
@@ -119,23 +118,20 @@ export function writeSafetensors(
     ([a, { data: p }], [b, { data: q }]) =>
       q.BYTES_PER_ELEMENT - p.BYTES_PER_ELEMENT || (a < b ? -1 : 1),
   )
-  const header: Record<string, unknown> = metadata === undefined ? {} : { __metadata__: metadata }
+  const header: [string, unknown][] = metadata === undefined ? [] : [['__metadata__', metadata]]
   let offset = 0
   for (const [name, { shape, data }] of entries) {
     if (elements(shape) !== data.length) {
       throw new RangeError(`${name}: shape [${shape}] does not hold ${data.length} elements`)
     }
-    header[name] = {
-      dtype: dtypeOf(data),
-      shape,
-      data_offsets: [offset, offset + data.byteLength],
-    }
+    const data_offsets = [offset, offset + data.byteLength]
+    header.push([name, { dtype: dtypeOf(data), shape, data_offsets }])
     offset += data.byteLength
   }
   const payload = entries.map(([, { data }]) =>
     Buffer.from(data.buffer, data.byteOffset, data.byteLength),
   )
-  writeWhole(file, Buffer.concat([...headerBytes(header), ...payload]))
+  writeWhole(file, Buffer.concat([...headerBytes(Object.fromEntries(header)), ...payload]))
 }
 
 function headerBytes(header: Record<string, unknown>): Buffer[] {
@@ -183,9 +179,9 @@ function parseHeader(file: string, text: Buffer, start: number, end: number): Sa
 }
 
 function parseMetadata(file: string, value: unknown): Record<string, string> {
-  const parsed = Metadata.safeParse(value)
-  if (!parsed.success) throw invalid(file, 'its __metadata__ is not a map of strings')
-  return parsed.data
+  const isMap = typeof value === 'object' && value !== null && !Array.isArray(value)
+  if (isMap && Object.values(value).every(text => typeof text === 'string')) return { ...value }
+  throw invalid(file, 'its __metadata__ is not a map of strings')
 }
 
 function parseEntry(file: string, name: string, value: unknown, start: number): SafetensorsEntry {

@@ -51,6 +51,17 @@ test('what was written is read back, bit by bit, aligned to its element size', t
   )
 })
 
+test('names that JavaScript objects treat specially are names like others', t => {
+  const file = join(temporaryFolder(t), 'special.safetensors')
+  const special = ['__proto__', 'constructor', 'toString']
+  const one = { shape: [1], data: Float32Array.of(1) }
+  const metadata = Object.fromEntries(special.map(name => [name, name]))
+  writeSafetensors(file, Object.fromEntries(special.map(name => [name, one])), metadata)
+  const header = readHeader(file)
+  assert.deepEqual([...header.tensors.keys()].sort(), special)
+  assert.deepEqual(header.metadata, metadata)
+})
+
 test('half precision widens exactly', t => {
   const file = join(temporaryFolder(t), 'half.safetensors')
   // 1, -2, 65504, the smallest subnormal, infinity, 0.333251953125
