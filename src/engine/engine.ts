@@ -1,0 +1,30 @@
+/**
+ * The engine port: compiles what is written over `Ops` with one checkpoint's weights, then runs it.
+ */
+import type { Ops } from '../proxy/ops.ts'
+import type { Checkpoint } from '../proxy/schedule.ts'
+
+/** A named size is free: it may differ from run to run. */
+export type InputSpec = { type: 'float32' | 'int32'; shape: readonly (number | string)[] }
+
+export type HostTensor = { data: Float32Array | Int32Array; shape: readonly number[] }
+
+/** What a program computes. `Names` are its inputs. */
+export type Build<Names extends string> = <V>(ops: Ops<V>, inputs: Record<Names, V>) => V
+
+/** A compiled graph with its weights. One run at a time. */
+export interface Program<Names extends string> {
+  /** The output's values, row-major. Throws ENGINE_FAILED. */
+  run(inputs: Record<Names, HostTensor>): Promise<{ data: Float32Array; shape: readonly number[] }>
+  release(): Promise<void>
+}
+
+export interface Engine {
+  readonly name: 'onnx' | 'tensorflow'
+  /** Throws ENGINE_FAILED where the graph or the weights can't be loaded. */
+  compile<Names extends string>(
+    checkpoint: Checkpoint,
+    inputs: Record<Names, InputSpec>,
+    build: Build<Names>,
+  ): Promise<Program<Names>>
+}

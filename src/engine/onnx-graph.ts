@@ -1,0 +1,280 @@
+/**
+ * The proxy's operations as nodes of an ONNX graph. Weights stay where they are: initializers point
+ * into the checkpoint's .safetensors. Shapes as in `ops.ts`; O output channels.
+ */
+import { basename } from 'node:path'
+import type { Activation, Ops } from '../proxy/ops.ts'
+import type { Checkpoint, CheckpointTensor } from '../proxy/schedule.ts'
+import type { Build, InputSpec } from './engine.ts'
+import {
+  type AttributeValue,
+  ELEMENT_TYPES,
+  type Graph,
+  type GraphInput,
+  type Initializer,
+  type Node,
+} from './onnx-model.ts'
+
+/** A value of the graph, by name. */
+export type Edge = string
+
+const MICROSOFT = 'com.microsoft'
+const AXIS_END = 2 ** 31
+
+/** Emits what `build` writes. `positionsMax` is the longest sequence the rotary tables serve. */
+export function buildGraph<Names extends string>(
+  checkpoint: Checkpoint,
+  inputs: Record<Names, InputSpec>,
+  build: Build<Names>,
+  positionsMax: number,
+): Graph {
+  const ops = new GraphOps(checkpoint, positionsMax)
+  const names = Object.keys(inputs) as Names[]
+  const edges: Partial<Record<Names, Edge>> = {}
+  for (const name of names) edges[name] = name
+  const output = build(ops, edges as Record<Names, Edge>)
+  const graphInputs: GraphInput[] = names.map(name => ({ name, ...inputs[name] }))
+  return {
+    nodes: ops.nodes,
+    initializers: [...ops.initializers.values()],
+    inputs: graphInputs,
+    output,
+  }
+}
+
+class GraphOps implements Ops<Edge> {
+  readonly nodes: Node[] = []
+  readonly initializers = new Map<string, Initializer>()
+  readonly #checkpoint: Checkpoint
+  readonly #positionsMax: number
+  /** Nodes that depend on nothing but their inputs' names, so that each is emitted once. */
+  readonly #shared = new Map<string, Edge>()
+
+  constructor(checkpoint: Checkpoint, positionsMax: number) {
+    this.#checkpoint = checkpoint
+    this.#positionsMax = positionsMax
+  }
+
+  has(name: string): boolean {
+    return this.#checkpoint.tensors.has(name)
+  }
+
+  weight(name: string, shape?: readonly number[]): Edge {
+    const tensor = this.#tensor(name)
+    return this.#float32(this.#stored(name, tensor, shape ?? tensor.shape), tensor)
+  }
+
+  linear(x: Edge, name: string): Edge {
+    const [width, inner] = this.#tensor(`${name}.weight`).shape as [number, number]
+    return this.linearAs(x, name, [width, inner])
+  }
+
+  /** Gemm is two-dimensional but takes [O, C] weights as they stand; MatMul would copy them. */
+  linearAs(x: Edge, name: string, shape: readonly [number, number]): Edge {
+    const rows = this.#emit('Flatten', [x], { axis: -1 }) // [B*T, C]
+    const bias = this.has(`${name}.bias`) ? [this.weight(`${name}.bias`)] : []
+    const operands = [rows, this.weight(`${name}.weight`, shape), ...bias]
+    const flat = this.#emit('Gemm', operands, { transB: 1 }) // [B*T, O]
+    const leading = this.#once('Shape', [x], { start: 0, end: -1 })
+    const full = this.#once('Concat', [leading, this.#integers([shape[0]])], { axis: 0 })
+    return this.#emit('Reshape', [flat, full]) // [B, T, O]
+  }
+
+  embed(ids: Edge, name: string): Edge {
+    const tensor = this.#tensor(name)
+    const rows = this.#emit('Gather', [this.#stored(name, tensor, tensor.shape), ids], { axis: 0 })
+    return this.#float32(rows, tensor)
+  }
+
+  add(a: Edge, b: Edge): Edge {
+    return this.#emit('Add', [a, b])
+  }
+
+  mul(a: Edge, b: Edge): Edge {
+    return this.#emit('Mul', [a, b])
+  }
+
+  scale(x: Edge, factor: number): Edge {
+    return this.mul(x, this.#floats(`scale.${factor}`, [], Float32Array.of(factor)))
+  }
+
+  matmulTransposed(a: Edge, b: Edge): Edge {
+    return this.#emit('MatMul', [a, this.transpose(b)]) // fused by the runtime
+  }
+
+  softmax(x: Edge): Edge {
+    return this.#emit('Softmax', [x], { axis: -1 })
+  }
+
+  layerNorm(x: Edge, name: string, epsilon: number): Edge {
+    const bias = this.has(`${name}.bias`) ? [this.weight(`${name}.bias`)] : []
+    const inputs = [x, this.weight(`${name}.weight`), ...bias]
+    return this.#emit('LayerNormalization', inputs, { axis: -1, epsilon: { float: epsilon } })
+  }
+
+  rmsNorm(x: Edge, name: string, epsilon: number): Edge {
+    const inputs = [x, this.weight(`${name}.weight`)]
+    return this.#emit('SimplifiedLayerNormalization', inputs, {
+      axis: -1,
+      epsilon: { float: epsilon },
+      stash_type: 1,
+    })
+  }
+
+  activation(x: Edge, kind: Activation): Edge {
+    switch (kind) {
+      case 'gelu':
+        return this.#emit('Gelu', [x], { approximate: 'none' })
+      case 'gelu_pytorch_tanh':
+        return this.#emit('Gelu', [x], { approximate: 'tanh' })
+      case 'quick_gelu':
+        return this.#emit('QuickGelu', [x], { alpha: { float: 1.702 } }, MICROSOFT)
+      case 'silu':
+        return this.#emit('QuickGelu', [x], { alpha: { float: 1 } }, MICROSOFT)
+      case 'relu':
+        return this.#emit('Relu', [x])
+    }
+  }
+
+  /** Tables are worked out in float64: angles of late positions lose digits in float32. */
+  rotary(
+    x: Edge,
+    options: { heads: number; headDim: number; inverseFrequencies: Float64Array },
+  ): Edge {
+    const { heads, headDim, inverseFrequencies } = options
+    const [cos, sin] = this.#rotaryTables(inverseFrequencies)
+    const isPartial = inverseFrequencies.length * 2 < headDim
+    const attributes = {
+      num_heads: heads,
+      rotary_embedding_dim: isPartial ? inverseFrequencies.length * 2 : 0,
+      interleaved: 0,
+    }
+    return this.#emit('RotaryEmbedding', [x, this.#integers([0]), cos, sin], attributes, MICROSOFT)
+  }
+
+  attention(
+    q: Edge,
+    k: Edge,
+    v: Edge,
+    options: { heads: number; kvHeads: number; headDim: number; causal: boolean },
+  ): Edge {
+    const { heads, kvHeads, headDim, causal } = options
+    const widen = (x: Edge): Edge =>
+      heads === kvHeads ? x : this.#repeatHeads(x, kvHeads, heads / kvHeads, headDim)
+    const attributes = {
+      num_heads: heads,
+      unidirectional: causal ? 1 : 0,
+      scale: { float: 1 / Math.sqrt(headDim) },
+    }
+    return this.#emit('MultiHeadAttention', [q, widen(k), widen(v)], attributes, MICROSOFT)
+  }
+
+  gatherRows(x: Edge, index: Edge): Edge {
+    const wide = this.#once('Cast', [index], { to: ELEMENT_TYPES.int64 })
+    const tuples = this.#once('Unsqueeze', [wide, this.#integers([-1])]) // [B, R, 1]
+    return this.#emit('GatherND', [x, tuples], { batch_dims: 1 })
+  }
+
+  gatherFlatRows(x: Edge, index: Edge): Edge {
+    return this.#emit('Gather', [this.#emit('Flatten', [x], { axis: -1 }), index], { axis: 0 })
+  }
+
+  select(condition: Edge, a: Edge, b: Edge): Edge {
+    const flag = this.#once('Cast', [condition], { to: ELEMENT_TYPES.bool })
+    return this.#emit('Where', [flag, a, b])
+  }
+
+  transpose(x: Edge): Edge {
+    return this.#emit('Transpose', [x], { perm: [0, 2, 1] })
+  }
+
+  sumNeighbours(x: Edge, count: number): Edge {
+    const split = this.#emit('Reshape', [x, this.#integers([0, 0, -1, count])])
+    return this.#emit('ReduceSum', [split, this.#integers([-1])], { keepdims: 0 })
+  }
+
+  prependRow(x: Edge, name: string): Edge {
+    const [width] = this.#tensor(name).shape as [number]
+    const batch = this.#emit('Shape', [x], { start: 0, end: 1 })
+    const shape = this.#emit('Concat', [batch, this.#integers([1, width])], { axis: 0 })
+    const row = this.#emit('Expand', [this.weight(name, [1, 1, width]), shape]) // [B, 1, C]
+    return this.#emit('Concat', [row, x], { axis: 1 })
+  }
+
+  dropFirstRow(x: Edge): Edge {
+    const [start, end, axis] = [[1], [AXIS_END], [1]].map(value => this.#integers(value))
+    return this.#emit('Slice', [x, start!, end!, axis!])
+  }
+
+  /** Each head `count` times in a row: [B, T, heads*D] -> [B, T, heads*count*D] */
+  #repeatHeads(x: Edge, heads: number, count: number, headDim: number): Edge {
+    const apart = this.#emit('Reshape', [x, this.#integers([0, 0, heads, 1, headDim])])
+    const wide = this.#emit('Expand', [apart, this.#integers([1, 1, 1, count, 1])])
+    return this.#emit('Reshape', [wide, this.#integers([0, 0, heads * count * headDim])])
+  }
+
+  #rotaryTables(inverseFrequencies: Float64Array): [Edge, Edge] {
+    const columns = inverseFrequencies.length
+    const tables = ([Math.cos, Math.sin] as const).map(turn => {
+      const name = `rotary.${turn.name}.${columns}.${inverseFrequencies[1] ?? 1}`
+      if (this.initializers.has(name)) return name
+      const table = new Float32Array(this.#positionsMax * columns)
+      for (let i = 0; i < table.length; i++) {
+        table[i] = turn(Math.floor(i / columns) * inverseFrequencies[i % columns]!)
+      }
+      return this.#floats(name, [this.#positionsMax, columns], table)
+    })
+    return tables as [Edge, Edge]
+  }
+
+  #emit(
+    type: string,
+    inputs: readonly Edge[],
+    attributes: Record<string, AttributeValue> = {},
+    domain: Node['domain'] = '',
+  ): Edge {
+    const output = `${type}.${this.nodes.length}`
+    this.nodes.push({ domain, type, inputs, output, attributes })
+    return output
+  }
+
+  #once(
+    type: string,
+    inputs: readonly Edge[],
+    attributes: Record<string, AttributeValue> = {},
+  ): Edge {
+    const key = JSON.stringify([type, inputs, attributes])
+    const edge = this.#shared.get(key) ?? this.#emit(type, inputs, attributes)
+    this.#shared.set(key, edge)
+    return edge
+  }
+
+  #tensor(name: string): CheckpointTensor {
+    const tensor = this.#checkpoint.tensors.get(name)
+    if (tensor === undefined) throw new RangeError(`${name} is no parameter of this checkpoint`)
+    return tensor
+  }
+
+  #stored(name: string, tensor: CheckpointTensor, shape: readonly number[]): Edge {
+    const edge = String(shape) === String(tensor.shape) ? name : `${name}.${shape.join('x')}`
+    const { dtype, offset, bytes } = tensor
+    const file = basename(tensor.file)
+    this.initializers.set(edge, { name: edge, kind: 'external', shape, dtype, file, offset, bytes })
+    return edge
+  }
+
+  #float32(x: Edge, tensor: CheckpointTensor): Edge {
+    return tensor.dtype === 'F32' ? x : this.#once('Cast', [x], { to: ELEMENT_TYPES.float32 })
+  }
+
+  #integers(data: readonly number[]): Edge {
+    const name = `integers.${data.join('.')}`
+    this.initializers.set(name, { name, kind: 'int64', shape: [data.length], data })
+    return name
+  }
+
+  #floats(name: string, shape: readonly number[], data: Float32Array): Edge {
+    this.initializers.set(name, { name, kind: 'float32', shape, data })
+    return name
+  }
+}

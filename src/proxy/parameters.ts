@@ -1,0 +1,107 @@
+/**
+ * The proxy's parameters: their canonical names and shapes, and how each key layout on disk spells
+ * them (goldens' README, "Key layouts"). C text channels, Cv vision channels, P patch size.
+ */
+import { type ProxyConfig, patchesPerImage } from './config.ts'
+
+export type Parameter = {
+  name: string
+  shape: readonly number[]
+  /** The score cannot do without it. The others are used where they are there. */
+  required: boolean
+}
+
+/** Prefixes on disk -> canonical prefixes; the first that fits counts. */
+const PREFIXES: readonly (readonly [string, string])[] = [
+  ['model.language_model.', 'text.'],
+  ['language_model.model.', 'text.'],
+  ['language_model.lm_head.', 'head.'],
+  ['lm_head.', 'head.'],
+  ['model.vision_tower.vision_model.', 'vision.'],
+  ['model.vision_tower.', 'vision.'],
+  ['vision_tower._vision_tower.vision_model.', 'vision.'],
+  ['vision_tower.vision_model.', 'vision.'],
+  ['vision_tower.', 'vision.'],
+  ['model.multi_modal_projector.linear_', 'connector.'],
+  ['multi_modal_projector.linear_', 'connector.'],
+  ['connector._connector.0.', 'connector.1.'],
+  ['connector._connector.2.', 'connector.2.'],
+]
+
+/** The canonical name of a tensor on disk, whatever its layout; undefined where no layout has it. */
+export function canonicalName(key: string): string | undefined {
+  const found = PREFIXES.find(([prefix]) => key.startsWith(prefix))
+  return found === undefined ? undefined : found[1] + key.slice(found[0].length)
+}
+
+/** Every parameter that the forward pass reads. Layers that never run are not among them. */
+export function parametersOf(config: ProxyConfig): Parameter[] {
+  return [...visionParameters(config), ...connectorParameters(config), ...textParameters(config)]
+}
+
+/** Those of the vision tower: what must be equal over checkpoints for features to be shared. */
+export function visionParameters({ vision }: ProxyConfig): Parameter[] {
+  const { width, intermediate, patchSize } = vision
+  const positions = patchesPerImage(vision) + 1
+  const at = 'vision.embeddings.'
+  const list = [
+    parameter(`${at}class_embedding`, [width]),
+    parameter(`${at}patch_embedding.weight`, [width, 3, patchSize, patchSize]),
+    parameter(`${at}position_embedding.weight`, [positions, width]),
+    ...affine('vision.pre_layrnorm', [width]),
+  ]
+  for (let layer = 0; layer < vision.layersRun; layer++) {
+    const at = `vision.encoder.layers.${layer}.`
+    for (const norm of ['layer_norm1', 'layer_norm2']) list.push(...affine(at + norm, [width]))
+    for (const name of ['q_proj', 'k_proj', 'v_proj', 'out_proj']) {
+      list.push(...affine(`${at}self_attn.${name}`, [width, width]))
+    }
+    list.push(...affine(`${at}mlp.fc1`, [intermediate, width]))
+    list.push(...affine(`${at}mlp.fc2`, [width, intermediate]))
+  }
+  return list
+}
+
+function connectorParameters({ vision, text }: ProxyConfig): Parameter[] {
+  return [
+    ...linear('connector.1', [text.width, vision.width]),
+    ...linear('connector.2', [text.width, text.width]),
+  ]
+}
+
+function textParameters({ text }: ProxyConfig): Parameter[] {
+  const { width, intermediate } = text
+  const [wide, narrow] = [text.heads * text.headDim, text.kvHeads * text.headDim]
+  const list = [
+    parameter('text.embed_tokens.weight', [text.vocab, width]),
+    parameter('head.weight', [text.vocab, width], false),
+  ]
+  for (let layer = 0; layer < text.layers; layer++) {
+    const at = `text.layers.${layer}.`
+    list.push(parameter(`${at}input_layernorm.weight`, [width]))
+    list.push(...linear(`${at}self_attn.q_proj`, [wide, width]))
+    list.push(...linear(`${at}self_attn.k_proj`, [narrow, width]))
+    if (layer === text.layers - 1) continue // the score ends at the last layer's projections
+    list.push(...linear(`${at}self_attn.v_proj`, [narrow, width]))
+    list.push(...linear(`${at}self_attn.o_proj`, [width, wide]))
+    list.push(parameter(`${at}post_attention_layernorm.weight`, [width]))
+    list.push(...linear(`${at}mlp.gate_proj`, [intermediate, width]))
+    list.push(...linear(`${at}mlp.up_proj`, [intermediate, width]))
+    list.push(...linear(`${at}mlp.down_proj`, [width, intermediate]))
+  }
+  return list
+}
+
+function parameter(name: string, shape: readonly number[], required = true): Parameter {
+  return { name, shape, required }
+}
+
+/** Weight [O, ...] and a bias [O] that must be there. */
+function affine(name: string, shape: readonly [number, ...number[]]): Parameter[] {
+  return [parameter(`${name}.weight`, shape), parameter(`${name}.bias`, [shape[0]])]
+}
+
+/** Weight [O, I] and a bias [O] where the checkpoint has one. */
+function linear(name: string, shape: readonly [number, number]): Parameter[] {
+  return [parameter(`${name}.weight`, shape), parameter(`${name}.bias`, [shape[0]], false)]
+}
