@@ -17,12 +17,12 @@ export const MAIN = join(ROOT, 'dist/main.js')
 
 /**
  * A path in the shared folder beside the checkout (goldens, real images), or undefined after a
- * loud skip where that folder is absent. With XMASD_REQUIRE_SHARED=1 its absence is a failure.
+ * loud skip where that folder is absent. With REQUIRE_SHARED=1 its absence is a failure.
  */
 export function shared(t: TestContext, ...path: string[]): string | undefined {
   const found = resolve(ROOT, '../shared', ...path)
   if (existsSync(found)) return found
-  if (process.env.XMASD_REQUIRE_SHARED === '1') throw new Error(`missing: ${found}`)
+  if (process.env.REQUIRE_SHARED === '1') throw new Error(`missing: ${found}`)
   process.stderr.write(`SKIPPED, ${found} is not here: ${t.name}\n`)
   t.skip(`needs ${found}`)
   return undefined

@@ -1,0 +1,260 @@
+/**
+ * YAML + environment -> one frozen, validated Config. Every key is commented in
+ * `config/xmasd.yaml`. Unknown keys are errors that name the nearest known one.
+ */
+import { readFileSync } from 'node:fs'
+import { dirname, resolve } from 'node:path'
+import { closest } from 'fastest-levenshtein'
+import { parse as parseYaml } from 'yaml'
+import { z } from 'zod'
+import { messageOf, XmasdError } from './errors.ts'
+import { TOPICS } from './record.ts'
+import { MODES } from './score/attention.ts'
+
+const MIB = 1024 * 1024
+const topicName = (name: string) => z.string().min(1).max(249).default(name)
+
+const LogConfig = z.strictObject({
+  kind: z.literal('local').default('local'),
+  path: z.string().min(1).default('./data'),
+  /** Prefix of the two consumer groups, `<group>-score` and `<group>-select`. */
+  group: z.string().min(1).max(100).default('xmasd'),
+  examplesPartitions: z.int().min(1).max(1024).default(1),
+  topics: z
+    .strictObject({
+      examples: topicName(TOPICS.examples),
+      assignments: topicName(TOPICS.assignments),
+      decisions: topicName(TOPICS.decisions),
+      subset: topicName(TOPICS.subset),
+      deadLetters: topicName(TOPICS.deadLetters),
+    })
+    .prefault({}),
+})
+
+const ImagesConfig = z.strictObject({
+  root: z.string().min(1).default('./images'),
+  bytesMax: z
+    .int()
+    .min(1)
+    .default(20 * MIB),
+  pixelsMax: z.int().min(1).default(64_000_000),
+  timeMsMax: z.int().min(1).default(10_000),
+  hosts: z.array(z.string()).default([]),
+  addressesAllowed: z.array(z.string()).default([]),
+})
+
+const ProxyConfig = z.strictObject({
+  path: z.string().min(1).default('./proxy'),
+  template: z.string().min(1).optional(),
+  mode: z.enum(MODES).default('reference'),
+  engine: z.literal('onnx').default('onnx'),
+  device: z.enum(['auto', 'cpu']).default('auto'),
+  workers: z.int().min(1).max(256).optional(),
+  threads: z.int().min(1).max(256).optional(),
+  tokensMax: z.int().min(1).default(8192),
+})
+
+const ScoreConfig = z.strictObject({
+  batchExamplesMax: z.int().min(1).max(65_536).default(64),
+  batchBytesMax: z
+    .int()
+    .min(1)
+    .default(64 * MIB),
+  batchesInFlightMax: z.int().min(1).max(64).default(3),
+  ingestWorkers: z.int().min(1).max(256).optional(),
+})
+
+const SelectConfig = z.strictObject({
+  policy: z.literal('revisable').default('revisable'),
+  percent: z.number().min(0).max(100).default(20),
+  settleEvery: z.int().min(1).default(1),
+  idleSettleMs: z.int().min(1).default(1_000),
+})
+
+const Schema = z.strictObject({
+  log: LogConfig.prefault({}),
+  images: ImagesConfig.prefault({}),
+  proxy: ProxyConfig.prefault({}),
+  bundle: z.string().min(1).default('./bundle'),
+  score: ScoreConfig.prefault({}),
+  select: SelectConfig.prefault({}),
+  http: z
+    .strictObject({
+      enabled: z.boolean().default(true),
+      host: z.string().min(1).default('127.0.0.1'),
+      port: z.int().min(0).max(65_535).default(9464),
+      stallMsMax: z.int().min(1_000).default(600_000),
+    })
+    .prefault({}),
+  logging: z
+    .strictObject({
+      level: z.enum(['silent', 'fatal', 'error', 'warn', 'info', 'debug', 'trace']).default('info'),
+    })
+    .prefault({}),
+})
+
+export type Config = z.infer<typeof Schema>
+
+/** Keys that hold a path: relative ones are taken from the folder of the file that names them. */
+const PATHS = [['log', 'path'], ['images', 'root'], ['proxy', 'path'], ['bundle']] as const
+/** Variables with our prefix that are no configuration keys. */
+const OTHER_VARIABLES = new Set(['XMASD_CONFIG'])
+
+type Tree = { [key: string]: unknown }
+
+/**
+ * Reads `file` (or `XMASD_CONFIG`, or nothing: all defaults), lays the environment and `overrides`
+ * (command-line flags, dotted keys) over it. Throws CONFIG_INVALID naming key, value and fix.
+ */
+export function loadConfig(
+  file: string | undefined,
+  env: NodeJS.ProcessEnv = process.env,
+  overrides: Record<string, unknown> = {},
+): Config {
+  const path = file ?? env.XMASD_CONFIG
+  const tree = path === undefined ? {} : readYaml(path)
+  if (path !== undefined) resolvePaths(tree, dirname(resolve(path)))
+  const origins = new Map<string, string>()
+  for (const [key, value] of [...environmentValues(env), ...Object.entries(overrides)]) {
+    setAt(tree, key.split('.'), value)
+    origins.set(key, variableOf(key) in env ? variableOf(key) : 'command line')
+  }
+  const parsed = Schema.safeParse(tree)
+  if (!parsed.success) throw invalid(parsed.error.issues[0]!, tree, path ?? 'defaults', origins)
+  const config = parsed.data
+  resolvePaths(config as unknown as Tree, process.cwd())
+  return deepFreeze(config)
+}
+
+function readYaml(path: string): Tree {
+  let text: string
+  try {
+    text = readFileSync(path, 'utf8')
+  } catch (error) {
+    throw new XmasdError(
+      'CONFIG_INVALID',
+      `cannot read the configuration ${path}: ${messageOf(error)}`,
+      'pass an existing file with --config, or leave it out to run on the defaults',
+    )
+  }
+  try {
+    const tree: unknown = parseYaml(text) ?? {}
+    if (typeof tree === 'object' && tree !== null && !Array.isArray(tree)) return tree as Tree
+    throw new Error('the document is not a mapping of keys')
+  } catch (error) {
+    throw new XmasdError(
+      'CONFIG_INVALID',
+      `${path} is not valid YAML: ${messageOf(error)}`,
+      'see config/xmasd.yaml for the form',
+    )
+  }
+}
+
+type Leaf = { key: string; schema: z.ZodType }
+
+/** Every key that holds a value, dotted. */
+export function configKeys(): string[] {
+  return leaves(Schema, '').map(leaf => leaf.key)
+}
+
+function leaves(schema: z.ZodType, prefix: string): Leaf[] {
+  const inner = unwrap(schema)
+  if (!(inner instanceof z.ZodObject)) return [{ key: prefix, schema: inner }]
+  return Object.entries(inner.shape as Record<string, z.ZodType>).flatMap(([name, child]) =>
+    leaves(child, prefix === '' ? name : `${prefix}.${name}`),
+  )
+}
+
+function unwrap(schema: z.ZodType): z.ZodType {
+  const wrapped =
+    schema instanceof z.ZodDefault ||
+    schema instanceof z.ZodPrefault ||
+    schema instanceof z.ZodOptional
+  return wrapped ? unwrap(schema.unwrap() as z.ZodType) : schema
+}
+
+/** `select.idleSettleMs` -> `XMASD_SELECT_IDLE_SETTLE_MS` */
+export function variableOf(key: string): string {
+  const words = key.replaceAll('.', '_').replaceAll(/([a-z0-9])([A-Z])/g, '$1_$2')
+  return `XMASD_${words.toUpperCase()}`
+}
+
+function environmentValues(env: NodeJS.ProcessEnv): [string, unknown][] {
+  const known = new Map(leaves(Schema, '').map(leaf => [variableOf(leaf.key), leaf]))
+  const found: [string, unknown][] = []
+  for (const [name, text] of Object.entries(env)) {
+    if (!name.startsWith('XMASD_') || text === undefined || OTHER_VARIABLES.has(name)) continue
+    const leaf = known.get(name)
+    if (leaf === undefined) {
+      throw new XmasdError(
+        'CONFIG_INVALID',
+        `the environment variable ${name}="${text}" is no configuration key`,
+        `did you mean ${closest(name, [...known.keys()])}? Unset it otherwise`,
+      )
+    }
+    found.push([leaf.key, fromText(leaf.schema, text)])
+  }
+  return found
+}
+
+/** A variable's text in the type that its key wants; what does not fit is left for the schema to refuse. */
+function fromText(schema: z.ZodType, text: string): unknown {
+  if (schema instanceof z.ZodNumber) return text.trim() === '' ? text : Number(text)
+  if (schema instanceof z.ZodBoolean)
+    return text === 'true' ? true : text === 'false' ? false : text
+  if (schema instanceof z.ZodArray) return text.split(',').filter(part => part !== '')
+  return text
+}
+
+function setAt(tree: Tree, path: string[], value: unknown): void {
+  const [head, ...rest] = path as [string, ...string[]]
+  if (rest.length === 0) {
+    if (value !== undefined) tree[head] = value
+    return
+  }
+  const child = tree[head]
+  if (typeof child !== 'object' || child === null) tree[head] = {}
+  setAt(tree[head] as Tree, rest, value)
+}
+
+function getAt(tree: unknown, path: readonly PropertyKey[]): unknown {
+  return path.reduce<unknown>(
+    (at, key) => (typeof at === 'object' && at !== null ? (at as Tree)[String(key)] : undefined),
+    tree,
+  )
+}
+
+function resolvePaths(tree: Tree, folder: string): void {
+  for (const path of PATHS) {
+    const value = getAt(tree, path)
+    if (typeof value === 'string') setAt(tree, [...path], resolve(folder, value))
+  }
+}
+
+function invalid(
+  issue: z.core.$ZodIssue,
+  tree: Tree,
+  file: string,
+  origins: Map<string, string>,
+): XmasdError {
+  const key = issue.path.join('.')
+  if (issue.code === 'unrecognized_keys') {
+    const unknown = [...issue.path, issue.keys[0]!].join('.')
+    return new XmasdError(
+      'CONFIG_INVALID',
+      `unknown key ${unknown} in ${file}`,
+      `did you mean ${closest(unknown, configKeys())}? Every key is explained in config/xmasd.yaml`,
+    )
+  }
+  const value = JSON.stringify(getAt(tree, issue.path))
+  return new XmasdError(
+    'CONFIG_INVALID',
+    `${key} is ${value} (${origins.get(key) ?? file}): ${issue.message}`,
+    `set ${key}, or ${variableOf(key)}, to a value that config/xmasd.yaml allows`,
+  )
+}
+
+function deepFreeze<T>(value: T): T {
+  if (typeof value === 'object' && value !== null) Object.values(value).forEach(deepFreeze)
+  return Object.freeze(value)
+}

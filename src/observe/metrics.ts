@@ -1,0 +1,148 @@
+/**
+ * Every metric, on a registry of its own. `docs/metrics.md` has a row for each, held by a test.
+ * Names: `xmasd_<noun>_<unit>[_total]`; no label whose values grow with the data.
+ */
+import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client'
+import { ACTIONS } from '../record.ts'
+
+export const OUTCOMES = ['assigned', 'duplicate', 'redelivered', 'dead_letter'] as const
+const SECONDS = [0.001, 0.005, 0.025, 0.1, 0.5, 1, 5, 15, 60, 300]
+
+export type Metrics = ReturnType<typeof createMetrics>
+
+export function createMetrics() {
+  const registry = new Registry()
+  collectDefaultMetrics({ register: registry })
+  return {
+    registry,
+    ...flowMetrics([registry]),
+    ...scoreMetrics([registry]),
+    ...selectMetrics([registry]),
+  }
+}
+
+function flowMetrics(registers: Registry[]) {
+  const metrics = {
+    examples: new Counter({
+      name: 'xmasd_examples_total',
+      help: 'Examples by what became of them; redelivered and duplicate ones were assigned too, once each',
+      labelNames: ['outcome'] as const,
+      registers,
+    }),
+    deadLetters: new Counter({
+      name: 'xmasd_dead_letters_total',
+      help: 'Inputs that ended in dead-letters, by error code',
+      labelNames: ['code'] as const,
+      registers,
+    }),
+    commitSeconds: new Histogram({
+      name: 'xmasd_commit_seconds',
+      help: 'Time of one atomic commit of outputs, positions and state',
+      labelNames: ['role'] as const,
+      buckets: SECONDS,
+      registers,
+    }),
+    fencedCommits: new Counter({
+      name: 'xmasd_commits_fenced_total',
+      help: 'Commits refused because another member of the group had moved on; their work was done again',
+      labelNames: ['role'] as const,
+      registers,
+    }),
+    backlogRecords: new Gauge({
+      name: 'xmasd_backlog_records',
+      help: 'Records between the committed position and the end of the topic that the role reads',
+      labelNames: ['role'] as const,
+      registers,
+    }),
+    bundleInfo: new Gauge({
+      name: 'xmasd_bundle_info',
+      help: '1; the bundle in use is in the labels',
+      labelNames: ['bundle', 'mode', 'signature'] as const,
+      registers,
+    }),
+  }
+  for (const outcome of OUTCOMES) metrics.examples.inc({ outcome }, 0)
+  return metrics
+}
+
+function scoreMetrics(registers: Registry[]) {
+  return {
+    ingestSeconds: new Histogram({
+      name: 'xmasd_ingest_seconds',
+      help: 'Time to decode, fetch and tokenise one polled batch',
+      buckets: SECONDS,
+      registers,
+    }),
+    scoreSeconds: new Histogram({
+      name: 'xmasd_score_seconds',
+      help: 'Time to score one polled batch at every checkpoint',
+      buckets: SECONDS,
+      registers,
+    }),
+    batchExamples: new Histogram({
+      name: 'xmasd_batch_examples',
+      help: 'Records in one polled batch',
+      buckets: [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024],
+      registers,
+    }),
+    tokens: new Counter({
+      name: 'xmasd_scored_tokens_total',
+      help: 'Sequence positions scored, image positions included, each counted once for all checkpoints',
+      registers,
+    }),
+    truncated: new Counter({
+      name: 'xmasd_truncated_examples_total',
+      help: 'Examples cut to the longest sequence of the proxy',
+      registers,
+    }),
+    batchesInFlight: new Gauge({
+      name: 'xmasd_queue_depth_batches',
+      help: 'Batches read and not yet committed by the score role',
+      registers,
+    }),
+    workersReplaced: new Counter({
+      name: 'xmasd_workers_replaced_total',
+      help: 'Worker threads that died and were replaced',
+      registers,
+    }),
+    indexChecks: new Counter({
+      name: 'xmasd_index_checks_total',
+      help: 'HNSW answers compared with the exact scan, by whether they agreed',
+      labelNames: ['agreed'] as const,
+      registers,
+    }),
+  }
+}
+
+function selectMetrics(registers: Registry[]) {
+  const metrics = {
+    decisions: new Counter({
+      name: 'xmasd_decisions_total',
+      help: 'Decisions published, by action',
+      labelNames: ['action'] as const,
+      registers,
+    }),
+    subset: new Gauge({
+      name: 'xmasd_subset_examples',
+      help: 'Examples kept now',
+      registers,
+    }),
+    history: new Gauge({
+      name: 'xmasd_history_examples',
+      help: 'Examples that count: N of the batch rule',
+      registers,
+    }),
+    level: new Gauge({
+      name: 'xmasd_level_examples',
+      help: 'The level: the quota of clusters that are not exhausted',
+      registers,
+    }),
+    pending: new Gauge({
+      name: 'xmasd_pending_examples',
+      help: 'Examples that wait for the next settlement',
+      registers,
+    }),
+  }
+  for (const action of ACTIONS) metrics.decisions.inc({ action }, 0)
+  return metrics
+}

@@ -1,0 +1,84 @@
+import assert from 'node:assert/strict'
+import { readFileSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import test from 'node:test'
+import { parse } from 'yaml'
+import { configKeys, loadConfig, variableOf } from '../src/config.ts'
+import { XmasdError } from '../src/errors.ts'
+import { ROOT, temporaryFolder } from './support.ts'
+
+const EXAMPLE = join(ROOT, 'config/xmasd.yaml')
+
+function refused(run: () => unknown, ...parts: string[]): void {
+  assert.throws(run, (error: unknown) => {
+    assert.ok(error instanceof XmasdError)
+    assert.equal(error.code, 'CONFIG_INVALID')
+    for (const part of parts)
+      assert.ok(`${error.message} ${error.hint}`.includes(part), `${error.message} ${error.hint}`)
+    return true
+  })
+}
+
+test('config/xmasd.yaml names every key and holds the defaults', () => {
+  const text = readFileSync(EXAMPLE, 'utf8')
+  for (const key of configKeys()) {
+    const name = key.split('.').at(-1)
+    assert.match(text, new RegExp(`^\\s*(# )?${name}: `, 'm'), key)
+  }
+  const folder = join(ROOT, 'config')
+  const strip = (value: unknown): unknown =>
+    JSON.parse(
+      JSON.stringify(value).replaceAll(`"${folder}/`, '"').replaceAll(`"${process.cwd()}/`, '"'),
+    )
+  assert.deepEqual(strip(loadConfig(EXAMPLE, {})), strip(loadConfig(undefined, {})))
+  assert.ok(Object.keys(parse(text)).length > 5)
+})
+
+test('relative paths are taken from the file that names them', t => {
+  const folder = temporaryFolder(t)
+  writeFileSync(join(folder, 'x.yaml'), 'proxy: { path: ../p }\nbundle: /abs\n')
+  const config = loadConfig(join(folder, 'x.yaml'), { XMASD_LOG_PATH: 'elsewhere' })
+  assert.equal(config.proxy.path, join(folder, '../p'))
+  assert.equal(config.bundle, '/abs')
+  assert.equal(config.log.path, join(process.cwd(), 'elsewhere'))
+})
+
+test('the environment wins over the file, in the type of the key', t => {
+  const file = join(temporaryFolder(t), 'x.yaml')
+  writeFileSync(file, 'select: { percent: 10 }\n')
+  const config = loadConfig(file, {
+    XMASD_SELECT_PERCENT: '12.5',
+    XMASD_HTTP_ENABLED: 'false',
+    XMASD_IMAGES_HOSTS: 'a.example,b.example',
+    XMASD_IMAGES_BYTES_MAX: '1000',
+  })
+  assert.equal(config.select.percent, 12.5)
+  assert.equal(config.http.enabled, false)
+  assert.deepEqual(config.images.hosts, ['a.example', 'b.example'])
+  assert.equal(config.images.bytesMax, 1000)
+  assert.ok(Object.isFrozen(config) && Object.isFrozen(config.select))
+})
+
+test('every variable name belongs to one key', () => {
+  const names = configKeys().map(variableOf)
+  assert.equal(new Set(names).size, names.length)
+  assert.equal(variableOf('select.idleSettleMs'), 'XMASD_SELECT_IDLE_SETTLE_MS')
+})
+
+test('a bad configuration names the key, the value and the fix', t => {
+  const file = join(temporaryFolder(t), 'x.yaml')
+  const load = (text: string) => () => {
+    writeFileSync(file, text)
+    return loadConfig(file, {})
+  }
+  refused(load('select: { percent: 120 }'), 'select.percent', '120', '100', 'XMASD_SELECT_PERCENT')
+  refused(load('select: { precent: 20 }'), 'select.precent', 'did you mean select.percent')
+  refused(load('proxxy: {}'), 'proxxy')
+  refused(load('proxy: { mode: exact }'), 'proxy.mode', '"exact"', 'paper')
+  refused(load('- a\n- b\n'), 'YAML')
+  refused(load('a: [unclosed'), 'YAML')
+  refused(() => loadConfig('/does/not/exist.yaml', {}), '/does/not/exist.yaml')
+  refused(() => loadConfig(undefined, { XMASD_SELECT_PERCNT: '1' }), 'XMASD_SELECT_PERCENT')
+  refused(() => loadConfig(undefined, { XMASD_HTTP_PORT: 'x' }), 'http.port', 'XMASD_HTTP_PORT')
+  refused(() => loadConfig(undefined, { XMASD_HTTP_ENABLED: 'maybe' }), 'http.enabled', 'maybe')
+})
