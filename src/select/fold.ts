@@ -1,0 +1,180 @@
+/**
+ * The select role's fold: one record of `assignments` after the other, in log order, to decisions.
+ * Identity first (DESIGN "Identity"), then the revisable policy. Ids and bundles of past examples come
+ * from a store; what is held here is numbers.
+ *
+ *   Assignment ─► content known? ─ no ──► pending ─┐
+ *                      │                           ├─ offset enters a new block of settleEvery,
+ *                      │ yes                       │  or Control{settle}: settle
+ *                      ├─ key known ─► redelivered │     pending ─► keep | drop
+ *                      └─ else ─► drop, duplicate  ┘     others  ─► evict | restore
+ */
+import { XmasdError } from '../errors.ts'
+import { type Assignment, type Cluster, type Control, type Decision, keyOf } from '../record.ts'
+import type { Row } from './blocks.ts'
+import { type Content, contentOf, contentText, Owners } from './duplicates.ts'
+import { Revisable, type SettledEvent } from './revisable.ts'
+
+export type SelectSettings = {
+  policy: 'revisable'
+  /** 0..100, fractions allowed. */
+  percent: number
+  /** Log offsets a block; 1 settles after every record. */
+  settleEvery: number
+}
+
+export type FoldOutcome = 'assigned' | 'duplicate' | 'redelivered' | 'settled'
+
+export type Folded = {
+  outcome: FoldOutcome
+  /**
+   * In this order: the drop of a duplicate; first decisions of pending examples, in log order; evicts
+   * and restores of others, in log order.
+   */
+  decisions: Decision[]
+}
+
+/** What the fold needs to read and write about single examples, by sequence number. */
+export interface ExampleStore {
+  row(sequence: number): Row
+  append(row: Row): void
+  hasDuplicate(key: string, content: Content): boolean
+  addDuplicate(key: string, content: Content, duplicate: { owner: number; offset: number }): void
+}
+
+/** A cluster number has a limit, so that one bad record can't take all memory. */
+export const CLUSTERS_MAX = 1 << 20
+
+export class Fold {
+  readonly policy: Revisable
+  readonly owners = new Owners()
+  readonly #store: ExampleStore
+  readonly #settleEvery: number
+  #lastOffset = -1
+  #duplicates = 0
+
+  /** @throws RangeError where the percent is outside 0..100 or settleEvery is no positive integer */
+  constructor(settings: SelectSettings, store: ExampleStore) {
+    const { percent, settleEvery } = settings
+    if (!Number.isSafeInteger(settleEvery) || settleEvery < 1) {
+      throw new RangeError(`settleEvery ${settleEvery} is not a positive integer`)
+    }
+    this.policy = new Revisable(percent)
+    this.#settleEvery = settleEvery
+    this.#store = store
+  }
+
+  /** The offset of the last record folded; -1 before any. */
+  get lastOffset(): number {
+    return this.#lastOffset
+  }
+
+  get duplicates(): number {
+    return this.#duplicates
+  }
+
+  /**
+   * Folds the record at `offset`, which must lie behind all folded before.
+   *
+   * @throws XmasdError RECORD_INVALID, having changed nothing, where the key is not the id and the content
+   * hash, or a numbered cluster has no finite instability
+   */
+  fold(record: Assignment | Control, offset: number): Folded {
+    if (!(offset > this.#lastOffset)) {
+      throw new RangeError(`offset ${offset} does not come after ${this.#lastOffset}`)
+    }
+    const isControl = 'control' in record
+    const identified = isControl ? settledOutcome() : this.#take(record, offset)
+    const isNewBlock =
+      Math.floor(offset / this.#settleEvery) > Math.floor(this.#lastOffset / this.#settleEvery)
+    this.#lastOffset = offset
+    if (isControl || isNewBlock) {
+      for (const event of this.policy.settle()) identified.decisions.push(this.#decision(event))
+    }
+    return identified
+  }
+
+  #take(record: Assignment, offset: number): Folded {
+    const content = checkAssignment(record)
+    const owner = this.owners.find(content)
+    if (owner !== undefined) return this.#takeKnown(record, content, owner, offset)
+    const { cluster, instability, id, bundle } = record
+    this.owners.add(content)
+    this.policy.add(cluster, instability, id)
+    const value = cluster === 'text' ? Number.NaN : instability!
+    this.#store.append({ offset, instability: value, content, cluster, id, bundle })
+    return { outcome: 'assigned', decisions: [] }
+  }
+
+  #takeKnown(record: Assignment, content: Content, owner: number, offset: number): Folded {
+    const ownerKey = keyOf(this.#store.row(owner).id, contentText(content))
+    const { key, id, cluster, instability, bundle } = record
+    if (key === ownerKey || this.#store.hasDuplicate(key, content)) {
+      return { outcome: 'redelivered', decisions: [] }
+    }
+    this.#store.addDuplicate(key, content, { owner, offset })
+    this.#duplicates++
+    const quota = this.policy.quota(cluster)
+    const drop = {
+      v: 1,
+      key,
+      id,
+      action: 'drop',
+      reason: 'duplicate',
+      cluster,
+      instability,
+    } as const
+    return { outcome: 'duplicate', decisions: [{ ...drop, quota, bundle, duplicateOf: ownerKey }] }
+  }
+
+  #decision({ sequence, action, reason, cluster, quota }: SettledEvent): Decision {
+    const { id, content, bundle, instability: value } = this.#store.row(sequence)
+    const instability = cluster === 'text' ? null : value
+    const key = keyOf(id, contentText(content))
+    return { v: 1, key, id, action, reason, cluster, instability, quota, bundle }
+  }
+
+  /** Fills an empty fold with what was stored; see `Revisable.restore`. */
+  restore(
+    rows: Iterable<Row>,
+    at: { settled: number; lastOffset: number; duplicates: number },
+  ): void {
+    const owners = this.owners
+    function* history(): Generator<{ cluster: Cluster; instability: number; id: string }> {
+      for (const row of rows) {
+        owners.add(row.content)
+        yield row
+      }
+    }
+    this.policy.restore(history(), at.settled)
+    this.#lastOffset = at.lastOffset
+    this.#duplicates = at.duplicates
+  }
+}
+
+function settledOutcome(): Folded {
+  return { outcome: 'settled', decisions: [] }
+}
+
+/** Returns the content identity. */
+function checkAssignment(record: Assignment): Content {
+  const { key, id, content, cluster, instability } = record
+  const found = contentOf(content)
+  if (found === undefined || key !== keyOf(id, content)) {
+    throw invalid(`the key "${key}" is not the id "${id}" + @ + 16 hex digits of "${content}"`)
+  }
+  if (cluster === 'text') return found
+  if (!(Number.isSafeInteger(cluster) && cluster >= 0 && cluster < CLUSTERS_MAX)) {
+    throw invalid(`${key}: cluster ${cluster} is not a number in 0..${CLUSTERS_MAX - 1}`)
+  }
+  if (!Number.isFinite(instability)) {
+    throw invalid(`${key}: cluster ${cluster} but instability ${instability}`)
+  }
+  return found
+}
+
+function invalid(message: string): XmasdError {
+  const hint =
+    'An assignment must come from the score role: key, cluster and instability must agree.'
+  return new XmasdError('RECORD_INVALID', message, hint)
+}

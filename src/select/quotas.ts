@@ -1,0 +1,97 @@
+/**
+ * The batch rule: which examples a balanced subset of a whole history keeps. It is the reference's
+ * `cluster_data_selection`, to the id, with the draw of text-only examples made deterministic. The
+ * revisable policy (`revisable.ts`) keeps the same subset up to date event by event; this is its
+ * oracle, and what `select` runs.
+ */
+import type { Cluster } from '../record.ts'
+
+/** Clusters of at most this many examples give nothing, though they count in N. */
+export const SMALL_CLUSTER_SIZE_MAX = 2
+
+export type ClusterSize = { cluster: Cluster; size: number }
+export type ClusterQuota = ClusterSize & { quota: number; taken: number }
+
+/** What the rule looks at. `id` orders the text cluster; `instability` orders all others. */
+export type Ranked = { cluster: Cluster; instability: number | null; id: string }
+
+export type BatchSelection = {
+  /** n: how many the budget allows. Small clusters may leave some of it unused. */
+  budget: number
+  /** In the order in which the rule visits the clusters; skipped ones are absent. */
+  clusters: ClusterQuota[]
+  /** Indices of the examples taken, in the rule's order: cluster by cluster, steadiest first. */
+  selected: number[]
+}
+
+/**
+ * n = floor(percent * N / 100), for percent in 0..100. Percents of up to 9 decimals are taken as the
+ * decimals they were written as, so that 1.15 % of 2000 is 23 and not 22.
+ */
+export function budgetRule(percent: number): (total: number) => number {
+  if (!(percent >= 0 && percent <= 100)) throw new RangeError(`percent ${percent} is not in 0..100`)
+  for (let scale = 1; scale <= 1e9; scale *= 10) {
+    const numerator = Math.round(percent * scale)
+    if (numerator / scale !== percent) continue
+    return total => floorOfRatio(numerator, total, 100 * scale)
+  }
+  return total => Math.floor((percent * total) / 100)
+}
+
+/** floor(a * b / divisor) without a rounding error. */
+function floorOfRatio(a: number, b: number, divisor: number): number {
+  const product = a * b
+  if (product <= Number.MAX_SAFE_INTEGER) return (product - (product % divisor)) / divisor
+  return Number((BigInt(a) * BigInt(b)) / BigInt(divisor))
+}
+
+/** A cluster's place among clusters of its size: text-only comes after all numbered ones. */
+export function clusterRank(cluster: Cluster): number {
+  return cluster === 'text' ? Number.MAX_SAFE_INTEGER : cluster
+}
+
+/**
+ * What each cluster gives of a budget: clusters of more than two examples in ascending order of
+ * (size, number), each its equal share of what is left, floor(left / clusters left), at most all it has.
+ */
+export function batchQuotas(sizes: readonly ClusterSize[], budget: number): ClusterQuota[] {
+  const visited = sizes
+    .filter(({ size }) => size > SMALL_CLUSTER_SIZE_MAX)
+    .sort((a, b) => a.size - b.size || clusterRank(a.cluster) - clusterRank(b.cluster))
+  let left = budget
+  return visited.map(({ cluster, size }, index) => {
+    const quota = Math.floor(left / (visited.length - index))
+    const taken = Math.min(size, quota)
+    left -= taken
+    return { cluster, size, quota, taken }
+  })
+}
+
+/**
+ * The batch rule over examples in log order. Within a cluster the lowest instability goes first, ties
+ * in log order; the text cluster goes by ascending id in code points, ties in log order.
+ *
+ * @throws RangeError where percent is outside 0..100
+ */
+export function selectBatch(examples: readonly Ranked[], percent: number): BatchSelection {
+  const members = new Map<Cluster, number[]>()
+  examples.forEach(({ cluster }, index) => {
+    const group = members.get(cluster)
+    if (group === undefined) members.set(cluster, [index])
+    else group.push(index)
+  })
+  const budget = budgetRule(percent)(examples.length)
+  const sizes = [...members].map(([cluster, group]) => ({ cluster, size: group.length }))
+  const clusters = batchQuotas(sizes, budget)
+  const selected = clusters.flatMap(({ cluster, taken }) =>
+    inOrder(examples, members.get(cluster)!, cluster === 'text').slice(0, taken),
+  )
+  return { budget, clusters, selected }
+}
+
+/** Array.sort is stable, so ties keep the log's order. */
+function inOrder(examples: readonly Ranked[], group: number[], byId: boolean): number[] {
+  if (!byId) return group.sort((a, b) => examples[a]!.instability! - examples[b]!.instability!)
+  const bytes = new Map(group.map(index => [index, Buffer.from(examples[index]!.id)]))
+  return group.sort((a, b) => Buffer.compare(bytes.get(a)!, bytes.get(b)!))
+}

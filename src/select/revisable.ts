@@ -1,0 +1,242 @@
+/**
+ * The `revisable` policy: after every settlement the subset equals the batch rule (`quotas.ts`) over
+ * all examples so far, found again without a pass over them.
+ *
+ * Nothing is ever deleted and within a cluster the order is fixed, so a cluster needs two heaps: the
+ * kept with the last of them on top, the dropped with the first of them on top. A new example and a quota that
+ * changes move tops only. `level.ts` says which clusters' quotas change.
+ *
+ * An example is pending from `add` to the next `settle`. It is decided once there, keep or drop; later
+ * settlements may evict and restore it, each at most once, since a settlement goes from one subset
+ * to the next and not through the subsets between them.
+ */
+import type { Action, Cluster, Reason } from '../record.ts'
+import { Float64Column, Texts } from './columns.ts'
+import { type Before, Heap, splitAt } from './heap.ts'
+import { Levels, TEXT_SLOT } from './level.ts'
+import { budgetRule, SMALL_CLUSTER_SIZE_MAX } from './quotas.ts'
+
+export type SettledEvent = {
+  sequence: number
+  action: Action
+  reason: Reason
+  cluster: Cluster
+  /** How many of the cluster are kept after the settlement. */
+  quota: number
+}
+
+type Members = { kept: Heap; dropped: Heap }
+
+export class Revisable {
+  readonly #budgetOf: (total: number) => number
+  readonly #levels = new Levels(1024)
+  readonly #members: (Members | undefined)[] = []
+  /** Instability; of a text-only example where its id starts in `#texts`. */
+  readonly #values = new Float64Column()
+  readonly #texts = new Texts()
+  readonly #orders: { numbers: [Before, Before]; text: [Before, Before] }
+  /** Slots of the examples from `settled` on. */
+  #pendingSlots: number[] = []
+  #kept = 0
+
+  /** @throws RangeError where percent is outside 0..100 */
+  constructor(percent: number) {
+    this.#budgetOf = budgetRule(percent)
+    const values = this.#values
+    const texts = this.#texts
+    const steadier: Before = (a, b) => {
+      const valueA = values.at(a)
+      const valueB = values.at(b)
+      return valueA < valueB || (valueA === valueB && a < b)
+    }
+    const earlierId: Before = (a, b) => {
+      const order = texts.compare(values.at(a), values.at(b))
+      return order < 0 || (order === 0 && a < b)
+    }
+    this.#orders = {
+      numbers: [steadier, (a, b) => steadier(b, a)],
+      text: [earlierId, (a, b) => earlierId(b, a)],
+    }
+  }
+
+  /** N: all examples, pending ones included. The next example's sequence number. */
+  get examples(): number {
+    return this.#values.length
+  }
+
+  /** How many examples have been decided: sequence numbers below it. */
+  get settled(): number {
+    return this.#values.length - this.#pendingSlots.length
+  }
+
+  get kept(): number {
+    return this.#kept
+  }
+
+  /** A new example, pending until the next settlement. Returns its sequence number: 0, 1, 2, … */
+  add(cluster: Cluster, instability: number | null, id: string): number {
+    const sequence = this.#values.length
+    const slot = slotOf(cluster)
+    this.#values.push(slot === TEXT_SLOT ? this.#texts.push(id) : instability!)
+    this.#pendingSlots.push(slot)
+    return sequence
+  }
+
+  /**
+   * Decides every pending example and revises the others. The events are in this order: pending ones
+   * by sequence number, then the others by sequence number.
+   */
+  settle(): SettledEvent[] {
+    const first = this.settled
+    const pending = this.#pendingSlots
+    if (pending.length === 0) return []
+    this.#pendingSlots = []
+    const changed = new Set<number>()
+    const mark = (slot: number): void => {
+      changed.add(slot)
+    }
+    this.#levels.reserve(pending.reduce((most, slot) => Math.max(most, slot), 0) + 1)
+    pending.forEach((slot, index) => {
+      this.#insert(slot, first + index)
+      this.#levels.grow(slot, mark)
+    })
+    this.#levels.settle(this.#budgetOf(this.#values.length), mark)
+    const events: SettledEvent[] = []
+    const decided = new Set<number>()
+    for (const slot of changed) this.#rebalance(slot, first, events, decided)
+    pending.forEach((slot, index) => {
+      if (!decided.has(first + index)) events.push(this.#dropEvent(slot, first + index))
+    })
+    return events.sort((a, b) => eventOrder(a.sequence, first) - eventOrder(b.sequence, first))
+  }
+
+  #insert(slot: number, sequence: number): void {
+    const members = this.#members[slot]
+    if (members !== undefined) members.dropped.push(sequence, this.#order(slot)[0])
+    else {
+      const created = { kept: new Heap(), dropped: new Heap() }
+      created.dropped.push(sequence, this.#order(slot)[0])
+      this.#members[slot] = created
+    }
+  }
+
+  /** Moves tops until the cluster's kept are the first `taken` of its members. */
+  #rebalance(slot: number, first: number, events: SettledEvent[], decided: Set<number>): void {
+    const members = this.#members[slot]
+    if (members === undefined) return
+    const { kept, dropped } = members
+    const [before, after] = this.#order(slot)
+    const taken = this.#levels.taken(slot)
+    const cluster = clusterOf(slot)
+    const evicted: Reason = taken < kept.length ? 'quota_shrank' : 'over_quota'
+    this.#kept += taken - kept.length
+    const keepTop = (): void => {
+      const sequence = dropped.pop(before)
+      kept.push(sequence, after)
+      const isNew = sequence >= first
+      if (isNew) decided.add(sequence)
+      const action = isNew ? 'keep' : 'restore'
+      const reason = isNew ? 'within_quota' : 'quota_grew'
+      events.push({ sequence, action, reason, cluster, quota: taken })
+    }
+    const evictTop = (): void => {
+      const sequence = kept.pop(after)
+      dropped.push(sequence, before)
+      events.push({ sequence, action: 'evict', reason: evicted, cluster, quota: taken })
+    }
+    while (kept.length < taken) keepTop()
+    while (kept.length > taken) evictTop()
+    while (kept.length > 0 && dropped.length > 0 && before(dropped.top(), kept.top())) {
+      evictTop()
+      keepTop()
+    }
+  }
+
+  #dropEvent(slot: number, sequence: number): SettledEvent {
+    const isSmall = this.#levels.sizes[slot]! <= SMALL_CLUSTER_SIZE_MAX
+    const reason = isSmall ? 'cluster_too_small' : 'over_quota'
+    const quota = this.#members[slot]!.kept.length
+    return { sequence, action: 'drop', reason, cluster: clusterOf(slot), quota }
+  }
+
+  #order(slot: number): [Before, Before] {
+    return slot === TEXT_SLOT ? this.#orders.text : this.#orders.numbers
+  }
+
+  /**
+   * Fills an empty policy with a history of which the first `settled` were decided at the last
+   * settlement, as if each had been added and settled in turn.
+   */
+  restore(
+    history: Iterable<{ cluster: Cluster; instability: number; id: string }>,
+    settled: number,
+  ): void {
+    if (this.examples > 0) throw new RangeError('only an empty policy can be restored')
+    const groups: number[][] = []
+    for (const { cluster, instability, id } of history) {
+      const sequence = this.add(cluster, instability, id)
+      if (sequence >= settled) continue
+      const slot = this.#pendingSlots.pop()!
+      const group = groups[slot]
+      if (group === undefined) groups[slot] = [sequence]
+      else group.push(sequence)
+    }
+    this.#restoreMembers(groups, settled)
+  }
+
+  #restoreMembers(groups: number[][], settled: number): void {
+    const sizes = Array.from(groups, group => group?.length ?? 0)
+    this.#levels.restore(sizes, this.#budgetOf(settled))
+    groups.forEach((group, slot) => {
+      const [before, after] = this.#order(slot)
+      const items = Int32Array.from(group)
+      const taken = this.#levels.taken(slot)
+      splitAt(items, taken, before)
+      this.#members[slot] = {
+        kept: Heap.of(items.slice(0, taken), after),
+        dropped: Heap.of(items.slice(taken), before),
+      }
+      this.#kept += taken
+    })
+  }
+
+  /** Sequence numbers of the subset, in no particular order. */
+  *subset(): Generator<number> {
+    for (const members of this.#members) if (members !== undefined) yield* members.kept.items()
+  }
+
+  /** How many of a cluster are kept now. */
+  quota(cluster: Cluster): number {
+    return this.#members[slotOf(cluster)]?.kept.length ?? 0
+  }
+
+  /** Size and kept count of every cluster that has settled examples. */
+  *clusters(): Generator<{ cluster: Cluster; size: number; quota: number }> {
+    for (const [slot, members] of this.#members.entries()) {
+      if (members === undefined) continue
+      const { kept, dropped } = members
+      yield { cluster: clusterOf(slot), size: kept.length + dropped.length, quota: kept.length }
+    }
+  }
+
+  /** Bytes held for the examples: values, ids of text-only ones, heaps. */
+  get bytes(): number {
+    let heaps = 0
+    for (const members of this.#members) {
+      if (members !== undefined) heaps += members.kept.bytes + members.dropped.bytes
+    }
+    return this.#values.bytes + this.#texts.bytes + heaps
+  }
+}
+
+function eventOrder(sequence: number, first: number): number {
+  return sequence >= first ? sequence - first - 2 ** 31 : sequence
+}
+
+function slotOf(cluster: Cluster): number {
+  return cluster === 'text' ? TEXT_SLOT : cluster + 1
+}
+
+function clusterOf(slot: number): Cluster {
+  return slot === TEXT_SLOT ? 'text' : slot - 1
+}

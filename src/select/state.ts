@@ -1,0 +1,247 @@
+/**
+ * The fold's durable state, beside the log: enough to go on without reading the log again.
+ *
+ *     ['meta']                        JSON: format, settings, counts, the last offset applied
+ *     ['example', first sequence]     a block of 128 examples (`blocks.ts`)
+ *     ['duplicate', high, low, hash]  JSON: the key of a duplicate, its owner and its offset
+ *
+ * Which examples are kept is not stored: it follows from the batch rule over those settled.
+ *
+ *            ┌────────────── poll ◄───────────────┐
+ *            ▼                                    │
+ *   open ─► fold … fold ─► commit{state: write} ──┤ done
+ *    ▲                                            │
+ *    └──────────── open again ◄───────────────────┘ failed (what was folded since is void)
+ *
+ * After `open`, `appliedOffset` may lie behind the committed position (an engine that commits state
+ * second): fold the records between them and throw their decisions away, they were published.
+ */
+import { createHash } from 'node:crypto'
+import { z } from 'zod'
+import { XmasdError } from '../errors.ts'
+import type { StateKey, StateReader, StateWriter } from '../log/log.ts'
+import { type Assignment, type Control, keyOf, type SubsetEntry } from '../record.ts'
+import {
+  BLOCK_ROWS,
+  decodeBlock,
+  decodeRow,
+  encodeBlock,
+  REBUILD_HINT,
+  type Row,
+} from './blocks.ts'
+import { type Content, contentText } from './duplicates.ts'
+import { type ExampleStore, Fold, type Folded, type SelectSettings } from './fold.ts'
+
+const META = 'meta'
+const EXAMPLE = 'example'
+const DUPLICATE = 'duplicate'
+
+const Meta = z.strictObject({
+  format: z.literal('xmasd-select'),
+  v: z.literal(1),
+  policy: z.string(),
+  percent: z.number(),
+  settleEvery: z.int(),
+  examples: z.int().min(0),
+  settled: z.int().min(0),
+  duplicates: z.int().min(0),
+  lastOffset: z.int().min(-1),
+})
+type Meta = z.infer<typeof Meta>
+
+/**
+ * Opens the select role's state: what `reader` holds, or an empty one.
+ *
+ * @throws XmasdError STATE_INVALID where it is damaged, of another version or of other settings
+ */
+export function openSelectState(reader: StateReader, settings: SelectSettings): SelectState {
+  return new SelectState(reader, settings)
+}
+
+export class SelectState {
+  readonly #fold: Fold
+  readonly #store: Store
+  readonly #settings: SelectSettings
+
+  constructor(reader: StateReader, settings: SelectSettings) {
+    const meta = readMeta(reader, settings)
+    this.#settings = settings
+    this.#store = new Store(reader, meta?.examples ?? 0)
+    this.#fold = new Fold(settings, this.#store)
+    if (meta === undefined) return
+    this.#fold.restore(readRows(reader, meta.examples), meta)
+  }
+
+  /** The next offset of `assignments` to fold. */
+  get appliedOffset(): number {
+    return this.#fold.lastOffset + 1
+  }
+
+  /** N: examples that count, pending ones included. */
+  get examples(): number {
+    return this.#fold.policy.examples
+  }
+
+  /** Examples that wait for the next settlement. */
+  get pending(): number {
+    return this.#fold.policy.examples - this.#fold.policy.settled
+  }
+
+  get duplicates(): number {
+    return this.#fold.duplicates
+  }
+
+  /** How many the subset holds. */
+  get kept(): number {
+    return this.#fold.policy.kept
+  }
+
+  /** Bytes of memory held for the examples, all together. */
+  get bytes(): number {
+    return this.#fold.policy.bytes + this.#fold.owners.bytes
+  }
+
+  /** Size and kept count of every cluster that has examples. A pass over the clusters. */
+  clusters(): ReturnType<Fold['policy']['clusters']> {
+    return this.#fold.policy.clusters()
+  }
+
+  /** Folds one record of `assignments`; see `Fold.fold`. */
+  fold(record: Assignment | Control, offset: number): Folded {
+    return this.#fold.fold(record, offset)
+  }
+
+  /** The examples kept now, in log order. Reads every one of them from the state. */
+  *subset(): Generator<SubsetEntry> {
+    for (const sequence of Int32Array.from(this.#fold.policy.subset()).sort()) {
+      const { id, content, cluster, instability: value, bundle } = this.#store.row(sequence)
+      const instability = cluster === 'text' ? null : value
+      yield { v: 1, key: keyOf(id, contentText(content)), id, cluster, instability, bundle }
+    }
+  }
+
+  /** Writes what was folded since the last commit. Only inside `commit`, once a commit. */
+  write(writer: StateWriter): void {
+    const { percent, policy, settleEvery } = this.#settings
+    const meta: Meta = {
+      format: 'xmasd-select',
+      v: 1,
+      policy,
+      percent,
+      settleEvery,
+      examples: this.examples,
+      settled: this.#fold.policy.settled,
+      duplicates: this.duplicates,
+      lastOffset: this.#fold.lastOffset,
+    }
+    this.#store.write(writer)
+    writer.put([META], Buffer.from(JSON.stringify(meta)))
+  }
+}
+
+/** Rows from the state, and those not yet in it from memory. */
+class Store implements ExampleStore {
+  readonly #reader: StateReader
+  /** Rows from `#first` on, which is at the start of a block. */
+  #rows: Row[] = []
+  #first: number
+  /** Rows below it have been written, by the last `write` or before. */
+  #written: number
+  #duplicates = new Map<string, { key: StateKey; value: Buffer }>()
+  /** Duplicates of the last `write`, whose commit may still be under way. */
+  #writtenDuplicates: ReadonlyMap<string, unknown> = new Map()
+
+  constructor(reader: StateReader, examples: number) {
+    this.#reader = reader
+    this.#first = blockStart(examples)
+    this.#written = examples
+    if (examples > this.#first) this.#rows = decodeBlock(this.#block(this.#first))
+  }
+
+  row(sequence: number): Row {
+    if (sequence >= this.#first) return this.#rows[sequence - this.#first]!
+    const first = blockStart(sequence)
+    return decodeRow(this.#block(first), sequence - first)
+  }
+
+  append(row: Row): void {
+    this.#rows.push(row)
+  }
+
+  hasDuplicate(key: string, content: Content): boolean {
+    if (this.#duplicates.has(key) || this.#writtenDuplicates.has(key)) return true
+    return this.#reader.get(duplicateKey(key, content)) !== undefined
+  }
+
+  addDuplicate(key: string, content: Content, at: { owner: number; offset: number }): void {
+    const value = Buffer.from(JSON.stringify({ v: 1, key, ...at }))
+    this.#duplicates.set(key, { key: duplicateKey(key, content), value })
+  }
+
+  write(writer: StateWriter): void {
+    for (const { key, value } of this.#duplicates.values()) writer.put(key, value)
+    this.#writtenDuplicates = this.#duplicates
+    this.#duplicates = new Map()
+    const start = blockStart(this.#written)
+    this.#rows.splice(0, start - this.#first)
+    this.#first = start
+    this.#written = start + this.#rows.length
+    for (let at = 0; at < this.#rows.length; at += BLOCK_ROWS) {
+      writer.put([EXAMPLE, start + at], encodeBlock(this.#rows.slice(at, at + BLOCK_ROWS)))
+    }
+  }
+
+  #block(first: number): Uint8Array {
+    const block = this.#reader.get([EXAMPLE, first])
+    if (block === undefined) throw invalid(`the block of examples from ${first} on is missing`)
+    return block
+  }
+}
+
+function blockStart(sequence: number): number {
+  return sequence - (sequence % BLOCK_ROWS)
+}
+
+/** Short whatever the id's length. */
+function duplicateKey(key: string, { high, low }: Content): StateKey {
+  return [DUPLICATE, high, low, createHash('sha256').update(key).digest('hex').slice(0, 32)]
+}
+
+function* readRows(reader: StateReader, examples: number): Generator<Row> {
+  let next = 0
+  for (const { value } of reader.range([EXAMPLE, 0], [EXAMPLE, examples])) {
+    for (const row of decodeBlock(value)) {
+      if (next++ < examples) yield row
+    }
+  }
+  if (next !== examples) throw invalid(`${examples} examples are expected, ${next} are there`)
+}
+
+function readMeta(reader: StateReader, settings: SelectSettings): Meta | undefined {
+  const bytes = reader.get([META])
+  if (bytes === undefined) return undefined
+  const parsed = Meta.safeParse(parseJson(bytes))
+  if (!parsed.success) throw invalid("its 'meta' entry is not of this version of the format")
+  const meta = parsed.data
+  for (const name of ['policy', 'percent', 'settleEvery'] as const) {
+    if (meta[name] === settings[name]) continue
+    throw new XmasdError(
+      'STATE_INVALID',
+      `the select state was made with ${name} ${meta[name]}, the configuration says ${settings[name]}`,
+      `Put select.${name} back, or start a new group over the same assignments: it replays them.`,
+    )
+  }
+  return meta
+}
+
+function parseJson(bytes: Uint8Array): unknown {
+  try {
+    return JSON.parse(Buffer.from(bytes).toString())
+  } catch {
+    return undefined
+  }
+}
+
+function invalid(message: string): XmasdError {
+  return new XmasdError('STATE_INVALID', `the select state is damaged: ${message}`, REBUILD_HINT)
+}

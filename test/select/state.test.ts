@@ -1,0 +1,140 @@
+import assert from 'node:assert/strict'
+import { test } from 'node:test'
+import fc from 'fast-check'
+import { XmasdError } from '../../src/errors.ts'
+import { openLocalLog } from '../../src/log/local.ts'
+import { decodeBlock, decodeRow, encodeBlock } from '../../src/select/blocks.ts'
+import { openSelectState } from '../../src/select/state.ts'
+import { temporaryFolder } from '../support.ts'
+import { MemoryState, percents, recordOf, streams } from './stream.ts'
+
+const SETTINGS = { policy: 'revisable', percent: 20, settleEvery: 1 } as const
+
+test('stopped and started anywhere, with or without a commit, the fold decides the same', () => {
+  const cases = fc.record({
+    stream: streams,
+    percent: percents,
+    settleEvery: fc.integer({ min: 1, max: 20 }),
+    /** What happens after each record: nothing, a commit, a commit and a restart, a crash. */
+    steps: fc.array(fc.constantFrom('fold', 'fold', 'commit', 'restart', 'crash'), {
+      minLength: 1,
+      maxLength: 30,
+    }),
+  })
+  fc.assert(
+    fc.property(cases, ({ stream, percent, settleEvery, steps }) => {
+      const settings = { ...SETTINGS, percent, settleEvery }
+      let offset = -1
+      const records = stream.map(({ arrival, gap }) => {
+        offset += 1 + gap
+        return { record: recordOf(arrival), offset }
+      })
+      const straight = openSelectState(new MemoryState(), settings)
+      const expected = records.map(({ record, offset }) => straight.fold(record, offset))
+
+      const memory = new MemoryState()
+      let state = openSelectState(memory, settings)
+      let next = 0
+      let committed = 0
+      for (let turn = 0; next < records.length; turn++) {
+        const { record, offset } = records[next]!
+        assert.deepEqual(state.fold(record, offset), expected[next])
+        next++
+        // Each step comes once around a stream at most, so that a crash can't repeat for ever.
+        const step = turn < steps.length * 20 ? steps[turn % steps.length]! : 'commit'
+        if (step === 'commit' || step === 'restart') {
+          memory.commit(writer => state.write(writer))
+          committed = next
+        }
+        if (step === 'restart' || step === 'crash') {
+          state = openSelectState(memory, settings)
+          next = committed
+        }
+      }
+      const counts = [state.examples, state.kept, state.duplicates, state.pending]
+      const all = [straight.examples, straight.kept, straight.duplicates, straight.pending]
+      assert.deepEqual(counts, all)
+      assert.deepEqual([...state.subset()], [...straight.subset()])
+    }),
+    { numRuns: 150 },
+  )
+})
+
+test('a state of many blocks in the local log opens again with the same subset', async t => {
+  const log = await openLocalLog({ path: temporaryFolder(t) })
+  t.after(() => log.close())
+  await log.ensureTopics([{ name: 'assignments', partitions: 1 }])
+  const open = () => log.consume({ group: 'select', topics: ['assignments'] })
+  let consumer = await open()
+  let state = openSelectState(consumer.state, SETTINGS)
+  for (let offset = 0; offset < 3000; offset++) {
+    const cluster = offset % 11 === 0 ? 'text' : (offset * offset) % 7
+    const content = offset % 17 === 0 ? offset >> 1 : offset
+    state.fold(recordOf({ content, id: offset, cluster, instability: (offset * 7) % 13 }), offset)
+    if (offset % 97 !== 0 && offset !== 2999) continue
+    const writing = state
+    await consumer.commit({ positions: [], outputs: [], state: writer => writing.write(writer) })
+    if (offset % 3 !== 0) continue
+    await consumer.close()
+    consumer = await open()
+    state = openSelectState(consumer.state, SETTINGS)
+    assert.equal(state.appliedOffset, offset + 1)
+  }
+  const subset = [...state.subset()]
+  assert.equal(subset.length, state.kept)
+  assert.ok(state.duplicates > 50)
+  assert.deepEqual([...openSelectState(consumer.state, SETTINGS).subset()], subset)
+  await consumer.close()
+})
+
+test('a state made with other settings, or damaged, is refused with a way out', () => {
+  const memory = new MemoryState()
+  const state = openSelectState(memory, SETTINGS)
+  state.fold(recordOf({ content: 1, id: 1, cluster: 0, instability: 1 }), 0)
+  memory.commit(writer => state.write(writer))
+  const refused = (expected: RegExp, settings = { percent: 20, settleEvery: 1 }): void => {
+    assert.throws(
+      () => openSelectState(memory, { ...SETTINGS, ...settings }),
+      (error: unknown) => {
+        assert.ok(error instanceof XmasdError)
+        assert.equal(error.code, 'STATE_INVALID')
+        assert.match(error.message, expected)
+        return error.hint.length > 0
+      },
+    )
+  }
+  refused(/percent 20, the configuration says 10/, { percent: 10, settleEvery: 1 })
+  refused(/settleEvery 1, .* says 256/, { percent: 20, settleEvery: 256 })
+  memory.commit(writer => writer.put(['example', 0], Buffer.from('nonsense, long enough')))
+  refused(/magic/)
+  memory.commit(writer => writer.remove(['example', 0]))
+  refused(/missing/)
+  memory.commit(writer => writer.put(['meta'], Buffer.from('{"format":"xmasd-select","v":2}')))
+  refused(/version/)
+})
+
+test('a block gives back its rows, whole and one by one', () => {
+  const row = fc
+    .tuple(
+      fc.nat(),
+      fc.oneof(fc.double(), fc.constant(Number.NaN)),
+      fc.nat(2 ** 32 - 1),
+      fc.oneof(fc.nat(5), fc.constant('text' as const)),
+      fc.string({ unit: 'grapheme' }),
+      fc.constantFrom('b1', 'b2', 'é'),
+    )
+    .map(([offset, instability, high, cluster, id, bundle]) => {
+      return { offset, instability, content: { high, low: ~high >>> 0 }, cluster, id, bundle }
+    })
+  fc.assert(
+    fc.property(fc.array(row, { maxLength: 20 }), rows => {
+      const block = encodeBlock(rows)
+      assert.deepEqual(decodeBlock(block), rows)
+      rows.forEach((expected, index) => {
+        assert.deepEqual(decodeRow(block, index), expected)
+      })
+      assert.throws(() => decodeRow(block, rows.length), XmasdError)
+      assert.throws(() => decodeBlock(block.subarray(0, block.length - 1)), XmasdError)
+    }),
+  )
+})
