@@ -1,0 +1,179 @@
+/**
+ * The pool of worker threads: one job a worker at a time, first come first served. A worker that
+ * dies rejects its job with WORKER_DIED and is replaced; one that dies before it was ready is not,
+ * so that a proxy that can't be loaded ends in an error and not in a loop.
+ *
+ *   loading ──ready──► idle ◄──done── busy
+ *      │                └────job──────►┘ │
+ *      └─failed─► gone      died: replaced by a worker that is loading
+ */
+import { type Transferable, Worker } from 'node:worker_threads'
+import { messageOf, XmasdError } from '../errors.ts'
+import { type FromWorker, type ToWorker, toError } from './serve.ts'
+
+export interface Pool<Job, Result> {
+  /**
+   * One job, in turn. Rejects with what the job threw, or WORKER_DIED (retryable) where its worker
+   * died of it. `transfer` is moved to the worker, not copied.
+   */
+  run(job: Job, transfer?: readonly Transferable[]): Promise<Result>
+  /** Resolves once every worker has loaded; rejects with why the first failed one could not. */
+  ready(): Promise<void>
+  /** Ends all workers; jobs that are not done reject with WORKER_DIED. */
+  close(): Promise<void>
+}
+
+export type PoolOptions = {
+  /** A compiled module that calls `serve`. */
+  script: URL
+  /** Plain data, given to every worker. */
+  workerData: unknown
+  /** How many workers. */
+  size: number
+}
+
+type Task<Job, Result> = {
+  job: Job
+  transfer: readonly Transferable[]
+  resolve: (result: Result) => void
+  reject: (error: Error) => void
+}
+
+/** `task` is what the worker is busy with. */
+type Member<Job, Result> = {
+  worker: Worker
+  isReady: boolean
+  task: Task<Job, Result> | undefined
+  lastError: unknown
+}
+
+export function createPool<Job, Result>(options: PoolOptions): Pool<Job, Result> {
+  return new ThreadPool<Job, Result>(options)
+}
+
+class ThreadPool<Job, Result> implements Pool<Job, Result> {
+  readonly #options: PoolOptions
+  readonly #members = new Set<Member<Job, Result>>()
+  readonly #queue: Task<Job, Result>[] = []
+  readonly #loading: Promise<void>
+  #resolveLoading: () => void = () => {}
+  #rejectLoading: (error: Error) => void = () => {}
+  #notLoaded: number
+  /** Why a worker could not load; then no other is started. */
+  #loadError: Error | undefined
+  #isClosed = false
+
+  constructor(options: PoolOptions) {
+    if (!(options.size >= 1)) throw new RangeError(`a pool of ${options.size} workers`)
+    this.#options = options
+    this.#notLoaded = options.size
+    this.#loading = new Promise((resolve, reject) => {
+      this.#resolveLoading = resolve
+      this.#rejectLoading = reject
+    })
+    this.#loading.catch(() => {}) // whoever asks `ready` is told
+    for (let i = 0; i < options.size; i++) this.#start()
+  }
+
+  ready(): Promise<void> {
+    return this.#loading
+  }
+
+  run(job: Job, transfer: readonly Transferable[] = []): Promise<Result> {
+    if (this.#isClosed) return Promise.reject(died('the pool is closed'))
+    return new Promise((resolve, reject) => {
+      this.#queue.push({ job, transfer, resolve, reject })
+      this.#dispatch()
+    })
+  }
+
+  async close(): Promise<void> {
+    this.#isClosed = true
+    this.#dispatch()
+    await Promise.all([...this.#members].map(member => member.worker.terminate()))
+  }
+
+  #start(): void {
+    const { script, workerData } = this.#options
+    const worker = new Worker(script, { workerData })
+    const member: Member<Job, Result> = {
+      worker,
+      isReady: false,
+      task: undefined,
+      lastError: undefined,
+    }
+    this.#members.add(member)
+    worker.on('message', (message: FromWorker<Result>) => this.#receive(member, message))
+    worker.on('error', error => {
+      member.lastError = error
+    })
+    worker.on('exit', code => this.#gone(member, code))
+  }
+
+  #receive(member: Member<Job, Result>, message: FromWorker<Result>): void {
+    if (message.type === 'ready') {
+      member.isReady = true
+      this.#notLoaded--
+      if (this.#notLoaded === 0) this.#resolveLoading()
+    } else if (message.type === 'loadFailed') {
+      member.lastError = toError(message.error)
+      void member.worker.terminate()
+    } else {
+      const { task } = member
+      member.task = undefined
+      if (message.type === 'done') task?.resolve(message.result)
+      else task?.reject(toError(message.error))
+    }
+    this.#dispatch()
+  }
+
+  #gone(member: Member<Job, Result>, code: number): void {
+    this.#members.delete(member)
+    const why = member.lastError === undefined ? `exit code ${code}` : messageOf(member.lastError)
+    member.task?.reject(died(why))
+    if (!this.#isClosed) {
+      if (member.isReady) {
+        this.#start()
+      } else {
+        this.#loadError ??=
+          member.lastError instanceof XmasdError ? member.lastError : died(`while loading: ${why}`)
+        this.#rejectLoading(this.#loadError)
+      }
+    }
+    this.#dispatch()
+  }
+
+  /** Gives queued tasks to idle workers; rejects them where no worker is or will be there. */
+  #dispatch(): void {
+    if (this.#isClosed || this.#members.size === 0) {
+      const error = this.#isClosed ? died('the pool was closed') : this.#loadError
+      for (const task of this.#queue.splice(0)) task.reject(error ?? died('no worker is left'))
+      return
+    }
+    for (const member of this.#members) {
+      if (!member.isReady || member.task !== undefined) continue
+      const task = this.#queue.shift()
+      if (task === undefined) return
+      this.#send(member, task)
+    }
+  }
+
+  #send(member: Member<Job, Result>, task: Task<Job, Result>): void {
+    const message: ToWorker<Job> = { job: task.job }
+    try {
+      member.worker.postMessage(message, [...task.transfer])
+      member.task = task
+    } catch (error) {
+      task.reject(error instanceof Error ? error : new Error(messageOf(error)))
+    }
+  }
+}
+
+function died(why: string): XmasdError {
+  return new XmasdError(
+    'WORKER_DIED',
+    `a worker thread died: ${why}`,
+    'Look for memory limits and for this example in the log; the daemon went on without it.',
+    { retryable: true },
+  )
+}

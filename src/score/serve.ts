@@ -1,0 +1,71 @@
+/** The worker's side of the pool: loads once, then answers jobs one by one. */
+import { parentPort, type Transferable, workerData } from 'node:worker_threads'
+import { type ErrorCode, messageOf, XmasdError } from '../errors.ts'
+
+export type ToWorker<Job> = { job: Job }
+
+/** An error as it crosses threads. A code only where it was an operating error. */
+export type WireError = {
+  message: string
+  code?: ErrorCode
+  hint?: string
+  retryable?: boolean
+  stack?: string | undefined
+}
+
+export type FromWorker<Result> =
+  | { type: 'ready' }
+  | { type: 'loadFailed'; error: WireError }
+  | { type: 'done'; result: Result }
+  | { type: 'failed'; error: WireError }
+
+/** What a worker answers a job with; `transfer` is moved, not copied. */
+export type Answer<Result> = { result: Result; transfer?: readonly Transferable[] }
+
+/**
+ * Call it once at the top of a worker's script. `load` gets the pool's `workerData` and returns
+ * what answers a job. Errors keep their code and hint on the way to the main thread.
+ */
+export async function serve<Data, Job, Result>(
+  load: (data: Data) => Promise<(job: Job) => Promise<Answer<Result>>>,
+): Promise<void> {
+  const port = parentPort
+  if (port === null) throw new Error('serve runs in a worker thread')
+  const send = (message: FromWorker<Result>, transfer: readonly Transferable[] = []): void =>
+    port.postMessage(message, [...transfer])
+  let answer: (job: Job) => Promise<Answer<Result>>
+  try {
+    answer = await load(workerData as Data)
+  } catch (error) {
+    send({ type: 'loadFailed', error: toWire(error) })
+    return
+  }
+  port.on('message', async ({ job }: ToWorker<Job>) => {
+    try {
+      const { result, transfer } = await answer(job)
+      send({ type: 'done', result }, transfer)
+    } catch (error) {
+      send({ type: 'failed', error: toWire(error) })
+    }
+  })
+  send({ type: 'ready' })
+}
+
+function toWire(error: unknown): WireError {
+  const message = messageOf(error)
+  if (error instanceof XmasdError) {
+    const { code, hint, retryable } = error
+    return { message, code, hint, retryable }
+  }
+  return { message, stack: error instanceof Error ? error.stack : undefined }
+}
+
+/** The error that crossed threads. */
+export function toError({ message, code, hint, retryable, stack }: WireError): Error {
+  if (code !== undefined) {
+    return new XmasdError(code, message, hint ?? '', { retryable: retryable ?? false })
+  }
+  return new XmasdError('INTERNAL', message, 'This is a defect of xmasd; please report it.', {
+    cause: stack,
+  })
+}
