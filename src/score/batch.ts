@@ -4,19 +4,10 @@
  * columns, M distinct images, N image tokens, X features of a patch.
  */
 import type { HostTensor } from '../engine/engine.ts'
+import type { Sequence } from '../ingest/prepare.ts'
 import type { ScoreInputs } from './attention.ts'
 
-/** A sequence that the proxy reads, ready to score. */
-export type Sequence = {
-  /** [T] token ids, the image expanded; any id at the image positions. */
-  ids: Int32Array
-  /** The image positions. */
-  columns: Int32Array
-  /** The text rows: from (last image position + 2) to the end. */
-  rows: Int32Array
-  /** Equal hashes mean equal patches. */
-  image: { hash: string; patches: Float32Array }
-}
+export type { Sequence }
 
 export type BatchLimits = {
   /** Positions of a batch, padding included. A longer sequence runs alone. */

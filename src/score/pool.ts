@@ -8,7 +8,7 @@
  *      └─failed─► gone      died: replaced by a worker that is loading
  */
 import { type Transferable, Worker } from 'node:worker_threads'
-import { messageOf, XmasdError } from '../errors.ts'
+import { type ErrorCode, messageOf, XmasdError } from '../errors.ts'
 import { type FromWorker, type ToWorker, toError } from './serve.ts'
 
 export interface Pool<Job, Result> {
@@ -30,6 +30,8 @@ export type PoolOptions = {
   workerData: unknown
   /** How many workers. */
   size: number
+  /** Told of every worker that died and was replaced. */
+  onReplaced?: (() => void) | undefined
 }
 
 type Task<Job, Result> = {
@@ -49,6 +51,39 @@ type Member<Job, Result> = {
 
 export function createPool<Job, Result>(options: PoolOptions): Pool<Job, Result> {
   return new ThreadPool<Job, Result>(options)
+}
+
+/** An operating error as plain data. */
+export type Failure = { code: ErrorCode; message: string; hint: string }
+
+/**
+ * One result an item, from one job for all of them. Where its worker dies the items are tried once
+ * more, one by one, so that only the culprit is lost: its result is `failed`.
+ */
+export async function runSurviving<Item, Job, Result>(
+  pool: Pool<Job, Result[]>,
+  items: readonly Item[],
+  jobOf: (items: readonly Item[]) => Job,
+  failed: (failure: Failure) => Result,
+): Promise<Result[]> {
+  const alone = async (item: Item): Promise<Result> => {
+    const again = await survived(pool.run(jobOf([item])))
+    return 'results' in again ? again.results[0]! : failed(again.failure)
+  }
+  const first = await survived(pool.run(jobOf(items)))
+  return 'results' in first ? first.results : Promise.all(items.map(alone))
+}
+
+async function survived<Result>(
+  running: Promise<Result[]>,
+): Promise<{ results: Result[] } | { failure: Failure }> {
+  try {
+    return { results: await running }
+  } catch (error) {
+    if (!(error instanceof XmasdError && error.code === 'WORKER_DIED')) throw error
+    const { code, message, hint } = error
+    return { failure: { code, message, hint } }
+  }
 }
 
 class ThreadPool<Job, Result> implements Pool<Job, Result> {
@@ -134,6 +169,7 @@ class ThreadPool<Job, Result> implements Pool<Job, Result> {
     if (!this.#isClosed) {
       if (member.isReady) {
         this.#start()
+        this.#options.onReplaced?.()
       } else {
         this.#loadError ??=
           member.lastError instanceof XmasdError ? member.lastError : died(`while loading: ${why}`)

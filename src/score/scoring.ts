@@ -3,11 +3,10 @@
  * gives every sequence exactly one result, in order.
  */
 import { availableParallelism } from 'node:os'
-import { XmasdError } from '../errors.ts'
 import { checkpointBytes, openSchedule, type Schedule } from '../proxy/schedule.ts'
 import type { Mode } from './attention.ts'
 import { type BatchLimits, planBatches, type Sequence } from './batch.ts'
-import { createPool, type Pool } from './pool.ts'
+import { createPool, type Pool, runSurviving } from './pool.ts'
 import type { Scored, ScorerOptions } from './scorer.ts'
 
 export type ScoringOptions = {
@@ -17,6 +16,7 @@ export type ScoringOptions = {
   workers?: number | undefined
   threads?: number | undefined
   limits?: BatchLimits
+  onWorkerReplaced?: (() => void) | undefined
   /** Tests give their own. */
   script?: URL
 }
@@ -46,7 +46,12 @@ export async function startScoring(options: ScoringOptions): Promise<Scoring> {
   })
   const workerData: ScorerOptions = { schedule, mode: options.mode, threads }
   const script = options.script ?? new URL('./worker.js', import.meta.url)
-  const pool = createPool<readonly Sequence[], Scored[]>({ script, workerData, size: workers })
+  const pool = createPool<readonly Sequence[], Scored[]>({
+    script,
+    workerData,
+    size: workers,
+    onReplaced: options.onWorkerReplaced,
+  })
   try {
     await pool.ready()
   } catch (error) {
@@ -94,40 +99,15 @@ async function scoreAll(
   const settled = await Promise.allSettled(
     batches.map(async indices => {
       const batch = indices.map(i => sequences[i]!)
-      const scored = await scoreBatch(pool, batch)
+      const scored = await runSurviving(
+        pool,
+        batch,
+        part => part,
+        error => ({ error }),
+      )
       for (const [at, i] of indices.entries()) results[i] = scored[at]!
     }),
   )
   for (const outcome of settled) if (outcome.status === 'rejected') throw outcome.reason
   return results
-}
-
-/** A batch whose worker died is tried once more, one by one, so that only the culprit is lost. */
-async function scoreBatch(
-  pool: Pool<readonly Sequence[], Scored[]>,
-  batch: readonly Sequence[],
-): Promise<Scored[]> {
-  try {
-    return await pool.run(batch)
-  } catch (error) {
-    if (!isWorkerDeath(error)) throw error
-    return Promise.all(batch.map(sequence => scoreAlone(pool, sequence)))
-  }
-}
-
-async function scoreAlone(
-  pool: Pool<readonly Sequence[], Scored[]>,
-  sequence: Sequence,
-): Promise<Scored> {
-  try {
-    return (await pool.run([sequence]))[0]!
-  } catch (error) {
-    if (!isWorkerDeath(error)) throw error
-    const { code, message, hint } = error
-    return { error: { code, message, hint } }
-  }
-}
-
-function isWorkerDeath(error: unknown): error is XmasdError {
-  return error instanceof XmasdError && error.code === 'WORKER_DIED'
 }

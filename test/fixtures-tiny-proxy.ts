@@ -1,0 +1,206 @@
+/** Tiny proxies with seeded random weights, in every key layout and config shape, for tests. */
+import { mkdirSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { readProxyConfig } from '../src/proxy/config.ts'
+import { type Parameter, parametersOf } from '../src/proxy/parameters.ts'
+import { writeSafetensors } from '../src/proxy/safetensors.ts'
+import type { Sequence } from '../src/score/batch.ts'
+
+export type TinyShape = {
+  vision: { width: number; heads: number; layers: number; imageSize: number; patchSize: number }
+  featureLayer: number
+  strategy: 'default' | 'full'
+  width: number
+  layers: number
+  heads: number
+  kvHeads: number
+  /** null: width / heads, left out of the config. */
+  headDim: number | null
+  tied: boolean
+  attentionBias: boolean
+}
+
+export const TINY: TinyShape = {
+  vision: { width: 12, heads: 2, layers: 3, imageSize: 8, patchSize: 4 },
+  featureLayer: -2,
+  strategy: 'default',
+  width: 16,
+  layers: 2,
+  heads: 4,
+  kvHeads: 2,
+  headDim: null,
+  tied: false,
+  attentionBias: false,
+}
+
+export const VOCAB = 40
+export type Layout = 'legacy' | 'v5' | '4.52' | 'tinyllava'
+export type Weights = Map<string, { shape: readonly number[]; data: Float32Array }>
+
+/** mulberry32: [0, 1) */
+export function seededRandom(seed: number): () => number {
+  let state = seed >>> 0
+  return () => {
+    state = (state + 0x6d2b79f5) >>> 0
+    let t = Math.imul(state ^ (state >>> 15), state | 1)
+    t = (t + Math.imul(t ^ (t >>> 7), t | 61)) ^ t
+    return ((t ^ (t >>> 14)) >>> 0) / 2 ** 32
+  }
+}
+
+/** config.json as transformers 4.x (defaults left out) or 5.x (all written) writes it. */
+export function configJson(shape: TinyShape, style: '4.x' | '5.x' = '4.x'): object {
+  const { vision } = shape
+  const text = {
+    model_type: 'llama',
+    hidden_size: shape.width,
+    intermediate_size: 20,
+    num_hidden_layers: shape.layers,
+    num_attention_heads: shape.heads,
+    num_key_value_heads: shape.kvHeads,
+    ...(shape.headDim === null ? {} : { head_dim: shape.headDim }),
+    vocab_size: VOCAB,
+    max_position_embeddings: 128,
+    rms_norm_eps: 1e-5,
+    tie_word_embeddings: shape.tied,
+    attention_bias: shape.attentionBias,
+  }
+  const rope =
+    style === '4.x'
+      ? { rope_theta: 5000 }
+      : { rope_parameters: { rope_theta: 5000, rope_type: 'default' }, hidden_act: 'silu' }
+  return {
+    model_type: 'llava',
+    ...(style === '4.x' ? { image_token_index: 39 } : { image_token_id: 39 }),
+    vision_feature_layer: shape.featureLayer,
+    vision_feature_select_strategy: shape.strategy,
+    tie_word_embeddings: shape.tied,
+    text_config: { ...text, ...rope },
+    vision_config: {
+      model_type: 'clip_vision_model',
+      hidden_size: vision.width,
+      intermediate_size: 18,
+      num_hidden_layers: vision.layers,
+      num_attention_heads: vision.heads,
+      image_size: vision.imageSize,
+      patch_size: vision.patchSize,
+      ...(style === '5.x' ? { hidden_act: 'quick_gelu', layer_norm_eps: 1e-5 } : {}),
+    },
+  }
+}
+
+export type TinyProxyOptions = {
+  shape?: TinyShape
+  steps?: readonly number[]
+  seed?: number
+  layout?: Layout
+  style?: '4.x' | '5.x'
+  /** The vision tower moves too. */
+  visionTrains?: boolean
+}
+
+/** Writes `dir/checkpoint-N/` for every step; returns the canonical weights, one map a step. */
+export function writeTinyProxy(dir: string, options: TinyProxyOptions = {}): Weights[] {
+  const { shape = TINY, steps = [2, 10], seed = 1, layout = 'legacy', style = '4.x' } = options
+  return steps.map((step, t) => {
+    const folder = join(dir, `checkpoint-${step}`)
+    mkdirSync(folder, { recursive: true })
+    writeFileSync(join(folder, 'config.json'), JSON.stringify(configJson(shape, style)))
+    const weights: Weights = new Map()
+    for (const parameter of parametersOf(readProxyConfig(folder))) {
+      if (!parameter.required && !isThere(parameter.name, shape)) continue
+      const frozen = parameter.name.startsWith('vision.') && options.visionTrains !== true
+      weights.set(parameter.name, randomTensor(parameter, seed * 100 + (frozen ? 0 : t)))
+    }
+    saveWeights(folder, weights, layout)
+    return weights
+  })
+}
+
+function isThere(name: string, shape: TinyShape): boolean {
+  if (name.startsWith('connector.')) return true
+  if (name === 'head.weight') return !shape.tied
+  return shape.attentionBias && name.includes('self_attn')
+}
+
+/** Uniform; norms around 1, embeddings wide, so that attention is far from flat. */
+function randomTensor(
+  { name, shape }: Parameter,
+  seed: number,
+): {
+  shape: readonly number[]
+  data: Float32Array
+} {
+  const random = seededRandom([...name].reduce((h, c) => (h * 31 + c.charCodeAt(0)) | 0, seed))
+  const isNorm = /norm\d?\.weight$/.test(name)
+  const width = name.includes('embed') ? 2 : 0.9
+  const size = shape.reduce((product, n) => product * n, 1)
+  const data = Float32Array.from(
+    { length: size },
+    () => (random() - 0.5) * width + (isNorm ? 1 : 0),
+  )
+  return { shape, data }
+}
+
+export function saveWeights(folder: string, weights: Weights, layout: Layout): void {
+  const tensors = Object.fromEntries([...weights].map(([name, t]) => [diskName(name, layout), t]))
+  writeSafetensors(join(folder, 'model.safetensors'), tensors, { format: 'pt' })
+}
+
+const PREFIXES: Record<Layout, { text: string; head: string; vision: string; connector: string }> =
+  {
+    legacy: {
+      text: 'language_model.model.',
+      head: 'language_model.lm_head.',
+      vision: 'vision_tower.vision_model.',
+      connector: 'multi_modal_projector.linear_',
+    },
+    v5: {
+      text: 'language_model.model.',
+      head: 'language_model.lm_head.',
+      vision: 'vision_tower.',
+      connector: 'multi_modal_projector.linear_',
+    },
+    '4.52': {
+      text: 'model.language_model.',
+      head: 'lm_head.',
+      vision: 'model.vision_tower.vision_model.',
+      connector: 'model.multi_modal_projector.linear_',
+    },
+    tinyllava: {
+      text: 'language_model.model.',
+      head: 'language_model.lm_head.',
+      vision: 'vision_tower._vision_tower.vision_model.',
+      connector: 'connector._connector.',
+    },
+  }
+
+/** How a layout spells a canonical name (goldens' README, "Key layouts"). */
+export function diskName(name: string, layout: Layout): string {
+  const [part] = name.split('.') as ['text' | 'head' | 'vision' | 'connector']
+  const rest = name.slice(part.length + 1)
+  const isShifted = layout === 'tinyllava' && part === 'connector'
+  return PREFIXES[layout][part] + (isShifted ? rest.replace(/^1/, '0') : rest)
+}
+
+/** A sequence of random ids: `before` tokens, the image, `after` tokens. */
+export function randomSequence(
+  random: () => number,
+  options: {
+    before: number
+    after: number
+    imageTokens: number
+    patchValues: number
+    hash?: string
+  },
+): Sequence {
+  const { before, after, imageTokens, patchValues } = options
+  const length = before + imageTokens + after
+  const patches = Float32Array.from({ length: patchValues }, () => random() * 4 - 2)
+  return {
+    ids: Int32Array.from({ length }, () => Math.floor(random() * VOCAB)),
+    columns: Int32Array.from({ length: imageTokens }, (_, i) => before + i),
+    rows: Int32Array.from({ length: after - 1 }, (_, i) => before + imageTokens + 1 + i),
+    image: { hash: options.hash ?? String(random()), patches },
+  }
+}

@@ -1,0 +1,236 @@
+/**
+ * The exact score in naive float64 loops, straight from DESIGN's words: the oracle for the engines.
+ * One sequence, no batch, no padding; GQA by repeating each feature of k; singular values by SVD.
+ */
+import { Matrix, SVD } from 'ml-matrix'
+import type { ProxyConfig } from '../../src/proxy/config.ts'
+import type { Activation } from '../../src/proxy/ops.ts'
+import type { Mode } from '../../src/score/attention.ts'
+import type { Sequence } from '../../src/score/batch.ts'
+import type { Weights } from '../fixtures-tiny-proxy.ts'
+
+type Rows = number[][]
+
+export function referenceScore(
+  weights: Weights,
+  config: ProxyConfig,
+  mode: Mode,
+  sequence: Sequence,
+): { attention: Rows; top5: number[] } {
+  const model = new Reference(weights, config)
+  const attention = model.attention(mode, sequence)
+  const values = new SVD(new Matrix(attention), { autoTranspose: true }).diagonal
+  const top5 = [...values].sort((a, b) => b - a).slice(0, 5)
+  while (top5.length < 5) top5.push(0)
+  return { attention, top5 }
+}
+
+class Reference {
+  readonly #weights: Weights
+  readonly #config: ProxyConfig
+
+  constructor(weights: Weights, config: ProxyConfig) {
+    this.#weights = weights
+    this.#config = config
+  }
+
+  attention(mode: Mode, sequence: Sequence): Rows {
+    const { text } = this.#config
+    const d = text.heads * text.headDim
+    let x = this.#embedded(sequence)
+    const total = Array.from(sequence.rows, () => Array.from(sequence.columns, () => 0))
+    for (let layer = 0; layer < text.layers; layer++) {
+      const at = `text.layers.${layer}.`
+      const h = this.#rms(x, `${at}input_layernorm`)
+      const q = this.#linear(h, `${at}self_attn.q_proj`)
+      const k = this.#linear(h, `${at}self_attn.k_proj`)
+      const wide = k.map(row =>
+        row.flatMap(value => Array<number>(text.heads / text.kvHeads).fill(value)),
+      )
+      const [from, to] = mode === 'reference' ? [wide, q] : [q, wide]
+      for (const [r, row] of sequence.rows.entries()) {
+        const map = softmax(to.map(other => dot(from[row]!, other) / Math.sqrt(d)))
+        for (const [c, column] of sequence.columns.entries()) total[r]![c]! += map[column]!
+      }
+      if (layer < text.layers - 1) x = this.#decoderLayer(x, h, q, k, at)
+    }
+    return total
+  }
+
+  #decoderLayer(x: Rows, h: Rows, q: Rows, k: Rows, at: string): Rows {
+    const { heads, kvHeads, headDim } = this.#config.text
+    const v = this.#linear(h, `${at}self_attn.v_proj`)
+    const turned = this.#rotate(q, heads)
+    const mixed = heads2d(turned, this.#rotate(k, kvHeads), v, {
+      heads,
+      kvHeads,
+      headDim,
+      causal: true,
+    })
+    const middle = plus(x, this.#linear(mixed, `${at}self_attn.o_proj`))
+    const m = this.#rms(middle, `${at}post_attention_layernorm`)
+    const gate = activate(this.#linear(m, `${at}mlp.gate_proj`), this.#config.text.activation)
+    const up = this.#linear(m, `${at}mlp.up_proj`)
+    const product = gate.map((row, i) => row.map((value, j) => value * up[i]![j]!))
+    return plus(middle, this.#linear(product, `${at}mlp.down_proj`))
+  }
+
+  #embedded({ ids, columns, image }: Sequence): Rows {
+    const table = this.#matrix('text.embed_tokens.weight')
+    const features = this.#imageFeatures(image.patches)
+    const x = Array.from(ids, id => table[id] ?? [])
+    for (const [i, column] of columns.entries()) x[column] = features[i]!
+    return x
+  }
+
+  #imageFeatures(patches: Float32Array): Rows {
+    const { connector } = this.#config
+    const inner = this.#linear(this.#vision(patches), 'connector.1')
+    return this.#linear(activate(inner, connector.activation), 'connector.2')
+  }
+
+  #vision(patches: Float32Array): Rows {
+    const { vision } = this.#config
+    const size = 3 * vision.patchSize ** 2
+    const count = patches.length / size
+    const cut = Array.from({ length: count }, (_, n) => [
+      ...patches.subarray(n * size, (n + 1) * size),
+    ])
+    const kernel = this.#matrix('vision.embeddings.patch_embedding.weight', size)
+    const first = [...this.#weights.get('vision.embeddings.class_embedding')!.data]
+    let x = [first, ...cut.map(patch => kernel.map(row => dot(row, patch)))]
+    x = plus(x, this.#matrix('vision.embeddings.position_embedding.weight'))
+    x = this.#layerNorm(x, 'vision.pre_layrnorm')
+    for (let layer = 0; layer < vision.layersRun; layer++) {
+      const at = `vision.encoder.layers.${layer}.`
+      const h = this.#layerNorm(x, `${at}layer_norm1`)
+      const [q, k, v] = ['q', 'k', 'v'].map(p => this.#linear(h, `${at}self_attn.${p}_proj`)) as [
+        Rows,
+        Rows,
+        Rows,
+      ]
+      const { heads } = vision
+      const shape = { heads, kvHeads: heads, headDim: vision.width / heads, causal: false }
+      x = plus(x, this.#linear(heads2d(q, k, v, shape), `${at}self_attn.out_proj`))
+      const m = this.#linear(this.#layerNorm(x, `${at}layer_norm2`), `${at}mlp.fc1`)
+      x = plus(x, this.#linear(activate(m, vision.activation), `${at}mlp.fc2`))
+    }
+    return vision.dropClassToken ? x.slice(1) : x
+  }
+
+  #matrix(name: string, columns?: number): Rows {
+    const { shape, data } = this.#weights.get(name)!
+    const width = columns ?? shape[1]!
+    return Array.from({ length: data.length / width }, (_, i) => [
+      ...data.subarray(i * width, (i + 1) * width),
+    ])
+  }
+
+  #linear(x: Rows, name: string): Rows {
+    const weight = this.#matrix(`${name}.weight`)
+    const bias = this.#weights.get(`${name}.bias`)?.data
+    return x.map(row => weight.map((w, o) => dot(row, w) + (bias?.[o] ?? 0)))
+  }
+
+  #rms(x: Rows, name: string): Rows {
+    const { data } = this.#weights.get(`${name}.weight`)!
+    return x.map(row => {
+      const mean = dot(row, row) / row.length
+      return row.map((value, i) => (value / Math.sqrt(mean + this.#config.text.epsilon)) * data[i]!)
+    })
+  }
+
+  #layerNorm(x: Rows, name: string): Rows {
+    const weight = this.#weights.get(`${name}.weight`)!.data
+    const bias = this.#weights.get(`${name}.bias`)!.data
+    return x.map(row => {
+      const mean = row.reduce((sum, value) => sum + value, 0) / row.length
+      const variance = row.reduce((sum, value) => sum + (value - mean) ** 2, 0) / row.length
+      const deviation = Math.sqrt(variance + this.#config.vision.epsilon)
+      return row.map((value, i) => ((value - mean) / deviation) * weight[i]! + bias[i]!)
+    })
+  }
+
+  /** Half-split rotary: channel i of a head turns with channel i + D/2. */
+  #rotate(x: Rows, heads: number): Rows {
+    const { headDim, ropeTheta } = this.#config.text
+    const half = headDim / 2
+    return x.map((row, position) => {
+      const out = [...row]
+      for (let head = 0; head < heads; head++) {
+        for (let i = 0; i < half; i++) {
+          const angle = position / ropeTheta ** ((2 * i) / headDim)
+          const [a, b] = [row[head * headDim + i]!, row[head * headDim + i + half]!]
+          out[head * headDim + i] = a * Math.cos(angle) - b * Math.sin(angle)
+          out[head * headDim + i + half] = b * Math.cos(angle) + a * Math.sin(angle)
+        }
+      }
+      return out
+    })
+  }
+}
+
+function heads2d(
+  q: Rows,
+  k: Rows,
+  v: Rows,
+  shape: { heads: number; kvHeads: number; headDim: number; causal: boolean },
+): Rows {
+  const { heads, kvHeads, headDim, causal } = shape
+  return q.map((row, i) =>
+    Array.from({ length: heads }, (_, head) => {
+      const own = Math.floor((head * kvHeads) / heads)
+      const part = (y: number[], h: number): number[] => y.slice(h * headDim, (h + 1) * headDim)
+      const seen = causal ? k.slice(0, i + 1) : k
+      const products = seen.map(
+        other => dot(part(row, head), part(other, own)) / Math.sqrt(headDim),
+      )
+      const map = softmax(products)
+      const sum = Array<number>(headDim).fill(0)
+      for (const [j, weight] of map.entries()) {
+        for (const [c, value] of part(v[j]!, own).entries()) sum[c]! += weight * value
+      }
+      return sum
+    }).flat(),
+  )
+}
+
+function activate(x: Rows, kind: Activation): Rows {
+  const of: Record<Activation, (value: number) => number> = {
+    gelu: value => 0.5 * value * (1 + erf(value / Math.SQRT2)),
+    gelu_pytorch_tanh: value =>
+      0.5 * value * (1 + Math.tanh(Math.sqrt(2 / Math.PI) * (value + 0.044715 * value ** 3))),
+    quick_gelu: value => value / (1 + Math.exp(-1.702 * value)),
+    silu: value => value / (1 + Math.exp(-value)),
+    relu: value => Math.max(0, value),
+  }
+  return x.map(row => row.map(of[kind]))
+}
+
+/** 2/sqrt(pi) * sum (-1)^n x^(2n+1) / (n! (2n+1)); beyond 5.5 it is 1 in float64. */
+function erf(x: number): number {
+  if (Math.abs(x) > 5.5) return Math.sign(x)
+  let [term, sum] = [x, x]
+  for (let n = 1; n < 200; n++) {
+    term *= (-x * x) / n
+    sum += term / (2 * n + 1)
+  }
+  return (2 / Math.sqrt(Math.PI)) * sum
+}
+
+function softmax(values: number[]): number[] {
+  const most = Math.max(...values)
+  const powers = values.map(value => Math.exp(value - most))
+  const sum = powers.reduce((total, value) => total + value, 0)
+  return powers.map(value => value / sum)
+}
+
+function plus(a: Rows, b: Rows): Rows {
+  return a.map((row, i) => row.map((value, j) => value + b[i]![j]!))
+}
+
+function dot(a: readonly number[], b: readonly number[]): number {
+  let sum = 0
+  for (let i = 0; i < a.length; i++) sum += a[i]! * b[i]!
+  return sum
+}

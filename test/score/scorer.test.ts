@@ -1,0 +1,191 @@
+import assert from 'node:assert/strict'
+import { test } from 'node:test'
+import fc from 'fast-check'
+import { type ProxyConfig, patchesPerImage } from '../../src/proxy/config.ts'
+import { openSchedule } from '../../src/proxy/schedule.ts'
+import { MODES } from '../../src/score/attention.ts'
+import type { Sequence } from '../../src/score/batch.ts'
+import { loadScorer, type Scored } from '../../src/score/scorer.ts'
+import {
+  randomSequence,
+  seededRandom,
+  TINY,
+  type TinyShape,
+  VOCAB,
+  writeTinyProxy,
+} from '../fixtures-tiny-proxy.ts'
+import { temporaryFolder } from '../support.ts'
+import { referenceScore } from './reference.ts'
+
+/** Float32 against float64; the values are of order 0.01 to 10. */
+const TOLERANCE = 1e-5
+
+function sequences(config: ProxyConfig, seed: number, count: number): Sequence[] {
+  const random = seededRandom(seed)
+  const patchValues = patchesPerImage(config.vision) * 3 * config.vision.patchSize ** 2
+  return Array.from({ length: count }, () =>
+    randomSequence(random, {
+      before: Math.floor(random() * 6),
+      after: 2 + Math.floor(random() * 12),
+      imageTokens: config.imageTokens,
+      patchValues,
+    }),
+  )
+}
+
+function values(scored: Scored): number[][] {
+  assert.ok('singularValues' in scored, JSON.stringify(scored))
+  return scored.singularValues
+}
+
+/** Largest difference relative to the largest singular value of the row. */
+function difference(a: readonly number[][], b: readonly number[][]): number {
+  assert.equal(a.length, b.length)
+  return Math.max(
+    ...a.map(
+      (row, t) => Math.max(...row.map((value, i) => Math.abs(value - b[t]![i]!))) / b[t]![0]!,
+    ),
+  )
+}
+
+test('random proxies score as the naive float64 reference does, in both modes', async t => {
+  let worst = 0
+  const heads = fc.constantFrom([4, 4], [4, 2], [4, 1], [5, 1], [6, 3])
+  const shapes = fc.record({
+    heads,
+    headDim: fc.constantFrom(null, 4, 6),
+    layers: fc.integer({ min: 1, max: 3 }),
+    featureLayer: fc.constantFrom(-1, -2, -3, 1, 2),
+    strategy: fc.constantFrom('default' as const, 'full' as const),
+    tied: fc.boolean(),
+    attentionBias: fc.boolean(),
+    seed: fc.integer({ min: 0, max: 1e6 }),
+  })
+  await fc.assert(
+    fc.asyncProperty(shapes, fc.constantFrom(...MODES), async (drawn, mode) => {
+      const { seed, heads: [heads, kvHeads] = [4, 4], ...rest } = drawn
+      const shape: TinyShape = {
+        ...TINY,
+        ...rest,
+        heads: heads!,
+        kvHeads: kvHeads!,
+        width: heads! * 4,
+      }
+      const dir = temporaryFolder(t)
+      const weights = writeTinyProxy(dir, { shape, seed, steps: [1, 2] })
+      const schedule = openSchedule(dir)
+      const scorer = await loadScorer({ schedule, mode, threads: 1 })
+      const batch = sequences(schedule.config, seed, 3)
+      for (const [i, scored] of (await scorer.scoreBatch(batch)).entries()) {
+        const expected = weights.map(w => referenceScore(w, schedule.config, mode, batch[i]!).top5)
+        worst = Math.max(worst, difference(values(scored), expected))
+      }
+      await scorer.close()
+      assert.ok(worst <= TOLERANCE, `largest difference ${worst}`)
+    }),
+    { numRuns: 30, seed: 7 },
+  )
+  t.diagnostic(`largest difference from the float64 reference: ${worst.toExponential(2)}`)
+})
+
+test('a padded batch gives what every example gives alone', async t => {
+  const dir = temporaryFolder(t)
+  writeTinyProxy(dir)
+  const schedule = openSchedule(dir)
+  for (const mode of MODES) {
+    const scorer = await loadScorer({ schedule, mode, threads: 1 })
+    const batch = sequences(schedule.config, 5, 12)
+    const together = await scorer.scoreBatch(batch)
+    for (const [i, sequence] of batch.entries()) {
+      const [alone] = await scorer.scoreBatch([sequence])
+      assert.ok(difference(values(together[i]!), values(alone!)) <= TOLERANCE)
+    }
+    await scorer.close()
+  }
+})
+
+test('an image that is shared in a batch gives what separate images give', async t => {
+  const dir = temporaryFolder(t)
+  writeTinyProxy(dir)
+  const schedule = openSchedule(dir)
+  const scorer = await loadScorer({ schedule, mode: 'reference', threads: 1 })
+  const batch = sequences(schedule.config, 6, 4)
+  const { patches } = batch[0]!.image
+  const shared = batch.map(s => ({ ...s, image: { hash: 'one', patches } }))
+  const separate = batch.map((s, i) => ({ ...s, image: { hash: String(i), patches } }))
+  const [a, b] = [await scorer.scoreBatch(shared), await scorer.scoreBatch(separate)]
+  for (const [i, scored] of a.entries()) {
+    assert.ok(difference(values(scored), values(b[i]!)) <= TOLERANCE)
+  }
+  await scorer.close()
+})
+
+test('running the vision tower once for all checkpoints gives what running it for each gives', async t => {
+  const dir = temporaryFolder(t)
+  writeTinyProxy(dir, { steps: [1, 2, 3] })
+  const schedule = openSchedule(dir)
+  assert.equal(schedule.visionShared, true)
+  const once = await loadScorer({ schedule, mode: 'reference', threads: 1 })
+  const each = await loadScorer({
+    schedule: { ...schedule, visionShared: false },
+    mode: 'reference',
+    threads: 1,
+  })
+  const batch = sequences(schedule.config, 8, 3)
+  assert.deepEqual(await once.scoreBatch(batch), await each.scoreBatch(batch))
+  await once.close()
+  await each.close()
+})
+
+test('a vision tower that moves is run for each checkpoint', async t => {
+  const dir = temporaryFolder(t)
+  const weights = writeTinyProxy(dir, { visionTrains: true })
+  const schedule = openSchedule(dir)
+  assert.equal(schedule.visionShared, false)
+  const scorer = await loadScorer({ schedule, mode: 'reference', threads: 1 })
+  const batch = sequences(schedule.config, 9, 2)
+  for (const [i, scored] of (await scorer.scoreBatch(batch)).entries()) {
+    const expected = weights.map(
+      w => referenceScore(w, schedule.config, 'reference', batch[i]!).top5,
+    )
+    assert.ok(difference(values(scored), expected) <= TOLERANCE)
+  }
+  await scorer.close()
+})
+
+test('an example without text rows or with an id outside the vocabulary fails alone', async t => {
+  const dir = temporaryFolder(t)
+  writeTinyProxy(dir)
+  const schedule = openSchedule(dir)
+  const scorer = await loadScorer({ schedule, mode: 'reference', threads: 1 })
+  const [sound, noRows, strayId] = sequences(schedule.config, 10, 3) as [
+    Sequence,
+    Sequence,
+    Sequence,
+  ]
+  const ids = Int32Array.from(strayId.ids)
+  ids[ids.length - 1] = VOCAB
+  const scored = await scorer.scoreBatch([
+    { ...noRows, rows: new Int32Array(0) },
+    sound,
+    { ...strayId, ids },
+  ])
+  assert.ok('error' in scored[0]! && scored[0].error.code === 'NO_TEXT_ROWS')
+  assert.equal(values(scored[1]!).length, 2)
+  assert.ok('error' in scored[2]! && scored[2].error.code === 'PROXY_INVALID')
+  assert.deepEqual((await scorer.scoreBatch([sound]))[0], scored[1])
+  await scorer.close()
+})
+
+test('a checkpoint with a NaN gives SCORE_NOT_FINITE, never a number', async t => {
+  const dir = temporaryFolder(t)
+  const { saveWeights } = await import('../fixtures-tiny-proxy.ts')
+  const weights = writeTinyProxy(dir)[1]!
+  weights.get('text.layers.0.self_attn.q_proj.weight')!.data[3] = Number.NaN
+  saveWeights(`${dir}/checkpoint-10`, weights, 'legacy')
+  const schedule = openSchedule(dir)
+  const scorer = await loadScorer({ schedule, mode: 'reference', threads: 1 })
+  const [scored] = await scorer.scoreBatch(sequences(schedule.config, 11, 1))
+  assert.ok('error' in scored! && scored.error.code === 'SCORE_NOT_FINITE')
+  await scorer.close()
+})
