@@ -1,0 +1,255 @@
+/**
+ * RGB to what the vision tower reads, as Hugging Face's CLIP and SigLIP image processors (Pillow
+ * backend) and np_reference.preprocess do it, bit for bit.
+ *
+ * S side of the model's image, P side of a patch, N = (S/P)² patches.
+ */
+import { existsSync, readFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { z } from 'zod'
+import { messageOf, XmasdError } from '../errors.ts'
+import { checkPixels, type ImageLimits, type Rgb } from './image.ts'
+import { type Crop, RESAMPLE, type Resample, resize } from './resize.ts'
+
+export type Size = { width: number; height: number }
+
+/** What preprocessor_config.json says, defaults filled in, and the model's `aspect`. */
+export type ImageProcessor = {
+  aspect: 'square' | 'pad'
+  /** The target of the resize: a fixed size, or the length of the shorter side. Null: no resize. */
+  size: Size | { shortestEdge: number } | null
+  crop: Size | null
+  resample: Resample
+  rescale: number
+  mean: readonly number[]
+  std: readonly number[]
+}
+
+const sides = z.looseObject({ height: z.int().min(1), width: z.int().min(1) })
+const triple = z.array(z.number()).length(3)
+const flag = z.boolean().nullish()
+
+const ProcessorFile = z.looseObject({
+  image_processor_type: z.string().nullish(),
+  feature_extractor_type: z.string().nullish(),
+  do_resize: flag,
+  do_center_crop: flag,
+  do_rescale: flag,
+  do_normalize: flag,
+  do_pad: flag,
+  size: z
+    .union([z.int().min(1), z.looseObject({ shortest_edge: z.int().min(1) }), sides])
+    .nullish(),
+  crop_size: z.union([z.int().min(1), sides]).nullish(),
+  resample: z.union([z.literal(0), z.literal(1), z.literal(2), z.literal(3)]).nullish(),
+  rescale_factor: z.number().nullish(),
+  image_mean: triple.nullish(),
+  image_std: triple.nullish(),
+})
+type ProcessorFile = z.infer<typeof ProcessorFile>
+
+const RESCALE = 1 / 255
+/** The classes' own defaults, for keys that the file leaves out. */
+const DEFAULTS = {
+  clip: {
+    side: 224,
+    mean: [0.48145466, 0.4578275, 0.40821073],
+    std: [0.26862954, 0.26130258, 0.27577711],
+  },
+  siglip: { side: 224, mean: [0.5, 0.5, 0.5], std: [0.5, 0.5, 0.5] },
+} as const
+
+/**
+ * Reads `preprocessor_config.json` of a checkpoint (or the `image_processor` of processor_config.json).
+ * Throws PROXY_INVALID where it is missing or malformed, PROXY_UNSUPPORTED for a processor that is
+ * neither CLIP's nor SigLIP's.
+ */
+export function readImageProcessor(
+  checkpointDir: string,
+  { aspect }: { aspect: 'square' | 'pad' },
+): ImageProcessor {
+  const { file, json } = readProcessorFile(checkpointDir)
+  const parsed = ProcessorFile.safeParse(json)
+  if (!parsed.success) throw invalid(file, z.prettifyError(parsed.error))
+  const family = familyOf(parsed.data, file)
+  const { do_resize, do_center_crop, do_rescale, do_normalize, ...said } = parsed.data
+  const defaults = DEFAULTS[family]
+  const crops = do_center_crop ?? family === 'clip'
+  const normalises = do_normalize ?? true
+  return {
+    aspect,
+    size: (do_resize ?? true) ? targetSize(said.size, family) : null,
+    crop: crops ? cropSize(said.crop_size ?? defaults.side) : null,
+    resample: said.resample ?? RESAMPLE.bicubic,
+    rescale: (do_rescale ?? true) ? (said.rescale_factor ?? RESCALE) : 1,
+    mean: normalises ? (said.image_mean ?? defaults.mean) : [0, 0, 0],
+    std: normalises ? (said.image_std ?? defaults.std) : [1, 1, 1],
+  }
+}
+
+function readProcessorFile(folder: string): { file: string; json: unknown } {
+  const direct = join(folder, 'preprocessor_config.json')
+  const nested = join(folder, 'processor_config.json')
+  const file = !existsSync(direct) && existsSync(nested) ? nested : direct
+  try {
+    const json = JSON.parse(readFileSync(file, 'utf8'))
+    return { file, json: file === nested ? json.image_processor : json }
+  } catch (error) {
+    throw invalid(file, messageOf(error), error)
+  }
+}
+
+function familyOf(json: ProcessorFile, file: string): 'clip' | 'siglip' {
+  const type = json.image_processor_type ?? json.feature_extractor_type ?? 'CLIPImageProcessor'
+  const family = /^(CLIP|Siglip)(ImageProcessor|FeatureExtractor)/.exec(type)?.[1]?.toLowerCase()
+  if ((family === 'clip' || family === 'siglip') && json.do_pad !== true) return family
+  throw new XmasdError(
+    'PROXY_UNSUPPORTED',
+    `${file} asks for ${type}${json.do_pad === true ? ' with do_pad' : ''}`,
+    'use a proxy whose image processor is CLIPImageProcessor or SiglipImageProcessor',
+  )
+}
+
+function targetSize(
+  size: ProcessorFile['size'],
+  family: 'clip' | 'siglip',
+): ImageProcessor['size'] {
+  const { side } = DEFAULTS[family]
+  const said = size ?? side
+  if (typeof said === 'number') {
+    return family === 'clip' ? { shortestEdge: said } : { width: said, height: said }
+  }
+  if ('shortest_edge' in said) return { shortestEdge: said.shortest_edge as number }
+  return { width: said.width as number, height: said.height as number }
+}
+
+function cropSize(size: NonNullable<ProcessorFile['crop_size']>): Size {
+  return typeof size === 'number'
+    ? { width: size, height: size }
+    : { width: size.width, height: size.height }
+}
+
+/**
+ * Resized and cropped RGB. Where the crop is larger than the image, black surrounds it.
+ * Throws IMAGE_TOO_MANY_PIXELS where padding or resizing would pass `pixelsMax`.
+ */
+export function resizeAndCrop(
+  image: Rgb,
+  processor: ImageProcessor,
+  limits: Pick<ImageLimits, 'pixelsMax'>,
+): Rgb {
+  const source = processor.aspect === 'pad' ? padToSquare(image, processor.mean, limits) : image
+  const target = targetOf(source, processor.size)
+  checkPixels(target, limits, `resized image, of ${image.width}×${image.height},`)
+  const { resample } = processor
+  const crop = processor.crop
+  if (crop === null) return resize(source, { ...target, resample })
+  // Python's // rounds down, and so does HF's placing of an image that is smaller than the crop.
+  const left = Math.floor((target.width - crop.width) / 2)
+  const top = Math.floor((target.height - crop.height) / 2)
+  const inside: Crop = {
+    left: Math.max(0, left),
+    top: Math.max(0, top),
+    width: Math.min(target.width, crop.width),
+    height: Math.min(target.height, crop.height),
+  }
+  const part = resize(source, { ...target, resample, crop: inside })
+  return placed(part, crop, { left: Math.max(0, -left), top: Math.max(0, -top) }, [0, 0, 0])
+}
+
+/**
+ * Pixel values [3, S, S]: float64 product rounded to float32, then float32 subtraction and division,
+ * as numpy computes them.
+ */
+export function normalise(image: Rgb, { rescale, mean, std }: ImageProcessor): Float32Array {
+  const plane = image.width * image.height
+  const values = new Float32Array(3 * plane)
+  for (let c = 0; c < 3; c++) {
+    const [shift, scale] = [Math.fround(mean[c]!), Math.fround(std[c]!)]
+    const table = Float32Array.from(
+      { length: 256 },
+      (_, level) => Math.fround(Math.fround(level * rescale) - shift) / scale,
+    )
+    for (let i = 0; i < plane; i++) values[c * plane + i] = table[image.data[i * 3 + c]!]!
+  }
+  return values
+}
+
+/** Pixel values [3, S, S] of an image; S is the crop's or the target's side. */
+export function preprocess(
+  image: Rgb,
+  processor: ImageProcessor,
+  limits: Pick<ImageLimits, 'pixelsMax'>,
+): Float32Array {
+  return normalise(resizeAndCrop(image, processor, limits), processor)
+}
+
+/** [3, S, S] -> [N, 3·P·P]: patches row by row, channel-major within a patch, as a conv kernel is laid out. */
+export function patches(pixelValues: Float32Array, size: number, patchSize: number): Float32Array {
+  const grid = Math.floor(size / patchSize)
+  const out = new Float32Array(grid * grid * 3 * patchSize * patchSize)
+  let to = 0
+  for (let row = 0; row < grid; row++) {
+    for (let column = 0; column < grid; column++) {
+      for (let c = 0; c < 3; c++) {
+        for (let y = 0; y < patchSize; y++) {
+          const from = (c * size + row * patchSize + y) * size + column * patchSize
+          out.set(pixelValues.subarray(from, from + patchSize), to)
+          to += patchSize
+        }
+      }
+    }
+  }
+  return out
+}
+
+/** `image_aspect_ratio: pad`: centred on a square of the mean colour. */
+function padToSquare(
+  image: Rgb,
+  mean: readonly number[],
+  limits: Pick<ImageLimits, 'pixelsMax'>,
+): Rgb {
+  const side = Math.max(image.width, image.height)
+  checkPixels({ width: side, height: side }, limits, 'image padded to a square')
+  const left = Math.floor((side - image.width) / 2)
+  const top = Math.floor((side - image.height) / 2)
+  const colour = mean.map(value => Math.trunc(value * 255))
+  return placed(image, { width: side, height: side }, { left, top }, colour)
+}
+
+function placed(
+  image: Rgb,
+  { width, height }: Size,
+  at: { left: number; top: number },
+  colour: readonly number[],
+): Rgb {
+  if (image.width === width && image.height === height) return image
+  const data = new Uint8Array(width * height * 3)
+  if (colour.some(level => level !== 0)) {
+    for (let i = 0; i < data.length; i++) data[i] = colour[i % 3]!
+  }
+  for (let y = 0; y < image.height; y++) {
+    const row = image.data.subarray(y * image.width * 3, (y + 1) * image.width * 3)
+    data.set(row, ((at.top + y) * width + at.left) * 3)
+  }
+  return { width, height, data }
+}
+
+/** The shorter side becomes `shortestEdge`, the longer keeps the ratio, rounded down. */
+function targetOf({ width, height }: Size, size: ImageProcessor['size']): Size {
+  if (size === null) return { width, height }
+  if (!('shortestEdge' in size)) return size
+  const edge = size.shortestEdge
+  return width <= height
+    ? { width: edge, height: Math.trunc((edge * height) / width) }
+    : { width: Math.trunc((edge * width) / height), height: edge }
+}
+
+function invalid(file: string, why: string, cause?: unknown): XmasdError {
+  return new XmasdError(
+    'PROXY_INVALID',
+    `${file} is no image processor's configuration: ${why}`,
+    'copy preprocessor_config.json of the base model into the checkpoint',
+    { cause },
+  )
+}
