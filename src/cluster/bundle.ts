@@ -1,0 +1,209 @@
+/**
+ * A bundle: an immutable, checksummed folder that says which schedule and scoring a set of clusters
+ * belongs to. `bundle.json` (the manifest), `centroids.safetensors` (tensor `centroids` [K, T] F32) and
+ * `index.hnsw`. The same input gives the same bytes: there are no timestamps.
+ */
+import { createHash } from 'node:crypto'
+import { mkdir, readFile, rename, rm, writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { z } from 'zod'
+import { messageOf, XmasdError } from '../errors.ts'
+import { readHeader, readTensor, writeSafetensors } from '../proxy/safetensors.ts'
+import { buildIndex, type Centroids, type ClusterIndex, loadIndex } from './hnsw.ts'
+
+const MANIFEST = 'bundle.json'
+const CENTROIDS = 'centroids.safetensors'
+const INDEX = 'index.hnsw'
+const FORMAT = 'xmasd-bundle'
+const VERSION = 1
+const ID_DIGITS = 12
+
+const Checksum = z.strictObject({ sha256: z.string(), bytes: z.int().min(0) })
+
+export const Manifest = z.strictObject({
+  format: z.literal(FORMAT),
+  v: z.literal(VERSION),
+  /** The first 12 hex digits of SHA-256 over the rest of the manifest. */
+  id: z.string(),
+  /** Which scores were clustered; null where the trajectories did not say. */
+  schedule: z.strictObject({
+    fingerprint: z.string().nullable(),
+    steps: z.array(z.int().min(0)).nullable(),
+    T: z.int().min(1),
+  }),
+  mode: z.enum(['reference', 'paper']).nullable(),
+  topk: z.literal(5),
+  signature: z.literal('sum'),
+  /** K. */
+  clusters: z.int().min(1),
+  /** Of the data that it was fitted to: N, text-only ones among them, and the clusters' sizes [K]. */
+  baseline: z.strictObject({
+    examples: z.int().min(0),
+    textOnly: z.int().min(0),
+    sizes: z.array(z.int().min(0)),
+  }),
+  files: z.strictObject({ [CENTROIDS]: Checksum, [INDEX]: Checksum }),
+})
+export type Manifest = z.infer<typeof Manifest>
+
+/** What a caller says of a new bundle; the rest follows. */
+export type NewBundle = Pick<Manifest, 'schedule' | 'mode' | 'baseline'> & { centroids: Centroids }
+
+export type Bundle = {
+  id: string
+  dir: string
+  manifest: Manifest
+  index: ClusterIndex
+}
+
+/**
+ * Writes a bundle into the folder `dir`, made where it is missing. The manifest comes last, so that a
+ * bundle cut short is refused.
+ *
+ * @throws XmasdError FILE_UNREADABLE where it can't be written
+ */
+export async function writeBundle(dir: string, bundle: NewBundle): Promise<Manifest> {
+  const { centroids, schedule, mode, baseline } = bundle
+  const { data, count, dimensions } = centroids
+  if (dimensions !== schedule.T || baseline.sizes.length !== count) {
+    throw new RangeError(`centroids [${count}, ${dimensions}] do not fit T and baseline`)
+  }
+  try {
+    await mkdir(dir, { recursive: true })
+    await rm(join(dir, MANIFEST), { force: true })
+    writeSafetensors(join(dir, CENTROIDS), { centroids: { shape: [count, dimensions], data } })
+    buildIndex(centroids).save(join(dir, INDEX))
+    const files = {
+      [CENTROIDS]: await checksumOf(join(dir, CENTROIDS)),
+      [INDEX]: await checksumOf(join(dir, INDEX)),
+    }
+    const parameters = { schedule, mode, topk: 5, signature: 'sum', clusters: count } as const
+    const content = { format: FORMAT, v: VERSION, ...parameters, baseline, files } as const
+    const manifest = Manifest.parse({ ...content, id: idOf(content) })
+    const temporary = join(dir, `${MANIFEST}.tmp`)
+    await writeFile(temporary, textOf(manifest))
+    await rename(temporary, join(dir, MANIFEST))
+    return manifest
+  } catch (error) {
+    if (error instanceof XmasdError) throw error
+    const hint = 'Check that the folder is writable and has room.'
+    throw new XmasdError('FILE_UNREADABLE', `cannot write ${dir}: ${messageOf(error)}`, hint)
+  }
+}
+
+/**
+ * Opens a bundle after checking every byte of it.
+ *
+ * @throws XmasdError BUNDLE_ALTERED, with file and both checksums, where a file is not as it was written;
+ * BUNDLE_INVALID where one is missing, or the bundle is of another version
+ */
+export async function openBundle(dir: string): Promise<Bundle> {
+  const manifest = parseManifest(dir, await read(dir, MANIFEST))
+  for (const name of [CENTROIDS, INDEX] as const) {
+    const bytes = await read(dir, name)
+    const expected = manifest.files[name]
+    const found = sha256(bytes)
+    if (found !== expected.sha256) throw altered(dir, name, expected.sha256, found)
+  }
+  try {
+    const centroids = readCentroids(join(dir, CENTROIDS))
+    const { count, dimensions } = centroids
+    if (count !== manifest.clusters || dimensions !== manifest.schedule.T) {
+      throw new Error(`centroids [${count}, ${dimensions}] do not fit the manifest`)
+    }
+    const index = loadIndex(centroids, join(dir, INDEX))
+    return { id: manifest.id, dir, manifest, index }
+  } catch (error) {
+    throw invalid(dir, messageOf(error))
+  }
+}
+
+/**
+ * The tensor `centroids` [K, T] of a safetensors file, as float32.
+ *
+ * @throws XmasdError DATA_INVALID where there is none or it holds what is not finite; CHECKPOINT_INVALID and
+ * FILE_UNREADABLE as `readHeader`
+ */
+export function readCentroids(file: string): Centroids {
+  const entry = readHeader(file).tensors.get('centroids')
+  const [count = 0, dimensions = 0] = entry?.shape ?? []
+  if (entry === undefined || entry.shape.length !== 2 || count === 0 || dimensions === 0) {
+    const found = entry === undefined ? 'no tensor "centroids"' : `centroids [${entry.shape}]`
+    throw dataInvalid(`${file} holds ${found} where centroids [K, T] are expected`)
+  }
+  const data = readTensor(file, entry)
+  const bad = data.findIndex(value => !Number.isFinite(value))
+  if (bad >= 0) {
+    throw dataInvalid(`${file}: centroid ${Math.floor(bad / dimensions)} holds ${data[bad]}`)
+  }
+  return { data, count, dimensions }
+}
+
+function parseManifest(dir: string, bytes: Buffer): Manifest {
+  let json: unknown
+  try {
+    json = JSON.parse(bytes.toString())
+  } catch (error) {
+    throw invalid(dir, `${MANIFEST} is not JSON: ${messageOf(error)}`)
+  }
+  const { format, v } =
+    z.looseObject({ format: z.unknown(), v: z.unknown() }).safeParse(json).data ?? {}
+  if (format !== FORMAT) throw invalid(dir, `${MANIFEST} has format ${JSON.stringify(format)}`)
+  if (v !== VERSION)
+    throw invalid(dir, `it is of version ${v}, this xmasd reads version ${VERSION}`)
+  const parsed = Manifest.safeParse(json)
+  if (!parsed.success) {
+    const issue = parsed.error.issues[0]
+    throw invalid(dir, `${MANIFEST}: ${issue?.path.join('.')} ${issue?.message}`)
+  }
+  const { id, ...content } = parsed.data
+  const found = idOf(content)
+  if (found !== id) throw altered(dir, MANIFEST, id, found)
+  const rewritten = textOf(parsed.data)
+  if (rewritten === bytes.toString()) return parsed.data
+  throw altered(dir, MANIFEST, sha256(rewritten), sha256(bytes))
+}
+
+/** Keys stand in the schema's order, so that equal content gives equal bytes. */
+function textOf(manifest: Manifest): string {
+  return `${JSON.stringify(Manifest.parse(manifest), null, 2)}\n`
+}
+
+function idOf(content: Omit<Manifest, 'id'>): string {
+  return sha256(textOf({ ...content, id: '' })).slice(0, ID_DIGITS)
+}
+
+async function checksumOf(file: string): Promise<z.infer<typeof Checksum>> {
+  const bytes = await readFile(file)
+  return { sha256: sha256(bytes), bytes: bytes.length }
+}
+
+function sha256(bytes: Uint8Array | string): string {
+  return createHash('sha256').update(bytes).digest('hex')
+}
+
+async function read(dir: string, name: string): Promise<Buffer> {
+  try {
+    return await readFile(join(dir, name))
+  } catch (error) {
+    throw invalid(dir, `cannot read ${name}: ${messageOf(error)}`)
+  }
+}
+
+function altered(dir: string, name: string, expected: string, found: string): XmasdError {
+  return new XmasdError(
+    'BUNDLE_ALTERED',
+    `${join(dir, name)} is not as it was written: checksum ${expected} expected, ${found} found`,
+    'A bundle never changes: copy it again from where it was made, or fit a new one.',
+  )
+}
+
+function invalid(dir: string, reason: string): XmasdError {
+  const hint = 'Give the folder that `xmasd fit --out` wrote, whole; or fit a new one.'
+  return new XmasdError('BUNDLE_INVALID', `${dir} is not a bundle: ${reason}`, hint)
+}
+
+function dataInvalid(message: string): XmasdError {
+  const hint = 'Centroids are a safetensors file with one finite tensor named centroids, [K, T].'
+  return new XmasdError('DATA_INVALID', message, hint)
+}

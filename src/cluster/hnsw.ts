@@ -1,0 +1,117 @@
+/**
+ * The nearest centroid through an HNSW graph (hnswlib, squared L2). The graph gives a few candidates
+ * in float32; which of them is nearest is decided exactly, in float64 on the float32 centroids, ties to
+ * the lower number. Equal centroids stand in the graph once, under the lowest of their numbers.
+ *
+ * Legend: K centroids, T dimensions.
+ */
+import hnswlib from 'hnswlib-node'
+import { squaredDistance } from './kmeans.ts'
+
+export type Found = {
+  cluster: number
+  /** Squared Euclidean. */
+  distance: number
+}
+
+/** [K, T] in rows. */
+export type Centroids = { data: Float32Array; count: number; dimensions: number }
+
+const CANDIDATES = 16
+const SEARCH_BREADTH = 128
+const LINKS = 24
+const BUILD_BREADTH = 400
+const GRAPH_SEED = 100
+
+export class ClusterIndex {
+  readonly centroids: Centroids
+  readonly #graph: hnswlib.HierarchicalNSW
+
+  constructor(centroids: Centroids, graph: hnswlib.HierarchicalNSW) {
+    this.centroids = centroids
+    this.#graph = graph
+    graph.setEf(SEARCH_BREADTH)
+  }
+
+  /** The nearest centroid of a trajectory [T]. */
+  nearest(trajectory: ArrayLike<number>): Found {
+    this.#checkLength(trajectory)
+    const wanted = Math.min(CANDIDATES, this.#graph.getCurrentCount())
+    const { neighbors } = this.#graph.searchKnn(Array.from(trajectory), wanted)
+    return nearestOf(this.centroids, trajectory, neighbors)
+  }
+
+  /** The same by a scan of all centroids: the oracle of `nearest`. */
+  nearestExact(trajectory: ArrayLike<number>): Found {
+    this.#checkLength(trajectory)
+    return nearestOf(this.centroids, trajectory, rangeOf(this.centroids.count))
+  }
+
+  /** Writes the graph to a file, as hnswlib does. */
+  save(file: string): void {
+    this.#graph.writeIndexSync(file)
+  }
+
+  #checkLength(trajectory: ArrayLike<number>): void {
+    const { dimensions } = this.centroids
+    if (trajectory.length === dimensions) return
+    throw new RangeError(`a trajectory of ${trajectory.length} where ${dimensions} are expected`)
+  }
+}
+
+/** Builds the graph. The same centroids give the same graph. Throws RangeError on no centroids. */
+export function buildIndex(centroids: Centroids): ClusterIndex {
+  const { data, count, dimensions } = centroids
+  if (count === 0) throw new RangeError('no centroids')
+  const distinct = new Map<string, number>()
+  for (let cluster = 0; cluster < count; cluster++) {
+    const name = rowOf(data, cluster, dimensions).join()
+    if (!distinct.has(name)) distinct.set(name, cluster)
+  }
+  const graph = new hnswlib.HierarchicalNSW('l2', dimensions)
+  graph.initIndex(distinct.size, LINKS, BUILD_BREADTH, GRAPH_SEED)
+  for (const cluster of distinct.values()) {
+    graph.addPoint(Array.from(rowOf(data, cluster, dimensions)), cluster)
+  }
+  return new ClusterIndex(centroids, graph)
+}
+
+/**
+ * Reads a graph written by `save` for the same centroids. Throws where the file is not one, or has
+ * another number of dimensions.
+ */
+export function loadIndex(centroids: Centroids, file: string): ClusterIndex {
+  const graph = new hnswlib.HierarchicalNSW('l2', centroids.dimensions)
+  graph.readIndexSync(file)
+  const count = graph.getCurrentCount()
+  const isForThese = graph.getIdsList().every(cluster => cluster < centroids.count)
+  if (count === 0 || count > centroids.count || !isForThese) {
+    throw new Error(`an index of ${count} centroids where at most ${centroids.count} are expected`)
+  }
+  return new ClusterIndex(centroids, graph)
+}
+
+function nearestOf(
+  { data, dimensions }: Centroids,
+  trajectory: ArrayLike<number>,
+  candidates: Iterable<number>,
+): Found {
+  const found = { cluster: -1, distance: Number.POSITIVE_INFINITY }
+  for (const cluster of candidates) {
+    const distance = squaredDistance(trajectory, 0, data, cluster * dimensions, dimensions)
+    const isTie = distance === found.distance && cluster < found.cluster
+    if (distance < found.distance || isTie || found.cluster < 0) {
+      found.cluster = cluster
+      found.distance = distance
+    }
+  }
+  return found
+}
+
+function* rangeOf(count: number): Generator<number> {
+  for (let i = 0; i < count; i++) yield i
+}
+
+function rowOf(data: Float32Array, row: number, dimensions: number): Float32Array {
+  return data.subarray(row * dimensions, (row + 1) * dimensions)
+}

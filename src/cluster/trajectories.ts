@@ -1,0 +1,180 @@
+/**
+ * Reads what `score` writes: one JSON line an example, in input order, into flat columns.
+ */
+import { createReadStream } from 'node:fs'
+import { readFile } from 'node:fs/promises'
+import { z } from 'zod'
+import { messageOf, XmasdError } from '../errors.ts'
+import { instabilityOf } from '../score/trajectory.ts'
+import type { Points } from './kmeans.ts'
+
+export type Trajectories = {
+  /** Of the lines that hold an example; the columns below have one entry for each. */
+  ids: string[]
+  keys: string[]
+  /** Which of `points` it is; -1 for text-only ones. */
+  rows: number[]
+  /** NaN for text-only ones. */
+  instability: number[]
+  /** [scored examples, T]; T is 0 where there are none. */
+  points: Points
+  /** Which line of the file it stands in, from 0, blank lines left out. */
+  lines: number[]
+  /** Ids of all lines, those with an error too: undefined where such a line has none. */
+  lineIds: (string | undefined)[]
+  /** Lines with an `error`. */
+  failed: number
+}
+
+/** What stands beside a file of trajectories, as `<file>.meta.json`. */
+const Meta = z.looseObject({
+  v: z.literal(1),
+  schedule: z.looseObject({ fingerprint: z.string(), steps: z.array(z.int().min(0)) }),
+  mode: z.enum(['reference', 'paper']),
+})
+export type TrajectoriesMeta = z.infer<typeof Meta>
+
+const Id = z.union([z.string(), z.number()])
+const Line = z.looseObject({
+  id: Id,
+  key: z.string().nullish(),
+  trajectory: z.array(z.number()).min(1).nullish(),
+  instability: z.number().nullish(),
+})
+
+/**
+ * Reads a file of trajectories. A line without a key has its id as the key; without an instability it is
+ * computed; without a trajectory and an error it is text-only.
+ *
+ * @throws XmasdError FILE_UNREADABLE; DATA_INVALID, naming the line, where one is not of this form
+ */
+export async function readTrajectories(
+  file: string,
+  onProgress?: (lines: number) => void,
+): Promise<Trajectories> {
+  const values = new Values()
+  const read: Trajectories = {
+    ids: [],
+    keys: [],
+    rows: [],
+    instability: [],
+    points: { data: new Float64Array(0), count: 0, dimensions: 0 },
+    lines: [],
+    lineIds: [],
+    failed: 0,
+  }
+  let number = 0
+  for await (const text of linesOf(file)) {
+    number++
+    if (text.trim() === '') continue
+    try {
+      takeLine(read, values, text)
+    } catch (error) {
+      throw invalid(`${file}, line ${number}: ${messageOf(error)}`)
+    }
+    onProgress?.(read.lineIds.length)
+  }
+  read.points.data = values.whole()
+  return read
+}
+
+function takeLine(read: Trajectories, values: Values, text: string): void {
+  const json: unknown = JSON.parse(text)
+  const isFailed = z.looseObject({ error: z.unknown() }).safeParse(json).data?.error ?? null
+  if (isFailed !== null) {
+    const id = z.looseObject({ id: Id }).safeParse(json).data?.id
+    read.lineIds.push(id === undefined ? undefined : String(id))
+    read.failed++
+    return
+  }
+  const parsed = Line.safeParse(json)
+  if (!parsed.success) {
+    const issue = parsed.error.issues[0]
+    throw new Error(`${issue?.path.join('.')}: ${issue?.message}`)
+  }
+  const { id, key, trajectory, instability } = parsed.data
+  const { points } = read
+  if (trajectory != null) {
+    if (points.count > 0 && trajectory.length !== points.dimensions) {
+      throw new Error(`${trajectory.length} scores where lines before have ${points.dimensions}`)
+    }
+    points.dimensions = trajectory.length
+    values.push(trajectory)
+  }
+  read.lines.push(read.lineIds.length)
+  read.lineIds.push(String(id))
+  read.ids.push(String(id))
+  read.keys.push(key ?? String(id))
+  read.rows.push(trajectory == null ? -1 : points.count++)
+  read.instability.push(
+    trajectory == null ? Number.NaN : (instability ?? instabilityOf(trajectory)),
+  )
+}
+
+/** The sidecar of a file of trajectories; undefined where there is none. */
+export async function readTrajectoriesMeta(file: string): Promise<TrajectoriesMeta | undefined> {
+  const beside = `${file}.meta.json`
+  let text: string
+  try {
+    text = await readFile(beside, 'utf8')
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return undefined
+    throw unreadable(beside, error)
+  }
+  try {
+    return Meta.parse(JSON.parse(text))
+  } catch (error) {
+    throw invalid(`${beside}: ${messageOf(error)}`)
+  }
+}
+
+/** Lines end at \n alone: JSON texts may hold the other line separators of Unicode. */
+async function* linesOf(file: string): AsyncGenerator<string> {
+  let rest = ''
+  try {
+    for await (const chunk of createReadStream(file, {
+      encoding: 'utf8',
+      highWaterMark: 1 << 18,
+    })) {
+      const lines = (rest + chunk).split('\n')
+      rest = lines.pop()!
+      yield* lines
+    }
+  } catch (error) {
+    if (error instanceof XmasdError) throw error
+    throw unreadable(file, error)
+  }
+  if (rest !== '') yield rest
+}
+
+/** Numbers end to end; doubles. */
+class Values {
+  #data = new Float64Array(1024)
+  #length = 0
+
+  push(values: readonly number[]): void {
+    const end = this.#length + values.length
+    if (end > this.#data.length) {
+      const grown = new Float64Array(Math.max(end, 2 * this.#data.length))
+      grown.set(this.#data)
+      this.#data = grown
+    }
+    this.#data.set(values, this.#length)
+    this.#length = end
+  }
+
+  whole(): Float64Array {
+    return this.#data.slice(0, this.#length)
+  }
+}
+
+function unreadable(file: string, error: unknown): XmasdError {
+  const hint = 'Give a file that `xmasd score` wrote.'
+  return new XmasdError('FILE_UNREADABLE', `cannot read ${file}: ${messageOf(error)}`, hint)
+}
+
+function invalid(message: string): XmasdError {
+  const hint =
+    'Trajectories are JSON lines {"id", "key"?, "trajectory": [T] | null, "instability"?}.'
+  return new XmasdError('DATA_INVALID', message, hint)
+}

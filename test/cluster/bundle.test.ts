@@ -1,0 +1,111 @@
+import assert from 'node:assert/strict'
+import { readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { test } from 'node:test'
+import { type NewBundle, openBundle, readCentroids, writeBundle } from '../../src/cluster/bundle.ts'
+import { XmasdError } from '../../src/errors.ts'
+import { writeSafetensors } from '../../src/proxy/safetensors.ts'
+import { temporaryFolder } from '../support.ts'
+
+const NEW: NewBundle = {
+  schedule: { fingerprint: 'abc', steps: [1, 2, 3], T: 3 },
+  mode: 'reference',
+  baseline: { examples: 12, textOnly: 2, sizes: [4, 6] },
+  centroids: { data: Float32Array.from([1, 2, 3, 4, 5, 6]), count: 2, dimensions: 3 },
+}
+
+async function refused(dir: string, code: string, message: RegExp): Promise<void> {
+  await assert.rejects(openBundle(dir), (error: unknown) => {
+    assert.ok(error instanceof XmasdError, String(error))
+    assert.equal(error.code, code)
+    assert.match(error.message, message)
+    return true
+  })
+}
+
+test('a bundle opens as it was written, and the same input gives the same bytes', async t => {
+  const [a, b] = [temporaryFolder(t), join(temporaryFolder(t), 'deep/er')]
+  const manifest = await writeBundle(a, NEW)
+  await writeBundle(b, NEW)
+  const names = ['bundle.json', 'centroids.safetensors', 'index.hnsw']
+  assert.deepEqual(readdirSync(a).sort(), names)
+  for (const name of names)
+    assert.deepEqual(readFileSync(join(a, name)), readFileSync(join(b, name)))
+  const bundle = await openBundle(a)
+  assert.equal(bundle.id, manifest.id)
+  assert.match(bundle.id, /^[0-9a-f]{12}$/)
+  assert.deepEqual(bundle.manifest, manifest)
+  assert.deepEqual(bundle.manifest.schedule, NEW.schedule)
+  assert.deepEqual(bundle.index.nearest([4, 5, 7]), { cluster: 1, distance: 1 })
+  const other = await writeBundle(a, { ...NEW, mode: 'paper' })
+  assert.notEqual(other.id, manifest.id)
+})
+
+test('one altered byte anywhere is refused, with the file and both checksums', async t => {
+  const dir = temporaryFolder(t)
+  await writeBundle(dir, NEW)
+  for (const name of ['centroids.safetensors', 'index.hnsw']) {
+    const good = readFileSync(join(dir, name))
+    for (const at of [0, good.length >> 1, good.length - 1]) {
+      const bad = Buffer.from(good)
+      bad[at]! ^= 1
+      writeFileSync(join(dir, name), bad)
+      await refused(
+        dir,
+        'BUNDLE_ALTERED',
+        new RegExp(`${name} .*[0-9a-f]{64} expected, [0-9a-f]{64}`),
+      )
+    }
+    writeFileSync(join(dir, name), good.subarray(1))
+    await refused(dir, 'BUNDLE_ALTERED', /expected/)
+    writeFileSync(join(dir, name), good)
+  }
+  const manifest = readFileSync(join(dir, 'bundle.json'), 'utf8')
+  const edits = [manifest.replace('"examples": 12', '"examples": 13'), `${manifest}\n`]
+  for (const edited of edits) {
+    writeFileSync(join(dir, 'bundle.json'), edited)
+    await refused(dir, 'BUNDLE_ALTERED', /bundle\.json .*expected/)
+  }
+})
+
+test('what is missing, of another version or no bundle at all is refused with the reason', async t => {
+  const dir = temporaryFolder(t)
+  await refused(dir, 'BUNDLE_INVALID', /cannot read bundle\.json/)
+  await writeBundle(dir, NEW)
+  const manifest = readFileSync(join(dir, 'bundle.json'), 'utf8')
+  const write = (text: string): void => writeFileSync(join(dir, 'bundle.json'), text)
+  write(manifest.replace('"v": 1', '"v": 2'))
+  await refused(dir, 'BUNDLE_INVALID', /version 2/)
+  write('{}')
+  await refused(dir, 'BUNDLE_INVALID', /format/)
+  write('null')
+  await refused(dir, 'BUNDLE_INVALID', /format/)
+  write('{')
+  await refused(dir, 'BUNDLE_INVALID', /not JSON/)
+  write(manifest.replace('"clusters": 2', '"clusters": "2"'))
+  await refused(dir, 'BUNDLE_INVALID', /clusters/)
+  write(manifest)
+  rmSync(join(dir, 'index.hnsw'))
+  await refused(dir, 'BUNDLE_INVALID', /cannot read index\.hnsw/)
+})
+
+test('given centroids must be one finite tensor [K, T]', t => {
+  const file = join(temporaryFolder(t), 'c.safetensors')
+  const write = (name: string, shape: number[], data: number[]): void =>
+    writeSafetensors(file, { [name]: { shape, data: Float64Array.from(data) } })
+  write('centroids', [2, 1], [1, 2])
+  assert.deepEqual(readCentroids(file), {
+    data: Float32Array.from([1, 2]),
+    count: 2,
+    dimensions: 1,
+  })
+  const refuse = (message: RegExp): void => {
+    assert.throws(() => readCentroids(file), { code: 'DATA_INVALID', message })
+  }
+  write('other', [1], [1])
+  refuse(/no tensor "centroids"/)
+  write('centroids', [2], [1, 2])
+  refuse(/centroids \[2\]/)
+  write('centroids', [2, 2], [1, 2, Number.NaN, 3])
+  refuse(/centroid 1 holds NaN/)
+})
