@@ -3,17 +3,61 @@
 import { Command, CommanderError } from 'commander'
 import { messageOf, XmasdError } from './errors.ts'
 
+type Entry = { summary: string; load: () => Promise<Command> }
+
 /** Each command's module is loaded only when it is asked for: first output within 100 ms. */
-const COMMANDS: Record<string, { summary: string; load: () => Promise<Command> }> = {}
+const COMMANDS: Record<string, Entry> = {
+  run: {
+    summary: 'the daemon: read examples, score, assign, decide',
+    load: async () => (await import('./command/run.ts')).runCommand(),
+  },
+  demo: {
+    summary: 'watch decisions arrive on a generated stream',
+    load: async () => (await import('./command/demo.ts')).demoCommand(),
+  },
+  produce: {
+    summary: 'append a LLaVA file to the examples topic',
+    load: async () => (await import('./command/produce.ts')).produceCommand(),
+  },
+  score: {
+    summary: 'score a LLaVA file offline',
+    load: async () => (await import('./command/score.ts')).scoreCommand(),
+  },
+  train: {
+    summary: 'fine-tune a small proxy and keep its checkpoints',
+    load: async () => (await import('./command/train.ts')).trainCommand(),
+  },
+  fit: {
+    summary: 'cluster trajectories into a bundle',
+    load: async () => (await import('./command/fit.ts')).fitCommand(),
+  },
+  select: {
+    summary: 'the batch rule over a file of trajectories',
+    load: async () => (await import('./command/select.ts')).selectCommand(),
+  },
+  export: {
+    summary: 'write the current subset',
+    load: async () => (await import('./command/export.ts')).exportCommand(),
+  },
+  explain: {
+    summary: 'why an example is kept or dropped',
+    load: async () => (await import('./command/explain.ts')).explainCommand(),
+  },
+  doctor: {
+    summary: 'what works here, what does not, what to do',
+    load: async () => (await import('./command/doctor.ts')).doctorCommand(),
+  },
+}
 
 async function main(argv: string[]): Promise<number> {
   const program = new Command('xmasd')
     .description('Decides which vision-language instruction data is worth training on.')
     .exitOverride()
+  const asked = argv[0] === 'help' ? argv[1] : argv[0]
   for (const [name, { summary, load }] of Object.entries(COMMANDS)) {
-    program.addCommand(argv[0] === name ? await load() : new Command(name).description(summary))
+    const command = name === asked ? await load() : new Command(name).description(summary)
+    program.addCommand(command.exitOverride())
   }
-  program.commands.forEach(command => command.exitOverride())
   try {
     await program.parseAsync(argv, { from: 'user' })
     return Number(process.exitCode ?? 0)
@@ -28,8 +72,16 @@ function report(error: unknown): number {
     process.stderr.write(`xmasd: ${error.message} [${error.code}]\n  ${error.hint}\n`)
     return error.code === 'CONFIG_INVALID' ? 2 : 1
   }
-  process.stderr.write(`xmasd: ${error instanceof Error ? error.stack : messageOf(error)}\n`)
+  const isSystem = error instanceof Error && 'syscall' in error
+  const text = isSystem || !(error instanceof Error) ? messageOf(error) : error.stack
+  process.stderr.write(`xmasd: ${text}\n`)
   return 1
 }
+
+/** A reader that has seen enough (`| head`) is no error. */
+process.stdout.on('error', error => {
+  if ((error as NodeJS.ErrnoException).code === 'EPIPE') process.exit(0)
+  throw error
+})
 
 process.exitCode = await main(process.argv.slice(2))

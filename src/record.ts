@@ -1,6 +1,6 @@
 /**
  * What flows through the log. Every value is JSON with `v: 1`; `docs/schemas/` holds the same as
- * JSON Schema, written by `npm run docs:schemas` and held by a test.
+ * JSON Schema, held by a test.
  */
 import { z } from 'zod'
 import type { ErrorCode } from './errors.ts'
