@@ -61,7 +61,7 @@ export type Failure = { code: ErrorCode; message: string; hint: string }
  * more, one by one, so that only the culprit is lost: its result is `failed`.
  */
 export async function runSurviving<Item, Job, Result>(
-  pool: Pool<Job, Result[]>,
+  pool: Pick<Pool<Job, Result[]>, 'run'>,
   items: readonly Item[],
   jobOf: (items: readonly Item[]) => Job,
   failed: (failure: Failure) => Result,
