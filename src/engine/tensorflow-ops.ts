@@ -1,0 +1,235 @@
+/**
+ * The proxy's operations on @tensorflow/tfjs for the `tensorflow` engine, computed at once and
+ * differentiable. It trains the proxy, and it is the oracle of the `onnx` engine.
+ *
+ * Two habits of the wasm backend shape the code: only plain 2-D products without transposition are
+ * fast there (13x, measured), so products are flattened to 2-D, transposed explicitly and carry
+ * their own gradient; and the gradient of a gather is missing, so ours is a one-hot product.
+ *
+ * Shapes: B batch, T tokens, C channels, O outputs, H heads, G query heads of a kv head, D channels
+ * of a head, N rows.
+ */
+import * as tf from '@tensorflow/tfjs-core'
+import type { Activation, Ops } from '../proxy/ops.ts'
+
+/** A parameter by canonical name: a variable while training, a constant otherwise. */
+export type WeightSource = (name: string) => tf.Tensor | undefined
+
+/** The proxy's operations over `weights`. Temporary tensors are the caller's to tidy. */
+export function tensorflowOps(weights: WeightSource): Ops<tf.Tensor> {
+  const weight = (name: string): tf.Tensor => {
+    const found = weights(name)
+    if (found === undefined) throw new RangeError(`no parameter ${name}`)
+    return found
+  }
+  const shaped = (name: string, shape?: readonly number[]): tf.Tensor =>
+    shape === undefined ? weight(name) : tf.reshape(weight(name), [...shape])
+  const linearBy = (x: tf.Tensor, w: tf.Tensor, name: string): tf.Tensor => {
+    const y = linear(x, w)
+    const bias = weights(`${name}.bias`)
+    return bias === undefined ? y : tf.add(y, bias)
+  }
+  return {
+    weight: shaped,
+    has: name => weights(name) !== undefined,
+    linear: (x, name) => linearBy(x, weight(`${name}.weight`), name),
+    linearAs: (x, name, shape) => linearBy(x, shaped(`${name}.weight`, shape), name),
+    embed: (ids, name) => gatherRowsOf(weight(name), ids),
+    add: (a, b) => tf.add(a, b),
+    mul: (a, b) => tf.mul(a, b),
+    scale: (x, factor) => tf.mul(x, factor),
+    matmulTransposed: (a, b) => tf.matMul(a, b, false, true),
+    softmax: x => tf.softmax(x),
+    layerNorm: (x, name, epsilon) =>
+      layerNorm(x, weight(`${name}.weight`), weights(`${name}.bias`), epsilon),
+    rmsNorm: (x, name, epsilon) => tf.mul(unitRms(x, epsilon), weight(`${name}.weight`)),
+    activation,
+    rotary,
+    attention,
+    gatherRows: (x, index) => gatherRowsOf(flatRows(x), offsetByBatch(index, x.shape[1]!)),
+    gatherFlatRows: (x, index) => gatherRowsOf(flatRows(x), index),
+    select: (condition, a, b) => tf.add(tf.mul(condition, a), tf.mul(tf.sub(1, condition), b)),
+    transpose: x => tf.transpose(x, [0, 2, 1]),
+    sumNeighbours: (x, count) => {
+      const [b, t, c] = x.shape as [number, number, number]
+      return tf.sum(tf.reshape(x, [b, t, c / count, count]), -1)
+    },
+    prependRow: (x, name) => {
+      const row = tf.reshape(weight(name), [1, 1, -1]) // [1, 1, C]
+      return tf.concat([tf.add(row, tf.zeros([x.shape[0]!, 1, 1])), x], 1)
+    },
+    dropFirstRow: x => tf.slice(x, [0, 1, 0], [-1, -1, -1]),
+  }
+}
+
+/** x [..., C], w [O, C] -> [..., O] */
+function linear(x: tf.Tensor, w: tf.Tensor): tf.Tensor {
+  const channels = x.shape.at(-1)!
+  const rows = tf.reshape(x, [-1, channels]) // [N, C]
+  const product = tf.customGrad((rows, w, save) => {
+    const [x2, w2] = [rows as tf.Tensor2D, w as tf.Tensor2D]
+    ;(save as tf.GradSaveFunc)([x2, w2])
+    return {
+      value: tf.matMul(x2, tf.transpose(w2)),
+      gradFunc: (dy: tf.Tensor, saved: tf.Tensor[]) => [
+        tf.matMul(dy as tf.Tensor2D, saved[1] as tf.Tensor2D),
+        tf.matMul(tf.transpose(dy) as tf.Tensor2D, saved[0] as tf.Tensor2D),
+      ],
+    }
+  })
+  return tf.reshape(product(rows, w), [...x.shape.slice(0, -1), w.shape[0]!])
+}
+
+/** table [N, C], index [B, R] int32 -> [B, R, C] */
+function gatherRowsOf(table: tf.Tensor, index: tf.Tensor): tf.Tensor {
+  const flat = tf.reshape(index, [-1]) as tf.Tensor1D
+  const gather = tf.customGrad(table => {
+    const rows = (table as tf.Tensor).shape[0]!
+    return {
+      value: tf.gather(table as tf.Tensor, flat),
+      gradFunc: (dy: tf.Tensor) => tf.matMul(tf.transpose(oneHot(flat, rows)), dy as tf.Tensor2D),
+    }
+  })
+  return tf.reshape(gather(table), [...index.shape, table.shape[1]!])
+}
+
+/** index [N] -> [N, depth] of 0 and 1. The wasm kernel writes integers whatever type it is asked for. */
+export function oneHot(index: tf.Tensor1D, depth: number): tf.Tensor2D {
+  return tf.cast(tf.oneHot(index, depth, 1, 0, 'int32'), 'float32') as tf.Tensor2D
+}
+
+/** [B, T, C] -> [B*T, C] */
+function flatRows(x: tf.Tensor): tf.Tensor {
+  return tf.reshape(x, [-1, x.shape.at(-1)!])
+}
+
+/** index [B, R] of rows of each sequence -> of rows of all sequences */
+function offsetByBatch(index: tf.Tensor, tokens: number): tf.Tensor {
+  const batch = index.shape[0]!
+  const starts = tf.tensor2d(
+    Int32Array.from({ length: batch }, (_, i) => i * tokens),
+    [batch, 1],
+    'int32',
+  )
+  return tf.add(index, starts)
+}
+
+function layerNorm(
+  x: tf.Tensor,
+  scale: tf.Tensor,
+  bias: tf.Tensor | undefined,
+  epsilon: number,
+): tf.Tensor {
+  const centred = tf.sub(x, tf.mean(x, -1, true))
+  const y = tf.mul(unitRms(centred, epsilon), scale)
+  return bias === undefined ? y : tf.add(y, bias)
+}
+
+/** x / sqrt(mean(x^2) + epsilon) over the last axis */
+function unitRms(x: tf.Tensor, epsilon: number): tf.Tensor {
+  return tf.mul(x, tf.rsqrt(tf.add(tf.mean(tf.square(x), -1, true), epsilon)))
+}
+
+function activation(x: tf.Tensor, kind: Activation): tf.Tensor {
+  switch (kind) {
+    case 'gelu':
+      return tf.mul(tf.mul(x, 0.5), tf.add(tf.erf(tf.mul(x, Math.SQRT1_2)), 1))
+    case 'gelu_pytorch_tanh': {
+      const inner = tf.mul(tf.add(x, tf.mul(tf.mul(tf.square(x), x), 0.044715)), GELU_TANH_SCALE)
+      return tf.mul(tf.mul(x, 0.5), tf.add(tf.tanh(inner), 1))
+    }
+    case 'quick_gelu':
+      return tf.mul(x, tf.sigmoid(tf.mul(x, 1.702)))
+    case 'silu':
+      return tf.mul(x, tf.sigmoid(x))
+    case 'relu':
+      return tf.relu(x)
+  }
+}
+
+const GELU_TANH_SCALE = Math.sqrt(2 / Math.PI)
+
+/** x cos + turned(x) sin, where `turned` swaps a head's halves and negates the first. */
+function rotary(
+  x: tf.Tensor,
+  options: { heads: number; headDim: number; inverseFrequencies: Float64Array },
+): tf.Tensor {
+  const { heads, headDim, inverseFrequencies } = options
+  const [b, t] = x.shape as [number, number]
+  const { cos, sin } = rotaryTables(t, headDim, inverseFrequencies)
+  const split = tf.reshape(x, [b, t, heads, headDim])
+  const turned = tf.reshape(linear(split, turnMatrix(headDim, inverseFrequencies.length)), [
+    b,
+    t,
+    heads,
+    headDim,
+  ])
+  return tf.reshape(tf.add(tf.mul(split, cos), tf.mul(turned, sin)), x.shape)
+}
+
+/** [T, 1, D] each: angles of the rotated channels; 1 and 0 where a channel is not rotated. */
+function rotaryTables(
+  tokens: number,
+  headDim: number,
+  inverseFrequencies: Float64Array,
+): { cos: tf.Tensor; sin: tf.Tensor } {
+  const half = inverseFrequencies.length
+  const [cos, sin] = [
+    new Float32Array(tokens * headDim).fill(1),
+    new Float32Array(tokens * headDim),
+  ]
+  for (let t = 0; t < tokens; t++) {
+    for (let i = 0; i < 2 * half; i++) {
+      const angle = t * inverseFrequencies[i % half]!
+      cos[t * headDim + i] = Math.cos(angle)
+      sin[t * headDim + i] = Math.sin(angle)
+    }
+  }
+  const shape: [number, number, number] = [tokens, 1, headDim]
+  return { cos: tf.tensor3d(cos, shape), sin: tf.tensor3d(sin, shape) }
+}
+
+/** [D, D]: row i holds -1 at i + half, row i + half holds 1 at i. A product with it is exact. */
+function turnMatrix(headDim: number, half: number): tf.Tensor {
+  const matrix = new Float32Array(headDim * headDim)
+  for (let i = 0; i < half; i++) {
+    matrix[i * headDim + i + half] = -1
+    matrix[(i + half) * headDim + i] = 1
+  }
+  return tf.tensor2d(matrix, [headDim, headDim])
+}
+
+/** Query heads that share a kv head are rows of one product, so k and v are never repeated. */
+function attention(
+  q: tf.Tensor,
+  k: tf.Tensor,
+  v: tf.Tensor,
+  options: { heads: number; kvHeads: number; headDim: number; causal: boolean },
+): tf.Tensor {
+  const { heads, kvHeads, headDim, causal } = options
+  const [b, t] = q.shape as [number, number]
+  const group = heads / kvHeads
+  const queries = tf.reshape(tf.transpose(tf.reshape(q, [b, t, heads, headDim]), [0, 2, 1, 3]), [
+    b * kvHeads,
+    group * t,
+    headDim,
+  ])
+  const byHead = (x: tf.Tensor, order: number[]): tf.Tensor =>
+    tf.transpose(tf.reshape(x, [b, t, kvHeads, headDim]), order)
+  const keys = tf.reshape(byHead(k, [0, 2, 3, 1]), [b * kvHeads, headDim, t])
+  const values = tf.reshape(byHead(v, [0, 2, 1, 3]), [b * kvHeads, t, headDim])
+  const scaled = tf.mul(tf.matMul(queries, keys), 1 / Math.sqrt(headDim)) // [B*kv, G*T, T]
+  const rows = tf.reshape(scaled, [b * heads, t, t])
+  const weights = tf.softmax(causal ? tf.add(rows, causalMask(t)) : rows)
+  const mixed = tf.matMul(tf.reshape(weights, [b * kvHeads, group * t, t]), values)
+  const back = tf.transpose(tf.reshape(mixed, [b, heads, t, headDim]), [0, 2, 1, 3])
+  return tf.reshape(back, [b, t, heads * headDim])
+}
+
+/** [T, T]: 0 at and below the diagonal, -1e30 above. */
+function causalMask(tokens: number): tf.Tensor {
+  const mask = new Float32Array(tokens * tokens)
+  for (let row = 0; row < tokens; row++)
+    mask.fill(-1e30, row * tokens + row + 1, (row + 1) * tokens)
+  return tf.tensor2d(mask, [tokens, tokens])
+}

@@ -1,0 +1,173 @@
+import assert from 'node:assert/strict'
+import { readFileSync } from 'node:fs'
+import { join } from 'node:path'
+import test from 'node:test'
+import * as tf from '@tensorflow/tfjs-core'
+import type { Engine } from '../../src/engine/engine.ts'
+import { onnxEngine } from '../../src/engine/onnx.ts'
+import { tensorflowEngine } from '../../src/engine/tensorflow.ts'
+import { startTensorflow } from '../../src/engine/tensorflow-backend.ts'
+import { tensorflowOps } from '../../src/engine/tensorflow-ops.ts'
+import { patches } from '../../src/ingest/preprocess.ts'
+import { patchesPerImage } from '../../src/proxy/config.ts'
+import { openSchedule, type Schedule } from '../../src/proxy/schedule.ts'
+import { MODES, type Mode } from '../../src/score/attention.ts'
+import { ownPart, packBatch, type Sequence } from '../../src/score/batch.ts'
+import { compileScore, compileVision } from '../../src/score/scorer.ts'
+import { largestSingularValues } from '../../src/score/singular.ts'
+import { randomSequence, seededRandom, TINY, writeTinyProxy } from '../fixtures-tiny-proxy.ts'
+import { readTensors } from '../goldens.ts'
+import { shared, temporaryFolder } from '../support.ts'
+
+const RELATIVE_MAX = 1e-5
+
+const SHAPES = {
+  'grouped heads': TINY,
+  'one kv head': { ...TINY, kvHeads: 1, layers: 3 },
+  'no grouping, tied head, biases': { ...TINY, kvHeads: 4, tied: true, attentionBias: true },
+  'wide heads, class token kept': { ...TINY, headDim: 6, strategy: 'full' as const },
+}
+
+for (const [name, shape] of Object.entries(SHAPES)) {
+  for (const mode of MODES) {
+    test(`tensorflow and onnx agree on a padded batch: ${name}, ${mode}`, async t => {
+      const dir = temporaryFolder(t)
+      writeTinyProxy(dir, { shape, steps: [1] })
+      const schedule = openSchedule(dir)
+      const sequences = randomBatch(schedule)
+      const onnx = await scores(onnxEngine({ threads: 1, positionsMax: 128 }), schedule, mode, {
+        sequences,
+      })
+      const tensorflow = await scores(tensorflowEngine(), schedule, mode, { sequences })
+      for (const [i, expected] of onnx.entries()) {
+        const difference = largestRelativeDifference(tensorflow[i]!, expected)
+        assert.ok(difference <= RELATIVE_MAX, `example ${i}: ${difference}`)
+      }
+      const alone = await scores(tensorflowEngine(), schedule, mode, { sequences: [sequences[0]!] })
+      assert.ok(largestRelativeDifference(alone[0]!, tensorflow[0]!) <= RELATIVE_MAX)
+    })
+  }
+}
+
+test("tensorflow gives the goldens' singular values", async t => {
+  const folder = shared(t, 'goldens/llava-clip-llama')
+  if (folder === undefined) return
+  const expected = JSON.parse(readFileSync(join(folder, 'expected.json'), 'utf8'))
+  const schedule = openSchedule(join(folder, 'run'))
+  const { sequences, indices } = goldenSequences(folder, schedule)
+  let worst = 0
+  for (const mode of MODES) {
+    const matrices = await scores(tensorflowEngine(), schedule, mode, { sequences })
+    for (const [i, matrix] of matrices.entries()) {
+      const { columns, rows } = sequences[i]!
+      const values = largestSingularValues(matrix, columns.length, rows.length)
+      const top5: number[] = expected.modes[mode].top5[indices[i]!][0]
+      for (const [k, value] of top5.entries()) {
+        const difference = Math.abs(values[k]! - value) / top5[0]!
+        worst = Math.max(worst, difference)
+      }
+    }
+  }
+  t.diagnostic(`largest difference to the goldens ${worst.toExponential(1)} of the first value`)
+  assert.ok(worst <= 1e-5, `${worst}`)
+})
+
+test('gradients of a product and of a gather are those of plain tfjs operations', async () => {
+  await startTensorflow()
+  const random = seededRandom(3)
+  const tensor = (...shape: number[]): tf.Tensor =>
+    tf.tensor(Float32Array.from({ length: shape.reduce((a, b) => a * b) }, random), shape)
+  const [x, w, table] = [tensor(2, 3, 4), tensor(5, 4), tensor(6, 4)]
+  const ids = tf.tensor2d([0, 5, 2, 2, 2, 1], [2, 3], 'int32')
+  const ours = tf.grads((x, w, table) => {
+    const ops = tensorflowOps(name => ({ 'a.weight': w, table })[name])
+    return tf.sum(tf.square(ops.linear(ops.add(x!, ops.embed(ids, 'table')), 'a')))
+  })
+  const rowsOf = [0, 5, 2, 2, 2, 1].map(id => Array.from({ length: 6 }, (_, i) => +(i === id)))
+  const oneHot = tf.tensor2d(rowsOf)
+  const plain = tf.grads((x, w, table) => {
+    const rows = tf.add(tf.reshape(x!, [6, 4]), tf.matMul(oneHot, table as tf.Tensor2D))
+    return tf.sum(tf.square(tf.matMul(rows as tf.Tensor2D, w as tf.Tensor2D, false, true)))
+  })
+  const [left, right] = [ours([x, w, table]), plain([x, w, table])]
+  for (const [i, gradient] of left.entries()) {
+    const [a, b] = [gradient.dataSync(), right[i]!.dataSync()]
+    assert.deepEqual(gradient.shape, right[i]!.shape)
+    assert.ok(largestRelativeDifference(a as Float32Array, b as Float32Array) <= 1e-6)
+  }
+})
+
+/** Each example's own attention matrix [I, R] at the first checkpoint. */
+async function scores(
+  engine: Engine,
+  { config, checkpoints }: Schedule,
+  mode: Mode,
+  { sequences }: { sequences: readonly Sequence[] },
+): Promise<Float32Array[]> {
+  const packed = packBatch(sequences, {
+    imageTokens: config.imageTokens,
+    patchCount: patchesPerImage(config.vision),
+  })
+  const tower = await compileVision(engine, config, checkpoints[0]!)
+  const score = await compileScore(engine, config, mode, checkpoints[0]!)
+  try {
+    const features = await tower.run({ patches: packed.patches })
+    const result = await score.run({ ...packed.inputs, features })
+    return sequences.map((sequence, i) => ownPart(result, i, sequence))
+  } finally {
+    await tower.release()
+    await score.release()
+  }
+}
+
+function randomBatch({ config }: Schedule): Sequence[] {
+  const random = seededRandom(7)
+  const { imageSize, patchSize } = config.vision
+  const patchValues = patchesPerImage(config.vision) * 3 * patchSize ** 2
+  assert.equal(imageSize % patchSize, 0)
+  const lengths: [before: number, after: number][] = [
+    [3, 9],
+    [0, 4],
+    [6, 21],
+  ]
+  return lengths.map(([before, after]) =>
+    randomSequence(random, { before, after, imageTokens: config.imageTokens, patchValues }),
+  )
+}
+
+function goldenSequences(
+  folder: string,
+  { config }: Schedule,
+): { sequences: Sequence[]; indices: number[] } {
+  const { examples } = JSON.parse(readFileSync(join(folder, 'expected.json'), 'utf8'))
+  const tensors = readTensors(join(folder, 'expected.safetensors'))
+  const { imageSize, patchSize } = config.vision
+  const sequences: Sequence[] = []
+  const indices: number[] = []
+  for (const { index, input_ids, image_positions, text_rows } of examples) {
+    const pixels = tensors.get(`pixel_values.${index}`)?.data as Float32Array | undefined
+    if (pixels === undefined) continue // text-only, or the second of two equal images
+    indices.push(index)
+    sequences.push({
+      ids: Int32Array.from(input_ids as number[]),
+      columns: range(image_positions),
+      rows: range(text_rows),
+      image: { hash: String(index), patches: patches(pixels, imageSize, patchSize) },
+    })
+  }
+  assert.ok(sequences.length >= 5)
+  return { sequences, indices }
+}
+
+function range([from, to]: [number, number]): Int32Array {
+  return Int32Array.from({ length: to - from }, (_, i) => from + i)
+}
+
+/** Of the largest absolute value. */
+function largestRelativeDifference(actual: Float32Array, expected: Float32Array): number {
+  assert.equal(actual.length, expected.length)
+  const scale = expected.reduce((most, value) => Math.max(most, Math.abs(value)), 0)
+  return (
+    actual.reduce((most, value, i) => Math.max(most, Math.abs(value - expected[i]!)), 0) / scale
+  )
+}
