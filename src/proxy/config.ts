@@ -64,7 +64,8 @@ const NO_LENGTH = 1e9
 
 /**
  * The proxy of one checkpoint folder. Throws PROXY_UNSUPPORTED, naming what is supported, for
- * families and features that are not; PROXY_INVALID for a file that is missing or makes no sense.
+ * families and features that are not; PROXY_INVALID for values that make no sense;
+ * CHECKPOINT_INVALID for a file that is missing or is not JSON.
  */
 export function readProxyConfig(checkpointDir: string): ProxyConfig {
   const file = join(checkpointDir, 'config.json')
@@ -209,15 +210,20 @@ function readJson(file: string, otherwise?: Json): Json {
     text = readFileSync(file, 'utf8')
   } catch (error) {
     if (otherwise !== undefined) return otherwise
-    throw invalid(file, `cannot be read: ${messageOf(error)}`)
+    throw unreadable(file, `cannot be read: ${messageOf(error)}`)
   }
   try {
     const json: unknown = JSON.parse(text)
     if (isObject(json)) return json
   } catch (error) {
-    throw invalid(file, `is not JSON: ${messageOf(error)}`)
+    throw unreadable(file, `is not JSON: ${messageOf(error)}`)
   }
-  throw invalid(file, 'is not a JSON object')
+  throw unreadable(file, 'is not a JSON object')
+}
+
+function unreadable(file: string, reason: string): XmasdError {
+  const hint = 'Save or copy this checkpoint again, or take its folder away.'
+  return new XmasdError('CHECKPOINT_INVALID', `${file} ${reason}`, hint)
 }
 
 function isObject(value: unknown): value is Json {
