@@ -79,3 +79,31 @@ function place(table: Int32Array, low: number, entry: number): void {
   while (table[at] !== 0) at = (at + 1) & mask
   table[at] = entry
 }
+
+export type CountedOnce = {
+  /** Indices of the examples that count in N, in order. */
+  counted: number[]
+  duplicates: number
+  redelivered: number
+}
+
+/**
+ * The fold's rules of identity over a whole file: a key that was there before is a redelivery; another
+ * id with a content that was there before is a duplicate. Content is known where the key is id + @ + 16
+ * hex digits.
+ */
+export function countOnce(ids: readonly string[], keys: readonly string[]): CountedOnce {
+  const seenKeys = new Set<string>()
+  const seenContents = new Set<string>()
+  const found: CountedOnce = { counted: [], duplicates: 0, redelivered: 0 }
+  keys.forEach((key, index) => {
+    const content = key.startsWith(`${ids[index]!}@`) ? key.slice(ids[index]!.length + 1) : ''
+    const isKnown = /^[0-9a-f]{16}$/.test(content)
+    if (seenKeys.has(key)) found.redelivered++
+    else if (isKnown && seenContents.has(content)) found.duplicates++
+    else found.counted.push(index)
+    seenKeys.add(key)
+    if (isKnown) seenContents.add(content)
+  })
+  return found
+}

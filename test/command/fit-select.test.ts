@@ -1,0 +1,195 @@
+import assert from 'node:assert/strict'
+import { type SpawnSyncReturns, spawnSync } from 'node:child_process'
+import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { dirname, join } from 'node:path'
+import { type TestContext, test } from 'node:test'
+import { fileURLToPath } from 'node:url'
+import fc from 'fast-check'
+import { openBundle } from '../../src/cluster/bundle.ts'
+import { Random } from '../../src/cluster/random.ts'
+import { readHeader, readTensorFloat64, writeSafetensors } from '../../src/proxy/safetensors.ts'
+import { countOnce } from '../../src/select/duplicates.ts'
+import { openSelectState } from '../../src/select/state.ts'
+import { MemoryState, recordOf } from '../select/stream.ts'
+import { shared, temporaryFolder } from '../support.ts'
+
+const MAIN = join(dirname(fileURLToPath(import.meta.url)), '../../src/main.js')
+
+function xmasd(...args: string[]): SpawnSyncReturns<string> {
+  return spawnSync(process.execPath, [MAIN, ...args], { encoding: 'utf8' })
+}
+
+function succeed(...args: string[]): string {
+  const { status, stdout, stderr } = xmasd(...args)
+  assert.equal(status, 0, stderr)
+  return stdout
+}
+
+const readJson = (file: string) => JSON.parse(readFileSync(file, 'utf8'))
+
+function writeLines(file: string, lines: readonly object[]): void {
+  writeFileSync(file, lines.map(line => `${JSON.stringify(line)}\n`).join(''))
+}
+
+test('fit with the golden centroids and select give the golden subsets, to the id', t => {
+  const folder = shared(t, 'goldens/selection')
+  if (folder === undefined) return
+  const work = temporaryFolder(t)
+  const tensors = join(folder, 'data.safetensors')
+  const entry = readHeader(tensors).tensors.get('trajectories')!
+  const points = readTensorFloat64(tensors, entry)
+  const T = entry.shape[1]!
+  const dataset: { id: string; image?: string }[] = readJson(join(folder, 'dataset.json'))
+  let row = 0
+  const lines = dataset.map(({ id, image }) => {
+    if (image === undefined) return { id, trajectory: null }
+    const at = row++ * T
+    return { id: `${id}::${image}`, trajectory: [...points.subarray(at, at + T)] }
+  })
+  const file = join(work, 'trajectories.jsonl')
+  writeLines(file, lines)
+  const bundle = join(work, 'bundle')
+  const fitted = succeed(
+    'fit',
+    '--trajectories',
+    file,
+    '--centroids',
+    tensors,
+    '--out',
+    bundle,
+    '--json',
+  )
+  assert.equal(JSON.parse(fitted).clusters, 48)
+  for (const { percentage, selected } of readJson(join(folder, 'expected.json')).budgets) {
+    const out = join(work, `${percentage}.json`)
+    const args = ['--trajectories', file, '--bundle', bundle, '--percent', `${percentage}`]
+    succeed('select', ...args, '--out', out)
+    assert.deepEqual(readJson(out), selected)
+  }
+})
+
+/** 400 trajectories of one of ten kinds, text-only ones, a failed one. */
+function writeTrajectories(t: TestContext): { work: string; file: string; ids: string[] } {
+  const work = temporaryFolder(t)
+  const file = join(work, 'trajectories.jsonl')
+  const random = new Random(1)
+  const lines = Array.from({ length: 400 }, (_, i) => {
+    const id = `e${i}`
+    if (i === 7) return { id, key: null, trajectory: null, error: { code: 'NOT_JSON' } }
+    if (i % 20 === 0) return { id, trajectory: null, instability: null }
+    return { id, trajectory: [0, 1, 2].map(t => (i % 10) * t + random.uniform()) }
+  })
+  writeLines(file, lines)
+  return { work, file, ids: lines.map(line => line.id) }
+}
+
+test('fit gives the same bytes for the same seed and says what it did', async t => {
+  const { work, file } = writeTrajectories(t)
+  const meta = { v: 1, schedule: { fingerprint: 'f00', steps: [5, 10, 15] }, mode: 'paper' }
+  writeFileSync(`${file}.meta.json`, JSON.stringify(meta))
+  const [a, b, c] = ['a', 'b', 'c'].map(name => join(work, name)) as [string, string, string]
+  const text = succeed('fit', '--trajectories', file, '--clusters', '12', '--out', a)
+  assert.match(text, /12 clusters of 379 trajectories/)
+  assert.match(text, /20 text-only, 1 failed/)
+  assert.match(text, /next: xmasd select/)
+  succeed('fit', '--trajectories', file, '--clusters', '12', '--out', b)
+  for (const name of readdirSync(a)) {
+    assert.deepEqual(readFileSync(join(a, name)), readFileSync(join(b, name)), name)
+  }
+  succeed('fit', '--trajectories', file, '--clusters', '12', '--seed', '1', '--out', c)
+  const { id, manifest } = await openBundle(a)
+  assert.notEqual((await openBundle(c)).id, id)
+  assert.deepEqual(manifest.schedule, { ...meta.schedule, T: 3 })
+  assert.equal(manifest.mode, 'paper')
+  assert.equal(manifest.baseline.examples, 399)
+  const few = xmasd('fit', '--trajectories', file, '--out', c)
+  assert.match(few.stderr, /only 379 clusters, not 1000/)
+})
+
+test('select --data writes the selected examples as they stand, and refuses another file', t => {
+  const { work, file, ids } = writeTrajectories(t)
+  const bundle = join(work, 'bundle')
+  succeed('fit', '--trajectories', file, '--clusters', '10', '--out', bundle)
+  const data = join(work, 'data.json')
+  const raw = ids.map(id => `{"id": "${id}",  "conversations": []}`)
+  writeFileSync(data, `[${raw.join(',\n')}]`)
+  const out = join(work, 'subset.json')
+  const args = ['select', '--trajectories', file, '--bundle', bundle, '--percent', '12.5']
+  const report = JSON.parse(succeed(...args, '--out', out, '--json'))
+  const keys: string[] = readJson(out)
+  assert.deepEqual([report.budget, report.selected, report.failed], [49, keys.length, 1])
+  succeed(...args, '--out', out, '--data', data)
+  const expected = raw.filter((_, i) => keys.includes(ids[i]!))
+  assert.equal(readFileSync(out, 'utf8'), `[\n${expected.join(',\n')}\n]\n`)
+
+  const refused = (contents: string, message: RegExp): void => {
+    writeFileSync(data, contents)
+    const other = join(work, 'other.json')
+    const { status, stderr } = xmasd(...args, '--out', other, '--data', data)
+    assert.equal(status, 1)
+    assert.match(stderr, /DATA_INVALID/)
+    assert.match(stderr, message)
+    assert.ok(!existsSync(other))
+  }
+  refused(`[${raw.slice(0, -1).join()}]`, /399 examples, not 400/)
+  refused(`[${[...raw, raw[0]].join()}]`, /example 401/)
+  refused(`[${[raw[1], raw[0], ...raw.slice(2)].join()}]`, /example 1 is e1, not e0/)
+})
+
+test('what does not fit is an operating error, what is mistyped a usage error', t => {
+  const { work, file } = writeTrajectories(t)
+  const bundle = join(work, 'bundle')
+  const fit = ['fit', '--trajectories', file, '--out', bundle]
+  const check = (args: string[], status: number, message: RegExp): void => {
+    const found = xmasd(...args)
+    assert.match(found.stderr, message)
+    assert.equal(found.status, status)
+  }
+  const centroids = join(work, 'c.safetensors')
+  writeSafetensors(centroids, { centroids: { shape: [1, 2], data: Float32Array.of(1, 2) } })
+  check([...fit, '--centroids', centroids], 1, /centroids of 2 scores, the trajectories have 3/)
+  check([...fit, '--centroids', centroids, '--clusters', '3'], 2, /cannot be used with/)
+  check([...fit, '--clusters', '0'], 2, /at least 1/)
+  check([...fit, '--seed', 'x'], 2, /integer/)
+  check(['fit', '--trajectories', file], 2, /--out/)
+  const empty = join(work, 'empty.jsonl')
+  writeLines(empty, [{ id: 'a', trajectory: null }])
+  check(['fit', '--trajectories', empty, '--out', bundle], 1, /no trajectory/)
+  succeed(...fit, '--clusters', '3')
+  const select = ['select', '--trajectories', file, '--bundle', bundle, '--out', join(work, 'o')]
+  check([...select, '--percent', '101'], 2, /0\.\.100/)
+  check([...select, '--percent', '5', '--out', join(work, 'no/o')], 1, /cannot write/)
+  const other = join(work, 'other.jsonl')
+  writeLines(other, [{ id: 'a', trajectory: [1, 2] }])
+  const mismatch = ['select', '--trajectories', other, '--bundle', bundle, '--percent', '5']
+  check([...mismatch, '--out', join(work, 'o')], 1, /BUNDLE_MISMATCH/)
+  writeFileSync(join(bundle, 'index.hnsw'), 'x')
+  check([...select, '--percent', '5'], 1, /BUNDLE_ALTERED/)
+})
+
+test("a file's identity counts exactly what the fold counts", () => {
+  const arrivals = fc.array(fc.record({ content: fc.nat(12), id: fc.nat(3) }), { maxLength: 60 })
+  fc.assert(
+    fc.property(arrivals, list => {
+      const records = list.map(arrival => recordOf({ ...arrival, cluster: 0, instability: 1 }))
+      const assignments = records.flatMap(record => ('control' in record ? [] : [record]))
+      const settings = { policy: 'revisable', percent: 50, settleEvery: 1 } as const
+      const state = openSelectState(new MemoryState(), settings)
+      const outcomes = assignments.map((record, offset) => state.fold(record, offset).outcome)
+      const once = countOnce(
+        assignments.map(({ id }) => id),
+        assignments.map(({ key }) => key),
+      )
+      const counted = outcomes.flatMap((outcome, i) => (outcome === 'assigned' ? [i] : []))
+      assert.deepEqual(once.counted, counted)
+      assert.equal(once.duplicates, state.duplicates)
+      assert.equal(once.counted.length + once.duplicates + once.redelivered, list.length)
+    }),
+  )
+})
+
+test('a key without a content hash is an identity by itself', () => {
+  const ids = ['a', 'b', 'a', 'c@0123456789abcdef', 'd']
+  const keys = ['a', 'b', 'a', 'c@0123456789abcdef', 'd@0123456789abcdef']
+  assert.deepEqual(countOnce(ids, keys), { counted: [0, 1, 3, 4], duplicates: 0, redelivered: 1 })
+})
