@@ -1,0 +1,183 @@
+/** `doctor`: what works, what does not, what to do. Exit 0 unless something that is needed is broken. */
+import { existsSync, statfsSync } from 'node:fs'
+import { createRequire } from 'node:module'
+import { availableParallelism, totalmem } from 'node:os'
+import { dirname } from 'node:path'
+import { Command } from 'commander'
+import { openBundle } from '../cluster/bundle.ts'
+import { type Config, loadConfig } from '../config.ts'
+import { backlogOf, ROLES } from '../daemon.ts'
+import { messageOf, XmasdError } from '../errors.ts'
+import { openLog, topicSpecs } from '../open-log.ts'
+import { checkpointBytes, openSchedule } from '../proxy/schedule.ts'
+
+type Options = { config?: string; json?: boolean }
+
+/** `warn`: something is missing that is not needed for what works now. */
+export type Finding = { name: string; status: 'ok' | 'warn' | 'fail'; detail: string; fix?: string }
+
+export function doctorCommand(): Command {
+  return new Command('doctor')
+    .description(
+      'Look at engines, devices, proxy, bundle, log, images, disk: what works, what to do.',
+    )
+    .option('--config <file>', 'configuration file')
+    .option('--json', 'one JSON document on stdout')
+    .action(doctor)
+}
+
+async function doctor(options: Options): Promise<void> {
+  const config = loadConfig(options.config)
+  const findings = [
+    machine(),
+    await attempt('onnx engine', findOnnx),
+    findTensorflow(),
+    await attempt('proxy', () => findProxy(config)),
+    await attempt('bundle', () => findBundle(config)),
+    await attempt('log', () => findLog(config)),
+    findImages(config),
+    await attempt('disk', () => findDisk(config)),
+  ]
+  const isFit = findings.every(({ status }) => status !== 'fail')
+  if (options.json === true) {
+    process.stdout.write(`${JSON.stringify({ v: 1, ok: isFit, findings })}\n`)
+  } else {
+    for (const finding of findings) process.stdout.write(lineOf(finding))
+    const open = findings.some(({ fix }) => fix !== undefined)
+    const verdict = !isFit
+      ? 'not ready: mend what is marked ✗'
+      : open
+        ? 'sound; what is marked ! is still to be set up'
+        : 'ready to run on the cpu device'
+    process.stdout.write(`\n${verdict}\n`)
+  }
+  if (!isFit) process.exitCode = 1
+}
+
+function lineOf({ name, status, detail, fix }: Finding): string {
+  const mark = { ok: '✓', warn: '!', fail: '✗' }[status]
+  return `${mark} ${name.padEnd(16)} ${detail}\n${fix === undefined ? '' : `${' '.repeat(19)}→ ${fix}\n`}`
+}
+
+async function attempt(name: string, find: () => Finding | Promise<Finding>): Promise<Finding> {
+  try {
+    return await find()
+  } catch (error) {
+    const fix = error instanceof XmasdError ? error.hint : 'see the message'
+    return { name, status: 'fail', detail: messageOf(error), fix }
+  }
+}
+
+function machine(): Finding {
+  const memory = (totalmem() / 2 ** 30).toFixed(1)
+  const detail = `Node ${process.versions.node}, ${availableParallelism()} cores, ${memory} GiB of memory`
+  return { name: 'machine', status: 'ok', detail }
+}
+
+async function findOnnx(): Promise<Finding> {
+  const { listSupportedBackends } = await import('onnxruntime-node')
+  const backends = listSupportedBackends().map(({ name }) => name)
+  const detail = `onnxruntime loads; scoring runs on the cpu device (built in: ${backends.join(', ')})`
+  return { name: 'onnx engine', status: 'ok', detail }
+}
+
+function findTensorflow(): Finding {
+  const require = createRequire(import.meta.url)
+  const found = ['@tensorflow/tfjs-node-gpu', '@tensorflow/tfjs-node'].find(name => {
+    try {
+      require.resolve(name)
+      return true
+    } catch {
+      return false
+    }
+  })
+  if (found !== undefined)
+    return { name: 'tensorflow', status: 'ok', detail: `${found} is installed` }
+  return {
+    name: 'tensorflow',
+    status: 'warn',
+    detail:
+      'no tensorflow addon: `train` runs on WebAssembly, which is slower; scoring does not need it',
+  }
+}
+
+function findProxy(config: Config): Finding {
+  if (!existsSync(config.proxy.path)) return notYet('proxy', config.proxy.path, 'proxy.path')
+  const { checkpoints, config: proxy, fingerprint, visionShared } = openSchedule(config.proxy.path)
+  const megabytes = (checkpointBytes(checkpoints[0]!) / 2 ** 20).toFixed(1)
+  const steps = checkpoints.map(({ step }) => step).join(', ')
+  const detail =
+    `${config.proxy.path}: ${proxy.vision.family} + ${proxy.text.family}, ${checkpoints.length} checkpoints ` +
+    `(${steps}) of ${megabytes} MB, vision tower ${visionShared ? 'shared' : 'differs'}, ${fingerprint.slice(0, 12)}`
+  return { name: 'proxy', status: 'ok', detail }
+}
+
+/** Nothing set up is no defect: the demo and the offline commands work without it. */
+function notYet(name: string, path: string, key: string): Finding {
+  const fix = `set ${key} before \`xmasd run\`; the demo and the offline commands need none`
+  return { name, status: 'warn', detail: `${path} is not there`, fix }
+}
+
+async function findBundle(config: Config): Promise<Finding> {
+  if (!existsSync(config.bundle)) return notYet('bundle', config.bundle, 'bundle')
+  const { id, manifest } = await openBundle(config.bundle)
+  const { fingerprint, T } = manifest.schedule
+  const schedule = openSchedule(config.proxy.path)
+  const fits =
+    T === schedule.checkpoints.length && [null, schedule.fingerprint].includes(fingerprint)
+  if (fits) {
+    const detail = `${config.bundle}: ${id}, ${manifest.clusters} clusters over ${T} checkpoints`
+    return { name: 'bundle', status: 'ok', detail }
+  }
+  return {
+    name: 'bundle',
+    status: 'fail',
+    detail: `${config.bundle} was not fitted with the schedule in ${config.proxy.path}`,
+    fix: 'score and fit with this proxy, or point proxy.path and bundle at a pair that belongs together',
+  }
+}
+
+async function findLog(config: Config): Promise<Finding> {
+  if (!existsSync(config.log.path)) {
+    const detail = `${config.log.path} is not there yet: the first run makes it`
+    return { name: 'log', status: 'ok', detail }
+  }
+  const log = await openLog(config)
+  try {
+    await log.ensureTopics(topicSpecs(config))
+    const backlogs = await Promise.all(
+      ROLES.map(async role => `${role} ${await backlogOf(log, config, role)}`),
+    )
+    const ends = await log.ends(config.log.topics.examples)
+    const detail = `${config.log.path}: examples end at ${ends.join(', ')}; backlog ${backlogs.join(', ')}`
+    return { name: 'log', status: 'ok', detail }
+  } finally {
+    await log.close()
+  }
+}
+
+function findImages(config: Config): Finding {
+  const { root } = config.images
+  if (existsSync(root)) return { name: 'images', status: 'ok', detail: `${root} is there` }
+  return {
+    name: 'images',
+    status: 'warn',
+    detail: `${root} is not there: examples with image paths will be dead letters`,
+    fix: 'set images.root; data: URLs need none',
+  }
+}
+
+const FREE_BYTES_MIN = 1 * 2 ** 30
+
+function findDisk(config: Config): Finding {
+  const folder = nearestExisting(config.log.path)
+  const { bavail, bsize } = statfsSync(folder)
+  const free = bavail * bsize
+  const detail = `${(free / 2 ** 30).toFixed(1)} GiB free at ${folder}`
+  if (free >= FREE_BYTES_MIN) return { name: 'disk', status: 'ok', detail }
+  return { name: 'disk', status: 'warn', detail, fix: 'free some space, or move log.path' }
+}
+
+function nearestExisting(path: string): string {
+  return existsSync(path) || dirname(path) === path ? path : nearestExisting(dirname(path))
+}

@@ -1,0 +1,151 @@
+/** `explain KEY`: why an example is kept or dropped, from the log alone. */
+import { Command } from 'commander'
+import { type Config, loadConfig } from '../config.ts'
+import { XmasdError } from '../errors.ts'
+import type { Log } from '../log/log.ts'
+import { openLog, topicSpecs } from '../open-log.ts'
+import type { Assignment, Cluster, Control, Decision } from '../record.ts'
+import { batchQuotas, budgetRule } from '../select/quotas.ts'
+
+type Options = { config?: string; json?: boolean }
+
+export type Explanation = {
+  v: 1
+  key: string
+  keptNow: boolean
+  assignment: Assignment
+  /** Place in its cluster, 1 is the steadiest; null for a duplicate, which joins none, and for text. */
+  rank: number | null
+  clusterSize: number
+  /** What its cluster gives by the batch rule over all of `assignments`. */
+  quota: number
+  decisions: Decision[]
+}
+
+export function explainCommand(): Command {
+  return new Command('explain')
+    .description(
+      'Why an example is kept or dropped: its trajectory, cluster, rank, quota, decisions.',
+    )
+    .argument('<key>', "the example's key, or an id (the first example that has it)")
+    .option('--config <file>', 'configuration file')
+    .option('--json', 'one JSON document on stdout')
+    .action(async (key: string, options: Options) => {
+      const config = loadConfig(options.config)
+      const log = await openLog(config)
+      try {
+        await log.ensureTopics(topicSpecs(config))
+        const explanation = await explain(log, config, key)
+        const text = options.json === true ? JSON.stringify(explanation) : describe(explanation)
+        process.stdout.write(`${text}\n`)
+      } finally {
+        await log.close()
+      }
+    })
+}
+
+async function explain(log: Log, config: Config, wanted: string): Promise<Explanation> {
+  const { duplicates, decisions } = await readDecisions(log, config, wanted)
+  const { assignment, sizes, steadier } = await readHistory(log, config, wanted, duplicates)
+  const isDuplicate = duplicates.has(assignment.key)
+  const total = [...sizes.values()].reduce((sum, size) => sum + size, 0)
+  const quotas = batchQuotas(
+    [...sizes].map(([cluster, size]) => ({ cluster, size })),
+    budgetRule(config.select.percent)(total),
+  )
+  const ofKey = decisions.filter(decision => decision.key === assignment.key)
+  const last = ofKey.at(-1)?.action
+  return {
+    v: 1,
+    key: assignment.key,
+    keptNow: last === 'keep' || last === 'restore',
+    assignment,
+    rank: isDuplicate || assignment.instability === null ? null : steadier + 1,
+    clusterSize: sizes.get(assignment.cluster) ?? 0,
+    quota: quotas.find(({ cluster }) => cluster === assignment.cluster)?.taken ?? 0,
+    decisions: ofKey,
+  }
+}
+
+async function readDecisions(
+  log: Log,
+  config: Config,
+  wanted: string,
+): Promise<{ duplicates: Set<string>; decisions: Decision[] }> {
+  const duplicates = new Set<string>()
+  const decisions: Decision[] = []
+  for await (const record of log.read(config.log.topics.decisions)) {
+    const decision = JSON.parse(Buffer.from(record.value!).toString()) as Decision
+    if (decision.reason === 'duplicate') duplicates.add(decision.key)
+    if (decision.key === wanted || decision.id === wanted) decisions.push(decision)
+  }
+  return { duplicates, decisions }
+}
+
+type History = { assignment: Assignment; sizes: Map<Cluster, number>; steadier: number }
+
+/** The wanted assignment, the clusters' sizes, and how many of its cluster are steadier. */
+async function readHistory(
+  log: Log,
+  config: Config,
+  wanted: string,
+  duplicates: Set<string>,
+): Promise<History> {
+  const assignment = await findAssignment(log, config, wanted)
+  const sizes = new Map<Cluster, number>()
+  const seen = new Set<string>()
+  let steadier = 0
+  let isBefore = true
+  for await (const other of assignments(log, config)) {
+    if (duplicates.has(other.key) || seen.has(other.key)) continue
+    seen.add(other.key)
+    sizes.set(other.cluster, (sizes.get(other.cluster) ?? 0) + 1)
+    if (other.key === assignment.key) isBefore = false
+    else if (other.cluster === assignment.cluster)
+      steadier += isSteadier(other, assignment, isBefore)
+  }
+  return { assignment, sizes, steadier }
+}
+
+function isSteadier(other: Assignment, than: Assignment, isBefore: boolean): number {
+  if (other.instability === null || than.instability === null) return 0
+  if (other.instability === than.instability) return isBefore ? 1 : 0
+  return other.instability < than.instability ? 1 : 0
+}
+
+async function findAssignment(log: Log, config: Config, wanted: string): Promise<Assignment> {
+  for await (const assignment of assignments(log, config)) {
+    if (assignment.key === wanted || assignment.id === wanted) return assignment
+  }
+  throw new XmasdError(
+    'KEY_UNKNOWN',
+    `no example with the key or id "${wanted}" has been assigned`,
+    'keys are <id>@<16 hex digits>; look into dead-letters if it was produced, or wait for the backlog',
+  )
+}
+
+async function* assignments(log: Log, config: Config): AsyncIterable<Assignment> {
+  for await (const record of log.read(config.log.topics.assignments)) {
+    const value = JSON.parse(Buffer.from(record.value!).toString()) as Assignment | Control
+    if (!('control' in value)) yield value
+  }
+}
+
+function describe(explanation: Explanation): string {
+  const { assignment, rank, clusterSize, quota, decisions } = explanation
+  const { topic, partition, offset } = assignment.source
+  const numbers = (values: number[]): string => values.map(x => x.toPrecision(5)).join(' ')
+  return [
+    `${explanation.key} is ${explanation.keptNow ? 'kept' : 'not kept'}`,
+    `  from        ${topic}/${partition}@${offset}, bundle ${assignment.bundle}`,
+    `  trajectory  ${assignment.trajectory === null ? 'none: text-only' : numbers(assignment.trajectory)}`,
+    `  instability ${assignment.instability?.toPrecision(6) ?? 'none'}`,
+    `  cluster     ${assignment.cluster}: ${clusterSize} examples, gives ${quota}` +
+      (rank === null ? '' : `; this one is number ${rank} by steadiness`),
+    '  decisions',
+    ...decisions.map(
+      ({ action, reason, quota: then, duplicateOf }) =>
+        `    ${action.padEnd(8)} ${reason}${duplicateOf === undefined ? `, quota ${then}` : ` of ${duplicateOf}`}`,
+    ),
+  ].join('\n')
+}

@@ -1,0 +1,73 @@
+/** `run`: the daemon. */
+import { Command, InvalidArgumentError } from 'commander'
+import { loadConfig } from '../config.ts'
+import { type Daemon, ROLES, type Role, startDaemon } from '../daemon.ts'
+import { createLogger } from '../observe/logger.ts'
+import { summaryOf, summaryText } from '../observe/summary.ts'
+
+type Options = { config?: string; roles: Role[]; untilIdle?: boolean; json?: boolean }
+
+export function runCommand(): Command {
+  return new Command('run')
+    .description('Read examples, score, assign, decide; until SIGTERM. Logs go to stderr.')
+    .option('--config <file>', 'configuration file (default: $XMASD_CONFIG, else all defaults)')
+    .option('--roles <list>', 'score, select or both', parseRoles, [...ROLES])
+    .option('--until-idle', 'exit once every topic is read to its end')
+    .option('--json', 'at the end, one JSON document with the counters on stdout')
+    .action(run)
+}
+
+function parseRoles(text: string): Role[] {
+  const roles = text.split(',').map(role => role.trim())
+  const known = roles.filter((role): role is Role => (ROLES as readonly string[]).includes(role))
+  if (known.length === roles.length && known.length > 0) return known
+  throw new InvalidArgumentError(
+    `"${text}": give ${ROLES.join(', ')} or both, separated by a comma`,
+  )
+}
+
+async function run(options: Options): Promise<void> {
+  const config = loadConfig(options.config)
+  const logger = createLogger(config.logging.level)
+  const daemon = await startDaemon({
+    config,
+    roles: options.roles,
+    logger,
+    untilIdle: options.untilIdle === true,
+  })
+  const signals = stopOnSignals(daemon, signal =>
+    logger.info({ signal }, 'finishing the batch in hand'),
+  )
+  try {
+    await daemon.done
+    const summary = await summaryOf(daemon.metrics)
+    logger.info(summary, 'stopped')
+    if (options.json === true) process.stdout.write(`${JSON.stringify(summary)}\n`)
+    else if (options.untilIdle === true) process.stdout.write(summaryText(summary))
+  } finally {
+    signals.release()
+    await daemon.close()
+  }
+}
+
+/** SIGTERM and SIGINT stop orderly; a second one exits at once. */
+export function stopOnSignals(
+  daemon: Pick<Daemon, 'stop'>,
+  onSignal: (signal: NodeJS.Signals) => void,
+): { release(): void } {
+  let isStopping = false
+  const handle = (signal: NodeJS.Signals): void => {
+    if (isStopping) process.exit(signal === 'SIGINT' ? 130 : 143)
+    isStopping = true
+    onSignal(signal)
+    daemon.stop()
+  }
+  process.on('SIGTERM', handle)
+  process.on('SIGINT', handle)
+  return {
+    release: () => {
+      process.off('SIGTERM', handle)
+      process.off('SIGINT', handle)
+    },
+  }
+}

@@ -1,0 +1,157 @@
+/** `score`: offline scoring, one JSON line an example, in input order. */
+import { once } from 'node:events'
+import { createWriteStream, writeFileSync } from 'node:fs'
+import { Command } from 'commander'
+import { loadConfig } from '../config.ts'
+import { XmasdError } from '../errors.ts'
+import { readExamples } from '../ingest/data.ts'
+import { startProgress } from '../observe/progress.ts'
+import { MODES } from '../score/attention.ts'
+import { type Measured, type Measurer, startMeasuring } from '../score/measure.ts'
+import { chunks } from './export.ts'
+
+type Options = {
+  proxy: string
+  data: string
+  images?: string
+  out: string
+  mode?: string
+  template?: string
+  engine?: string
+  device?: string
+  workers?: string
+  threads?: string
+  limit?: string
+  json?: boolean
+}
+
+const CHUNK_EXAMPLES = 64
+const CHUNKS_IN_FLIGHT = 4
+
+export function scoreCommand(): Command {
+  return new Command('score')
+    .description('Score examples offline: trajectories over the checkpoints of a proxy.')
+    .requiredOption('--proxy <dir>', 'folder of checkpoint-N/ as a Hugging Face Trainer leaves it')
+    .requiredOption('--data <file>', 'LLaVA .json or .jsonl')
+    .requiredOption('--out <file>', 'JSON lines to write')
+    .option('--images <dir>', 'folder that image paths are relative to (default: ./images)')
+    .option('--mode <mode>', MODES.join(' or '))
+    .option('--template <name>', 'a built-in template or a JSON file {system,image,user,assistant}')
+    .option('--engine <engine>', 'onnx')
+    .option('--device <device>', 'auto or cpu')
+    .option('--workers <n>', 'worker threads that run forward passes')
+    .option('--threads <n>', 'threads of each worker')
+    .option('--limit <n>', 'stop after that many examples')
+    .option('--json', 'report as one JSON document on stdout')
+    .action(score)
+}
+
+async function score(options: Options): Promise<void> {
+  const number = (text: string | undefined) => (text === undefined ? undefined : Number(text))
+  const config = loadConfig(undefined, process.env, {
+    'proxy.path': options.proxy,
+    'proxy.mode': options.mode,
+    'proxy.template': options.template,
+    'proxy.engine': options.engine,
+    'proxy.device': options.device,
+    'proxy.workers': number(options.workers),
+    'proxy.threads': number(options.threads),
+    'images.root': options.images,
+  })
+  const started = performance.now()
+  const measurer = await startMeasuring(config)
+  try {
+    const counts = await scoreFile(measurer, options)
+    const { steps, fingerprint } = measurer.schedule
+    const meta = { v: 1, schedule: { fingerprint, steps }, mode: config.proxy.mode }
+    writeFileSync(`${options.out}.meta.json`, `${JSON.stringify(meta)}\n`)
+    report(options, counts, steps, (performance.now() - started) / 1000)
+  } finally {
+    await measurer.close()
+  }
+}
+
+type Counts = { scored: number; textOnly: number; failed: Record<string, number> }
+
+async function scoreFile(measurer: Measurer, options: Options): Promise<Counts> {
+  const out = createWriteStream(options.out)
+  await once(out, 'open')
+  const counts: Counts = { scored: 0, textOnly: 0, failed: {} }
+  const progress = startProgress('scored', undefined)
+  const values = limited(
+    readExamples(options.data),
+    Number(options.limit ?? Number.POSITIVE_INFINITY),
+  )
+  let done = 0
+  const inFlight: Promise<Measured[]>[] = []
+  const writeFirst = async (): Promise<void> => {
+    const measured = await inFlight.shift()!
+    for (const one of measured) count(counts, one)
+    const isFull = !out.write(measured.map(one => `${JSON.stringify(lineOf(one))}\n`).join(''))
+    if (isFull) await once(out, 'drain')
+    done += measured.length
+    progress.update(done)
+  }
+  for await (const chunk of chunks(values, CHUNK_EXAMPLES)) {
+    const measuring = measurer.measure(chunk)
+    measuring.catch(() => {}) // looked at in its turn
+    inFlight.push(measuring)
+    if (inFlight.length >= CHUNKS_IN_FLIGHT) await writeFirst()
+  }
+  while (inFlight.length > 0) await writeFirst()
+  out.end()
+  await once(out, 'close')
+  progress.stop()
+  return counts
+}
+
+async function* limited<T>(items: AsyncIterable<T>, limit: number): AsyncIterable<T> {
+  let left = limit
+  for await (const item of items) {
+    if (left-- <= 0) return
+    yield item
+  }
+}
+
+function count(counts: Counts, measured: Measured): void {
+  if (measured.kind === 'failed') {
+    const { code } = measured.error
+    counts.failed[code] = (counts.failed[code] ?? 0) + 1
+  } else if (measured.trajectory === null) counts.textOnly++
+  else counts.scored++
+}
+
+/** The line of DESIGN's `score`; `error` where the example could not be scored. */
+function lineOf(measured: Measured): object {
+  if (measured.kind === 'failed') {
+    const { code, message, hint } = measured.error
+    const none = { trajectory: null, instability: null, singularValues: null }
+    return { id: measured.id, key: null, ...none, error: { code, message, hint } }
+  }
+  const { id, key, trajectory, instability, singularValues } = measured
+  return { id, key, trajectory, instability, singularValues }
+}
+
+function report(options: Options, counts: Counts, steps: number[], seconds: number): void {
+  const failed = Object.values(counts.failed).reduce((sum, n) => sum + n, 0)
+  const total = counts.scored + counts.textOnly + failed
+  if (total === 0) {
+    throw new XmasdError(
+      'DATA_INVALID',
+      `${options.data} holds no examples`,
+      'give a LLaVA .json or .jsonl file',
+    )
+  }
+  if (options.json === true) {
+    const document = { v: 1, ...counts, checkpoints: steps, seconds, out: options.out }
+    process.stdout.write(`${JSON.stringify(document)}\n`)
+    return
+  }
+  const codes = Object.entries(counts.failed).map(([code, n]) => `${n} ${code}`)
+  const rate = (total / seconds).toFixed(1)
+  process.stdout.write(
+    `${counts.scored} scored over ${steps.length} checkpoints, ${counts.textOnly} text-only, ` +
+      `${failed} failed${failed > 0 ? ` (${codes.join(', ')})` : ''}; ${rate}/s\n` +
+      `written to ${options.out}\nnext: xmasd fit --trajectories ${options.out} --out bundle\n`,
+  )
+}

@@ -1,0 +1,253 @@
+/**
+ * Assembly: the only place that builds things. Starts the roles over one log, serves HTTP, stops
+ * in reverse order.
+ */
+import { type Bundle, openBundle } from './cluster/bundle.ts'
+import type { Config } from './config.ts'
+import { XmasdError } from './errors.ts'
+import type { Log } from './log/log.ts'
+import { type Check, type HttpServer, serveHttp } from './observe/http.ts'
+import type { Logger } from './observe/logger.ts'
+import { createMetrics, type Metrics } from './observe/metrics.ts'
+import { groupsOf, openLog, topicSpecs } from './open-log.ts'
+import { checkedNearest } from './role/nearest.ts'
+import { runScoreRole } from './role/score-role.ts'
+import { openSelectRole, type SelectRole } from './role/select-role.ts'
+import { newStatus, type RoleStatus } from './role/status.ts'
+import { type Measurer, startMeasuring } from './score/measure.ts'
+
+export const ROLES = ['score', 'select'] as const
+export type Role = (typeof ROLES)[number]
+
+export type DaemonOptions = {
+  config: Config
+  roles: readonly Role[]
+  logger: Logger
+  /** Stop by itself once every topic is read to its end and nothing is pending. */
+  untilIdle: boolean
+}
+
+export type Daemon = {
+  metrics: Metrics
+  log: Log
+  /** Undefined where http is disabled. */
+  url: string | undefined
+  /** Undefined where this process has no select role. */
+  select: SelectRole | undefined
+  statuses: RoleStatus[]
+  /** Settles when all roles have ended; rejects with what ended one early. */
+  done: Promise<void>
+  /** Finish the batch in hand, commit, end. */
+  stop(): void
+  /** Releases everything, in reverse order; after `done`. */
+  close(): Promise<void>
+}
+
+type Releasers = (() => Promise<void>)[]
+
+/** What `/readyz` looks at, filled in as the parts come up. */
+type Loaded = { log: Log | undefined; bundle: Bundle | undefined; engine: Measurer | undefined }
+
+export async function startDaemon(options: DaemonOptions): Promise<Daemon> {
+  const releasers: Releasers = []
+  const close = async (): Promise<void> => {
+    for (const release of releasers.splice(0).reverse()) await release()
+  }
+  try {
+    return await assemble(options, releasers, close)
+  } catch (error) {
+    await close()
+    throw error
+  }
+}
+
+async function assemble(
+  options: DaemonOptions,
+  releasers: Releasers,
+  close: () => Promise<void>,
+): Promise<Daemon> {
+  const { config, roles, logger } = options
+  const metrics = createMetrics()
+  const statuses = roles.map(newStatus)
+  const loaded: Loaded = { log: undefined, bundle: undefined, engine: undefined }
+  const http = await startHttp(options, metrics, statuses, loaded)
+  if (http !== undefined) releasers.push(() => http.close())
+
+  const log = await openLog(config)
+  releasers.push(() => log.close())
+  await log.ensureTopics(topicSpecs(config))
+  loaded.log = log
+  const bundle = await openBundle(config.bundle)
+  loaded.bundle = bundle
+  metrics.bundleInfo.set(
+    {
+      bundle: bundle.id,
+      mode: bundle.manifest.mode ?? 'unknown',
+      signature: bundle.manifest.signature,
+    },
+    1,
+  )
+
+  const controller = new AbortController()
+  const parts = { options, releasers, metrics, statuses, loaded, log, bundle }
+  const select = roles.includes('select') ? await openSelect(parts) : undefined
+  const runScore = roles.includes('score') ? await openScore(parts) : undefined
+  const running: Promise<void>[] = []
+  if (runScore !== undefined) running.push(runScore(controller.signal))
+  if (select !== undefined) running.push(select.run(controller.signal))
+  for (const role of running) role.catch(() => controller.abort())
+  if (options.untilIdle) running.push(stopWhenIdle(options, log, statuses, controller))
+  logger.info({ roles, bundle: bundle.id, log: config.log.path, http: http?.url }, 'started')
+  const done = Promise.all(running).then(() => {})
+  return {
+    metrics,
+    log,
+    url: http?.url,
+    select,
+    statuses,
+    done,
+    stop: () => controller.abort(),
+    close,
+  }
+}
+
+type Parts = {
+  options: DaemonOptions
+  releasers: Releasers
+  metrics: Metrics
+  statuses: RoleStatus[]
+  loaded: Loaded
+  log: Log
+  bundle: Bundle
+}
+
+async function openScore(parts: Parts): Promise<(signal: AbortSignal) => Promise<void>> {
+  const { options, releasers, metrics, log, bundle } = parts
+  const { config, logger } = options
+  const measurer = await startMeasuring(config, {
+    onWorkerReplaced: () => metrics.workersReplaced.inc(),
+    onStage: (stage, seconds) => metrics[`${stage}Seconds`].observe(seconds),
+  })
+  releasers.push(() => measurer.close())
+  checkBundleFits(bundle, measurer, config)
+  parts.loaded.engine = measurer
+  const { topics } = config.log
+  const consumer = await log.consume({ group: groupsOf(config).score, topics: [topics.examples] })
+  releasers.push(() => consumer.close())
+  const nearest = checkedNearest(bundle, metrics)
+  const status = parts.statuses.find(({ role }) => role === 'score')!
+  const role = { config, consumer, measurer, nearest, bundle: bundle.id, metrics, logger, status }
+  return signal => runScoreRole(role, signal)
+}
+
+async function openSelect(parts: Parts): Promise<SelectRole> {
+  const { options, releasers, metrics, log } = parts
+  const status = parts.statuses.find(({ role }) => role === 'select')!
+  const { config, logger } = options
+  const role = await openSelectRole({ config, log, metrics, logger, status })
+  releasers.push(() => role.close())
+  return role
+}
+
+/** A bundle holds the trajectories of one schedule in one mode; scoring with another is nonsense. */
+function checkBundleFits(bundle: Bundle, measurer: Measurer, config: Config): void {
+  const { schedule, mode } = bundle.manifest
+  const { steps, fingerprint } = measurer.schedule
+  const mismatch =
+    schedule.T !== steps.length
+      ? `the bundle is for ${schedule.T} checkpoints, the proxy has ${steps.length} (${steps.join(', ')})`
+      : schedule.fingerprint !== null && schedule.fingerprint !== fingerprint
+        ? `the bundle is for schedule ${schedule.fingerprint}, the proxy is ${fingerprint}`
+        : mode !== null && mode !== config.proxy.mode
+          ? `the bundle is for mode ${mode}, proxy.mode is ${config.proxy.mode}`
+          : undefined
+  if (mismatch === undefined) return
+  throw new XmasdError(
+    'BUNDLE_MISMATCH',
+    `${config.bundle} does not fit ${config.proxy.path}: ${mismatch}`,
+    'score and fit with this proxy and mode, or point proxy.path and bundle at a pair that belongs together',
+  )
+}
+
+/** HTTP comes first, so that probes see `not ready` while the engine warms up. */
+async function startHttp(
+  { config, roles }: DaemonOptions,
+  metrics: Metrics,
+  statuses: RoleStatus[],
+  loaded: Loaded,
+): Promise<HttpServer | undefined> {
+  if (!config.http.enabled) return undefined
+  return serveHttp({
+    host: config.http.host,
+    port: config.http.port,
+    registry: metrics.registry,
+    refresh: async () => {
+      if (loaded.log === undefined) return
+      for (const role of roles) {
+        metrics.backlogRecords.set({ role }, await backlogOf(loaded.log, config, role))
+      }
+    },
+    health: () => statuses.map(status => healthOf(status, config.http.stallMsMax)),
+    readiness: () => readinessOf(loaded, config, roles),
+  })
+}
+
+function healthOf({ role, movedAt }: RoleStatus, stallMsMax: number): Check {
+  const stillMs = Math.round(performance.now() - movedAt)
+  return { name: `${role} loop`, ok: stillMs < stallMsMax, detail: `moved ${stillMs} ms ago` }
+}
+
+async function readinessOf(
+  loaded: Loaded,
+  config: Config,
+  roles: readonly Role[],
+): Promise<Check[]> {
+  const checks: Check[] = [
+    { name: 'bundle', ok: loaded.bundle !== undefined, detail: loaded.bundle?.id ?? 'not loaded' },
+    await reach(loaded.log, config),
+  ]
+  if (!roles.includes('score')) return checks
+  const steps = loaded.engine?.schedule.steps
+  const detail = steps === undefined ? 'warming up' : `${steps.length} checkpoints`
+  return [...checks, { name: 'engine', ok: steps !== undefined, detail }]
+}
+
+async function reach(log: Log | undefined, config: Config): Promise<Check> {
+  if (log === undefined) return { name: 'log', ok: false, detail: 'not open' }
+  return log.ends(config.log.topics.examples).then(
+    ends => ({ name: 'log', ok: true, detail: `examples end at ${ends.join(', ')}` }),
+    error => ({ name: 'log', ok: false, detail: String(error) }),
+  )
+}
+
+/** Records that a role has still to read: between its group's positions and the end of its topic. */
+export async function backlogOf(log: Log, config: Config, role: Role): Promise<number> {
+  const topic = role === 'score' ? config.log.topics.examples : config.log.topics.assignments
+  const [ends, committed] = [
+    await log.ends(topic),
+    await log.committed(groupsOf(config)[role], topic),
+  ]
+  return ends.reduce(
+    (sum, end, partition) => sum + Math.max(0, end - (committed[partition] ?? 0)),
+    0,
+  )
+}
+
+const IDLE_CHECK_MS = 100
+
+async function stopWhenIdle(
+  { config, roles }: DaemonOptions,
+  log: Log,
+  statuses: RoleStatus[],
+  controller: AbortController,
+): Promise<void> {
+  while (!controller.signal.aborted) {
+    await new Promise(resolve => setTimeout(resolve, IDLE_CHECK_MS))
+    if (!statuses.every(status => status.idle)) continue
+    // In the order of the flow: what score commits is backlog of select.
+    const backlogs = await Promise.all(roles.map(role => backlogOf(log, config, role)))
+    if (backlogs.every(backlog => backlog === 0) && statuses.every(({ idle }) => idle)) {
+      controller.abort()
+    }
+  }
+}

@@ -1,0 +1,126 @@
+/** Drives the built command, and makes what it needs: a folder with config, images, examples. */
+import { type ChildProcess, spawn } from 'node:child_process'
+import { mkdirSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import type { TestContext } from 'node:test'
+import sharp from 'sharp'
+import { openLocalLog } from '../../src/log/local.ts'
+import type { LogRecord } from '../../src/log/log.ts'
+import { MAIN, ROOT, temporaryFolder } from '../support.ts'
+
+export type Ended = {
+  code: number | null
+  signal: NodeJS.Signals | null
+  stdout: string
+  stderr: string
+}
+
+/** Starts `node dist/main.js ...args`; `ended` settles when it has exited. */
+export function start(args: string[], env: NodeJS.ProcessEnv = {}) {
+  const child = spawn(process.execPath, [MAIN, ...args], {
+    env: { ...process.env, NO_COLOR: '1', ...env },
+    stdio: ['ignore', 'pipe', 'pipe'],
+  })
+  return { child, ended: collect(child) }
+}
+
+function collect(child: ChildProcess): Promise<Ended> {
+  let stdout = ''
+  let stderr = ''
+  child.stdout!.setEncoding('utf8').on('data', text => {
+    stdout += text
+  })
+  child.stderr!.setEncoding('utf8').on('data', text => {
+    stderr += text
+  })
+  return new Promise(resolve => {
+    child.on('close', (code, signal) => resolve({ code, signal, stdout, stderr }))
+  })
+}
+
+/** Runs to the end. */
+export function run(args: string[], env: NodeJS.ProcessEnv = {}): Promise<Ended> {
+  return start(args, env).ended
+}
+
+/** As `run`, failing loudly unless it exits 0. */
+export async function succeed(args: string[], env: NodeJS.ProcessEnv = {}): Promise<Ended> {
+  const ended = await run(args, env)
+  if (ended.code !== 0) {
+    throw new Error(
+      `${args.join(' ')}: exit ${ended.code ?? ended.signal}\n${ended.stderr}${ended.stdout}`,
+    )
+  }
+  return ended
+}
+
+export const DEMO_PROXY = join(ROOT, 'config/demo/proxy')
+export const DEMO_BUNDLE = join(ROOT, 'config/demo/bundle')
+
+export type Site = { folder: string; config: string; images: string; log: string }
+
+/** A folder with an image root and a configuration on the demo's proxy; `more` is YAML to add. */
+export function makeSite(t: TestContext, more = ''): Site {
+  const folder = temporaryFolder(t)
+  const images = join(folder, 'images')
+  mkdirSync(images)
+  const config = join(folder, 'xmasd.yaml')
+  const lines = [
+    'log: { path: ./log }',
+    'images: { root: ./images }',
+    `proxy: { path: ${DEMO_PROXY} }`,
+    `bundle: ${DEMO_BUNDLE}`,
+    'http: { enabled: false }',
+  ]
+  writeFileSync(config, overlay(lines, more))
+  return { folder, config, images, log: join(folder, 'log') }
+}
+
+/** Top-level keys of `more` replace those of `lines`. */
+function overlay(lines: string[], more: string): string {
+  const replaced = new Set([...more.matchAll(/^(\w+):/gm)].map(([, key]) => key))
+  return `${lines.filter(line => !replaced.has(line.split(':')[0])).join('\n')}\n${more}\n`
+}
+
+/** A small picture whose pixels follow from `n`. */
+export function picture(n: number, side = 24): Promise<Buffer> {
+  const data = Buffer.alloc(side * side * 3)
+  for (let i = 0; i < data.length; i++)
+    data[i] = (n * 37 + i * (3 + (n % 11)) + ((i * i) >> 6)) & 255
+  return sharp(data, { raw: { width: side, height: side, channels: 3 } })
+    .png()
+    .toBuffer()
+}
+
+/** An example with a question about `image`. */
+export function example(id: unknown, image: string | undefined, question: string, answer = 'yes') {
+  const value = image === undefined ? question : `<image>\n${question}`
+  return {
+    id,
+    ...(image === undefined ? {} : { image }),
+    conversations: [
+      { from: 'human', value },
+      { from: 'gpt', value: answer },
+    ],
+  }
+}
+
+export function dataUrl(png: Buffer): string {
+  return `data:image/png;base64,${png.toString('base64')}`
+}
+
+/** All records of one topic of a closed or running local log. */
+export async function readTopic(path: string, topic: string): Promise<LogRecord[]> {
+  const log = await openLocalLog({ path })
+  try {
+    const records: LogRecord[] = []
+    for await (const record of log.read(topic)) records.push(record)
+    return records
+  } finally {
+    await log.close()
+  }
+}
+
+export function jsonOf<T>(record: LogRecord): T {
+  return JSON.parse(Buffer.from(record.value!).toString()) as T
+}
