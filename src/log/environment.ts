@@ -1,18 +1,17 @@
 /**
  * One LMDB environment: the folder that holds a local log. A process opens a folder once (LMDB's
  * rule) and shares it between the logs it opens there; other processes may have it open too.
- *
- * Writes run one at a time, each in its own transaction that is all or nothing, flushed to disk
- * before its promise resolves. lmdb runs the callback on this thread while a thread of its own
- * holds the lock and commits, so that neither waiting for other processes nor the flush blocks here.
  */
-import { mkdirSync, realpathSync, statSync } from 'node:fs'
+import { closeSync, mkdirSync, openSync, readSync, realpathSync, statSync } from 'node:fs'
 import { join } from 'node:path'
 import { type Database, open, type RootDatabase } from 'lmdb'
 import { messageOf, XmasdError } from '../errors.ts'
 
 const FORMAT = { magic: 'xmasd-log', version: 1 }
 const FORMAT_KEY = 'format'
+const LMDB_MAGIC = 0xbeefc0de
+const LMDB_VERSION = 2
+const FOREIGN = 'not a database'
 
 /** [topic number, partition, offset] */
 export type RecordKey = [number, number, number]
@@ -33,6 +32,8 @@ export type Environment = {
   state: Database<Buffer, (string | number)[]>
   /** Ends when the last write that was asked for has ended. */
   writing: Promise<unknown>
+  /** Why a commit failed: after that lmdb may wait for ever, so no write is tried again. */
+  failed: XmasdError | undefined
   /** Present while a write that gives way to other code is half done: reads would see its half. */
   halfDone: Promise<unknown> | undefined
   /** Called after every write of this process. */
@@ -96,6 +97,7 @@ function prepareFolder(path: string, readonly: boolean): string {
 function openEnvironment(path: string, readonly: boolean): Environment {
   let root: RootDatabase<unknown, string> | undefined
   try {
+    checkFiles(path, readonly)
     root = openRoot(path, readonly)
     checkFormat(root, path, readonly)
     root.readerCheck()
@@ -108,6 +110,7 @@ function openEnvironment(path: string, readonly: boolean): Environment {
       latest: root.openDB({ name: 'latest', encoding: 'binary', keyEncoding: 'binary' }),
       state: root.openDB({ name: 'state', encoding: 'binary' }),
       writing: Promise.resolve(),
+      failed: undefined,
       halfDone: undefined,
       waiting: new Set(),
       users: 1,
@@ -120,8 +123,34 @@ function openEnvironment(path: string, readonly: boolean): Environment {
   }
 }
 
+/** lmdb ends the process where its files can't be opened or are not its own: look first. */
+function checkFiles(path: string, readonly: boolean): void {
+  for (const name of ['data.mdb', 'lock.mdb']) {
+    const file = join(path, name)
+    const found = statSync(file, { throwIfNoEntry: false })
+    if (found === undefined) {
+      if (readonly && name === 'data.mdb') throw new Error('nothing was written there yet')
+      continue
+    }
+    const opened = openSync(file, readonly ? 'r' : 'r+')
+    try {
+      if (!found.isFile()) throw new Error(`${name} is not a file`)
+      if (name === 'data.mdb' && found.size > 0) checkHeader(opened)
+    } finally {
+      closeSync(opened)
+    }
+  }
+}
+
+/** LMDB's first page: 24 bytes, then its magic number and the version of its format. */
+function checkHeader(opened: number): void {
+  const header = new Uint32Array(2)
+  const size = readSync(opened, header, 0, 8, 24)
+  if (size === 8 && header[0] === LMDB_MAGIC && header[1] === LMDB_VERSION) return
+  throw new Error(`${FOREIGN}: data.mdb does not begin as one`)
+}
+
 function openRoot(path: string, readonly: boolean): RootDatabase<unknown, string> {
-  if (readonly) statSync(join(path, 'data.mdb'))
   return open<unknown, string>({
     path,
     readOnly: readonly,
@@ -201,7 +230,8 @@ function readFormat(root: RootDatabase<unknown, string>): Partial<typeof FORMAT>
 
 function unopened(path: string, error: unknown): XmasdError {
   const message = messageOf(error)
-  const foreign = /MDB_INVALID|MDB_VERSION_MISMATCH|MDB_CORRUPTED/.test(message)
+  const foreign =
+    message.startsWith(FOREIGN) || /MDB_INVALID|MDB_VERSION_MISMATCH|MDB_CORRUPTED/.test(message)
   return new XmasdError(
     foreign ? 'STATE_INVALID' : 'LOG_UNAVAILABLE',
     `cannot open the log at ${path}: ${message}`,
@@ -210,80 +240,4 @@ function unopened(path: string, error: unknown): XmasdError {
       : 'check that the folder exists, that this user may write it, and that its disk has space',
     { cause: error },
   )
-}
-
-/**
- * Runs `work` in one transaction. Where it throws, nothing of it stays, and its error is thrown.
- * Where it returns a promise, other code runs meanwhile: reads wait for its end (`settled`).
- *
- * A child transaction, because an error in a plain asynchronous one would commit what was written
- * before it.
- */
-export async function write<T>(environment: Environment, work: () => T | Promise<T>): Promise<T> {
-  const before = environment.writing
-  const mine = before.then(() => runWrite(environment, work))
-  environment.writing = mine.catch(() => undefined)
-  return await mine
-}
-
-async function runWrite<T>(environment: Environment, work: () => T | Promise<T>): Promise<T> {
-  let over: (() => void) | undefined
-  try {
-    return await environment.root.childTransaction(() => {
-      const result = work()
-      if (result instanceof Promise) {
-        environment.halfDone = new Promise<void>(resolve => {
-          over = resolve
-        })
-      }
-      return result
-    })
-  } catch (error) {
-    throw await unwritten(environment.path, error)
-  } finally {
-    environment.halfDone = undefined
-    over?.()
-    for (const wake of environment.waiting) wake()
-  }
-}
-
-async function unwritten(path: string, error: unknown): Promise<unknown> {
-  if (isOurs(error)) return error
-  const pending = error instanceof Error && 'commitError' in error ? error.commitError : undefined
-  const cause = await Promise.resolve(pending).then(
-    () => error,
-    reason => reason as unknown,
-  )
-  return new XmasdError(
-    'LOG_UNAVAILABLE',
-    `nothing was written to the log at ${path}: ${messageOf(cause)}`,
-    'free space on its disk, check that this user may write there, then start again',
-    { cause },
-  )
-}
-
-function isOurs(error: unknown): boolean {
-  return error instanceof XmasdError || error instanceof RangeError || error instanceof TypeError
-}
-
-/**
- * Resolves when reads see only what is committed, and renews the snapshot they see. What is read
- * before the next `await` is one consistent state of the log.
- */
-export async function settled(environment: Environment): Promise<void> {
-  while (environment.halfDone !== undefined) await environment.halfDone
-  environment.root.resetReadTxn()
-}
-
-/** Resolves after this process' next write, at the latest after `waitMs`. */
-export function nextWrite(environment: Environment, waitMs: number): Promise<void> {
-  return new Promise(resolve => {
-    const wake = () => {
-      clearTimeout(timer)
-      environment.waiting.delete(wake)
-      resolve()
-    }
-    const timer = setTimeout(wake, waitMs)
-    environment.waiting.add(wake)
-  })
 }

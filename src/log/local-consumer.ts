@@ -3,12 +3,13 @@
  * second is fenced, because the positions that it started from have moved.
  */
 import { XmasdError } from '../errors.ts'
-import { type Environment, nextWrite, OFFSET_MAX, settled, write } from './environment.ts'
+import { type Environment, OFFSET_MAX } from './environment.ts'
 import { decodeFrame, type Frame } from './frame.ts'
 import { type PreparedAppend, prepareAppend, type RoundRobin, writeAppend } from './local-append.ts'
 import { collectState, stateReader, writeState } from './local-state.ts'
 import { endKey, positionKey, readCount, type Topic, type Topics } from './local-topics.ts'
 import type { Commit, Consumer, LogRecord, Position, StateReader } from './log.ts'
+import { nextWrite, settled, write } from './transaction.ts'
 
 /** How soon a write of another process is seen. */
 const POLL_MS = 25

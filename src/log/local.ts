@@ -4,7 +4,7 @@
  * moment, and a power cut as far as the disk keeps what it has confirmed: every append and every
  * commit is flushed before its promise resolves.
  *
- * Start at `environment.ts` (transactions), then `frame.ts` (bytes), `local-append.ts` (writing),
+ * Start at `environment.ts` (the folder), `transaction.ts` (atomic writes), then `frame.ts` (bytes), `local-append.ts` (writing),
  * `local-consumer.ts` (reading in a group).
  */
 import { setImmediate } from 'node:timers/promises'
@@ -14,8 +14,6 @@ import {
   type Environment,
   OFFSET_MAX,
   releaseEnvironment,
-  settled,
-  write,
 } from './environment.ts'
 import { decodeFrame } from './frame.ts'
 import { prepareAppend, RoundRobin, writeAppend } from './local-append.ts'
@@ -32,6 +30,7 @@ import {
   Topics,
 } from './local-topics.ts'
 import type { Consumer, Log, LogRecord, OutRecord, TopicSpec } from './log.ts'
+import { settled, write } from './transaction.ts'
 
 /** Records and bytes that `read` fetches at a time. */
 const READ_RECORDS = 1024

@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict'
 import fc from 'fast-check'
 import type { Consumer, Log, OutRecord, Position, StateKey } from '../../src/log/log.ts'
-import { bytes, pollCount, readAll, text, unique } from './contract.ts'
+import { bytes, pollCount, readAll, text, unique } from './helpers.ts'
 
 const PARTITIONS = 2
 
