@@ -55,6 +55,7 @@ function sessionOptions(checkpoint: Checkpoint, threads: number): InferenceSessi
     intraOpNumThreads: threads,
     interOpNumThreads: 1,
     logSeverityLevel: 3,
+    enableMemPattern: false, // one plan a shape would be kept, and shapes are many
     extra: { session: { model_external_initializers_file_folder_path: dirname(tensor.file) } },
   }
 }

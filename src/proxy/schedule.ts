@@ -40,7 +40,8 @@ const WEIGHT_DTYPES = ['F32', 'F16', 'BF16']
 const ShardIndex = z.object({ weight_map: z.record(z.string(), z.string()) })
 
 /**
- * Opens `dir`: a folder of `checkpoint-N/`, or one checkpoint (a schedule of T = 1, step 0). Throws
+ * Opens `dir`: a folder of `checkpoint-N/` (a Trainer's final model beside them does not count), or
+ * where there are none, one checkpoint itself (a schedule of T = 1, step 0). Throws
  * PROXY_INVALID where there is none, PROXY_UNSUPPORTED for families that are not supported, and
  * CHECKPOINT_INVALID, naming checkpoint and tensor, for everything that is broken or does not fit.
  */
@@ -66,7 +67,6 @@ export function checkpointBytes(checkpoint: Checkpoint): number {
 }
 
 function findCheckpoints(dir: string): { step: number; dir: string }[] {
-  if (existsSync(join(dir, 'config.json'))) return [{ step: 0, dir }]
   let names: string[]
   try {
     names = readdirSync(dir)
@@ -79,7 +79,10 @@ function findCheckpoints(dir: string): { step: number; dir: string }[] {
       return step === undefined ? [] : [{ step: Number(step), dir: join(dir, name) }]
     })
     .sort((a, b) => a.step - b.step)
-  if (found.length === 0) throw proxyInvalid(`${dir} holds no checkpoint-N folder`)
+  if (found.length === 0) {
+    if (existsSync(join(dir, 'config.json'))) return [{ step: 0, dir }]
+    throw proxyInvalid(`${dir} holds no checkpoint-N folder`)
+  }
   for (const [i, { step, dir }] of found.entries()) {
     if (found[i + 1]?.step === step) throw invalid(dir, `step ${step} stands there twice`)
   }

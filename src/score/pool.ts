@@ -126,6 +126,7 @@ class ThreadPool<Job, Result> implements Pool<Job, Result> {
 
   async close(): Promise<void> {
     this.#isClosed = true
+    this.#rejectLoading(died('the pool was closed'))
     this.#dispatch()
     await Promise.all([...this.#members].map(member => member.worker.terminate()))
   }

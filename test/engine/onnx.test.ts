@@ -1,5 +1,12 @@
 import assert from 'node:assert/strict'
-import { truncateSync, writeFileSync } from 'node:fs'
+import {
+  mkdirSync,
+  readdirSync,
+  renameSync,
+  symlinkSync,
+  truncateSync,
+  writeFileSync,
+} from 'node:fs'
 import { join } from 'node:path'
 import { test } from 'node:test'
 import { onnxEngine } from '../../src/engine/onnx.ts'
@@ -94,4 +101,47 @@ test('weights that are cut off after the schedule was opened are ENGINE_FAILED, 
     compileVision(engine, config, checkpoints[0]!),
     (error: unknown) => error instanceof XmasdError && error.code === 'ENGINE_FAILED',
   )
+})
+
+test('a checkpoint that is all links, as in a Hugging Face cache, is read where the files lie', async t => {
+  const dir = temporaryFolder(t)
+  writeTinyProxy(dir, { steps: [1] })
+  const folder = join(dir, 'checkpoint-1')
+  const blobs = join(dir, 'blobs')
+  mkdirSync(blobs)
+  for (const [i, name] of readdirSync(folder).entries()) {
+    renameSync(join(folder, name), join(blobs, `blob${i}`))
+    symlinkSync(join('..', 'blobs', `blob${i}`), join(folder, name))
+  }
+  const { config, checkpoints } = openSchedule(dir)
+  const engine = onnxEngine({ threads: 1, positionsMax: config.lengthMax })
+  await (await compileVision(engine, config, checkpoints[0]!)).release()
+})
+
+test('runs of many shapes do not grow the process', async t => {
+  const dir = temporaryFolder(t)
+  writeTinyProxy(dir)
+  const schedule = openSchedule(dir)
+  const { config } = schedule
+  const scorer = await loadScorer({ schedule, mode: 'reference', threads: 1 })
+  const random = seededRandom(2)
+  const run = async (runs: number): Promise<number> => {
+    for (let i = 0; i < runs; i++) {
+      const sequences = Array.from({ length: 1 + (i % 5) }, () =>
+        randomSequence(random, {
+          before: Math.floor(random() * 40),
+          after: 2 + Math.floor(random() * 60),
+          imageTokens: config.imageTokens,
+          patchValues: patchesPerImage(config.vision) * 3 * config.vision.patchSize ** 2,
+        }),
+      )
+      await scorer.scoreBatch(sequences)
+    }
+    return process.memoryUsage().rss / 2 ** 20
+  }
+  const before = await run(300)
+  const after = await run(600)
+  t.diagnostic(`${before.toFixed(0)} MB, 600 runs later ${after.toFixed(0)} MB`)
+  assert.ok(after - before < 40)
+  await scorer.close()
 })

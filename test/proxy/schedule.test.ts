@@ -70,9 +70,11 @@ test('checkpoints stand in the order of their numbers, not of their names', t =>
   assert.deepEqual(steps(openSchedule(dir)), [9, 20, 100])
 })
 
-test('a folder that is one checkpoint is a schedule of one', t => {
-  const { last } = tiny(t)
+test('a folder that is one checkpoint is a schedule of one; a final model beside checkpoints is not', t => {
+  const { dir, last } = tiny(t)
   assert.deepEqual(steps(openSchedule(last)), [0])
+  cpSync(last, dir, { recursive: true })
+  assert.deepEqual(steps(openSchedule(dir)), [2, 10])
 })
 
 test('every key layout gives the same parameters and the same fingerprint', t => {
