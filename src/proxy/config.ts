@@ -3,9 +3,8 @@
  * Face's config classes filled in. Both shapes are read: 4.x (`rope_theta`, defaults left out) and
  * 5.x (`rope_parameters`, everything written).
  */
-import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { messageOf, XmasdError } from '../errors.ts'
+import { ConfigReader, readJson } from './config-reader.ts'
 import type { Activation } from './ops.ts'
 
 export type VisionConfig = {
@@ -57,8 +56,6 @@ export type ProxyConfig = {
   aspect: 'square' | 'pad'
 }
 
-type Json = Record<string, unknown>
-
 /** A `model_max_length` from here on stands for "none" (Hugging Face writes 1e30). */
 const NO_LENGTH = 1e9
 
@@ -70,7 +67,7 @@ const NO_LENGTH = 1e9
 export function readProxyConfig(checkpointDir: string): ProxyConfig {
   const file = join(checkpointDir, 'config.json')
   const json = readJson(file)
-  const reader = new Reader(file, json)
+  const reader = new ConfigReader(file, json)
   reader.oneOf('model_type', ['llava'])
   reader.absent('quantization_config')
   const vision = readVision(reader)
@@ -99,7 +96,7 @@ function featureRows(vision: VisionConfig): number {
 }
 
 /** Defaults: CLIPVisionConfig; where there is no `vision_config` at all, LlavaConfig's CLIP-L/336. */
-function readVision(top: Reader): VisionConfig {
+function readVision(top: ConfigReader): VisionConfig {
   const given = top.section('vision_config') ?? {
     hidden_size: 1024,
     intermediate_size: 4096,
@@ -108,7 +105,7 @@ function readVision(top: Reader): VisionConfig {
     num_hidden_layers: 24,
     num_attention_heads: 16,
   }
-  const reader = new Reader(top.file, given, 'vision_config.')
+  const reader = new ConfigReader(top.file, given, 'vision_config.')
   reader.oneOf('model_type', ['clip_vision_model'])
   if (reader.integer('num_channels', 3) !== 3) throw reader.unsupported('num_channels', '3')
   const layers = reader.positive('num_hidden_layers', 12)
@@ -135,7 +132,7 @@ function readVision(top: Reader): VisionConfig {
 }
 
 /** `vision_feature_layer` counts hidden states: 0 the embeddings, -1 the last layer's output. */
-function readLayersRun(top: Reader, layers: number): number {
+function readLayersRun(top: ConfigReader, layers: number): number {
   const index = top.integer('vision_feature_layer', -2)
   const layersRun = index < 0 ? layers + 1 + index : index
   if (layersRun < 0 || layersRun > layers) {
@@ -145,8 +142,8 @@ function readLayersRun(top: Reader, layers: number): number {
 }
 
 /** Defaults: LlamaConfig. Biases follow from the weights. */
-function readText(top: Reader): TextConfig {
-  const reader = new Reader(top.file, top.section('text_config') ?? {}, 'text_config.')
+function readText(top: ConfigReader): TextConfig {
+  const reader = new ConfigReader(top.file, top.section('text_config') ?? {}, 'text_config.')
   reader.oneOf('model_type', ['llama'])
   const width = reader.positive('hidden_size', 4096)
   const heads = reader.positive('num_attention_heads', 32)
@@ -175,12 +172,12 @@ function readText(top: Reader): TextConfig {
 }
 
 /** Plain rotary embedding only: every kind of scaling is refused by name. */
-function readRopeTheta(reader: Reader): number {
+function readRopeTheta(reader: ConfigReader): number {
   let theta = reader.positiveReal('rope_theta', 10_000)
   for (const key of ['rope_scaling', 'rope_parameters']) {
     const section = reader.section(key)
     if (section === undefined) continue
-    const rope = new Reader(reader.file, section, `${reader.prefix}${key}.`)
+    const rope = new ConfigReader(reader.file, section, `${reader.prefix}${key}.`)
     rope.oneOf('rope_type', ['default'])
     rope.oneOf('type', ['default'])
     if (rope.positiveReal('partial_rotary_factor', 1) !== 1) {
@@ -192,133 +189,14 @@ function readRopeTheta(reader: Reader): number {
 }
 
 /** The trainer's own length, else the shorter of the tokenizer's and the language model's. */
-function readLengthMax(checkpointDir: string, top: Reader): number {
+function readLengthMax(checkpointDir: string, top: ConfigReader): number {
   const own = top.positive('tokenizer_model_max_length', 0)
   if (own > 0) return own
-  const text = new Reader(top.file, top.section('text_config') ?? {}, 'text_config.')
+  const text = new ConfigReader(top.file, top.section('text_config') ?? {}, 'text_config.')
   const positions = text.positive('max_position_embeddings', 2048)
   const file = join(checkpointDir, 'tokenizer_config.json')
   const length = readJson(file, {}).model_max_length
   return typeof length === 'number' && length >= 1 && length < NO_LENGTH
     ? Math.min(Math.floor(length), positions)
     : positions
-}
-
-function readJson(file: string, otherwise?: Json): Json {
-  let text: string
-  try {
-    text = readFileSync(file, 'utf8')
-  } catch (error) {
-    if (otherwise !== undefined) return otherwise
-    throw unreadable(file, `cannot be read: ${messageOf(error)}`)
-  }
-  try {
-    const json: unknown = JSON.parse(text)
-    if (isObject(json)) return json
-  } catch (error) {
-    throw unreadable(file, `is not JSON: ${messageOf(error)}`)
-  }
-  throw unreadable(file, 'is not a JSON object')
-}
-
-function unreadable(file: string, reason: string): XmasdError {
-  const hint = 'Save or copy this checkpoint again, or take its folder away.'
-  return new XmasdError('CHECKPOINT_INVALID', `${file} ${reason}`, hint)
-}
-
-function isObject(value: unknown): value is Json {
-  return typeof value === 'object' && value !== null && !Array.isArray(value)
-}
-
-function invalid(file: string, reason: string): XmasdError {
-  return new XmasdError(
-    'PROXY_INVALID',
-    `${file} ${reason}`,
-    'A proxy is a folder of checkpoint-N/ as a Hugging Face Trainer leaves it.',
-  )
-}
-
-/** Hugging Face's names for the same function. */
-const ACTIVATIONS: Record<string, Activation> = {
-  gelu: 'gelu',
-  gelu_new: 'gelu_pytorch_tanh',
-  gelu_pytorch_tanh: 'gelu_pytorch_tanh',
-  quick_gelu: 'quick_gelu',
-  relu: 'relu',
-  silu: 'silu',
-  swish: 'silu',
-}
-
-/** Typed look-ups in one section of a config; null counts as absent, as in Hugging Face's classes. */
-class Reader {
-  readonly file: string
-  readonly prefix: string
-  readonly #json: Json
-
-  constructor(file: string, json: Json, prefix = '') {
-    this.file = file
-    this.prefix = prefix
-    this.#json = json
-  }
-
-  section(key: string): Json | undefined {
-    const value = this.#json[key] ?? undefined
-    if (value === undefined || isObject(value)) return value
-    throw this.invalid(key, 'an object is expected')
-  }
-
-  integer(key: string, otherwise: number): number {
-    const value = this.#json[key] ?? otherwise
-    if (typeof value === 'number' && Number.isSafeInteger(value)) return value
-    throw this.invalid(key, 'an integer is expected')
-  }
-
-  positive(key: string, otherwise: number): number {
-    const value = this.integer(key, otherwise)
-    if (value > 0 || (this.#json[key] ?? undefined) === undefined) return value
-    throw this.invalid(key, 'a positive integer is expected')
-  }
-
-  positiveReal(key: string, otherwise: number): number {
-    const value = this.#json[key] ?? otherwise
-    if (typeof value === 'number' && Number.isFinite(value) && value > 0) return value
-    throw this.invalid(key, 'a positive number is expected')
-  }
-
-  flag(key: string, otherwise: boolean): boolean {
-    const value = this.#json[key] ?? otherwise
-    if (typeof value === 'boolean') return value
-    throw this.invalid(key, 'true or false is expected')
-  }
-
-  activation(key: string, otherwise: string): Activation {
-    const name = this.oneOf(key, Object.keys(ACTIVATIONS)) ?? otherwise
-    return ACTIVATIONS[name]!
-  }
-
-  /** The value, or undefined where absent; PROXY_UNSUPPORTED where it is none of `supported`. */
-  oneOf(key: string, supported: readonly string[]): string | undefined {
-    const value = this.#json[key] ?? undefined
-    if (value === undefined) return undefined
-    if (typeof value === 'string' && supported.includes(value)) return value
-    throw this.unsupported(key, supported.join(', '))
-  }
-
-  absent(key: string): void {
-    if ((this.#json[key] ?? undefined) !== undefined) throw this.unsupported(key, 'none')
-  }
-
-  invalid(key: string, reason: string): XmasdError {
-    const value = JSON.stringify(this.#json[key] ?? null)
-    return invalid(this.file, `has ${this.prefix}${key} ${value}: ${reason}`)
-  }
-
-  unsupported(key: string, supported: string): XmasdError {
-    const value = JSON.stringify(this.#json[key] ?? null)
-    return new XmasdError(
-      'PROXY_UNSUPPORTED',
-      `${this.file}: ${this.prefix}${key} ${value} is not supported (supported: ${supported})`,
-      'Supported proxies: Hugging Face llava with a CLIP vision tower and a Llama language model.',
-    )
-  }
 }
