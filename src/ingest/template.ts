@@ -57,14 +57,32 @@ const IMPLIED: ReadonlyMap<string, string> = new Map([
  * and the image slot put in front of the rest. (np_reference.build_prompt)
  */
 export function buildPrompt(template: Template, turns: DialogTurn[]): string {
-  let prompt = template.system
-  for (const { from, value } of turns) {
-    prompt +=
-      from === 'human'
-        ? fill(template.user, withImageSlot(template, value))
-        : fill(template.assistant, value)
+  return template.system + turns.map(turn => piece(template, turn)).join('')
+}
+
+/**
+ * Where the answers stand in `buildPrompt`'s text: [from, to) in UTF-16 units, each with what the
+ * template puts behind it (its end token). Training's loss is taken there.
+ */
+export function answerSpans(
+  template: Template,
+  turns: DialogTurn[],
+): { from: number; to: number }[] {
+  const lead = template.assistant.indexOf(CONTENT)
+  const spans: { from: number; to: number }[] = []
+  let at = template.system.length
+  for (const turn of turns) {
+    const to = at + piece(template, turn).length
+    if (turn.from === 'gpt') spans.push({ from: at + lead, to })
+    at = to
   }
-  return prompt
+  return spans
+}
+
+function piece(template: Template, { from, value }: DialogTurn): string {
+  return from === 'human'
+    ? fill(template.user, withImageSlot(template, value))
+    : fill(template.assistant, value)
 }
 
 function withImageSlot(template: Template, question: string): string {

@@ -1,0 +1,41 @@
+import assert from 'node:assert/strict'
+import test from 'node:test'
+import { contentHash, imageHash } from '../../src/ingest/content.ts'
+import type { DialogTurn } from '../../src/ingest/decode.ts'
+import { drawPixels } from './fixtures.ts'
+
+const turns = (...values: string[]): DialogTurn[] =>
+  values.map((value, i) => ({ from: i % 2 === 0 ? 'human' : 'gpt', value }))
+
+test('the same content hashes alike however it is written', () => {
+  const one = contentHash(turns('Où est\nle café?', 'Ici.'), null)
+  assert.equal(contentHash(turns('  Ou\u0300 est\r\nle cafe\u0301?\n', ' Ici. '), null), one)
+  assert.match(one, /^[0-9a-f]{64}$/)
+})
+
+test('different conversations, images and image shapes hash apart', () => {
+  const image = imageHash(drawPixels(1, 2, 3))
+  const turned = imageHash({ ...drawPixels(1, 2, 3), width: 3, height: 2 })
+  const hashes = [
+    contentHash(turns('a', 'b'), null),
+    contentHash(turns('a', 'b'), image),
+    contentHash(turns('a', 'b'), turned),
+    contentHash(turns('a', 'b'), imageHash(drawPixels(2, 2, 3))),
+    contentHash(turns('ab', ''), null),
+    contentHash(turns('a","b', 'b'), null),
+    contentHash(turns('a', 'b', 'c', 'd'), null),
+    contentHash(turns('A', 'b'), null),
+  ]
+  assert.equal(new Set(hashes).size, hashes.length)
+})
+
+test('the hash is stable: keys on the log depend on it', () => {
+  assert.equal(
+    contentHash(turns('Hi', 'Hello'), null),
+    '8544a65060cbb6b87b73ef4e5697ee07191b53e8aa49d89694975ccef112b267',
+  )
+  assert.equal(
+    contentHash(turns('<image>\nHi', 'Hello'), imageHash(drawPixels(1, 2, 3))),
+    '2f83642fa86f67d25b849e207aae6c23fdaa54d360aecfeab7f8c6b05acfa2aa',
+  )
+})

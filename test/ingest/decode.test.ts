@@ -1,0 +1,166 @@
+import assert from 'node:assert/strict'
+import test from 'node:test'
+import fc from 'fast-check'
+import { type ErrorCode, XmasdError } from '../../src/errors.ts'
+import { decodeExample, ID_BYTES_MAX } from '../../src/ingest/decode.ts'
+import { hasCode } from './fixtures.ts'
+
+const human = (value: unknown) => ({ from: 'human', value })
+const gpt = (value: unknown) => ({ from: 'gpt', value })
+const talk = [human('<image>\nWhat is it?'), gpt('A cat.')]
+const good = { id: 'a', image: 'a.png', conversations: talk }
+const plain = { id: 'a', conversations: [human('Hi'), gpt('Hello')] }
+
+const bytesOf = (value: unknown) =>
+  value instanceof Uint8Array
+    ? value
+    : Buffer.from(typeof value === 'string' ? value : JSON.stringify(value))
+const withTurns = (...conversations: unknown[]) => ({ ...plain, conversations })
+
+/** The bad inputs that need no image: what, value, code. */
+const BAD: [string, unknown, ErrorCode][] = [
+  ['no bytes', '', 'NOT_JSON'],
+  ['not JSON', '{"id": "a", ', 'NOT_JSON'],
+  ['two objects in one record', '{}{}', 'NOT_JSON'],
+  ['invalid UTF-8', Buffer.from([0x7b, 0x22, 0xff, 0xfe, 0x22, 0x7d]), 'NOT_UTF8'],
+  ['a surrogate encoded in UTF-8', Buffer.from([0x22, 0xed, 0xa0, 0x80, 0x22]), 'NOT_UTF8'],
+  ['null', 'null', 'NOT_AN_OBJECT'],
+  ['an array', '[{}]', 'NOT_AN_OBJECT'],
+  ['a string', '"a"', 'NOT_AN_OBJECT'],
+  ['no id', { conversations: plain.conversations }, 'ID_INVALID'],
+  ['an empty id', { ...plain, id: '' }, 'ID_INVALID'],
+  ['a blank id', { ...plain, id: ' \t' }, 'ID_INVALID'],
+  ['a null id', { ...plain, id: null }, 'ID_INVALID'],
+  ['an id that is true', { ...plain, id: true }, 'ID_INVALID'],
+  ['an infinite id', '{"id": 1e999, "conversations": []}', 'ID_INVALID'],
+  ['an id that JSON rounds', '{"id": 12345678901234567890}', 'ID_INVALID'],
+  ['a NUL in the id', { ...plain, id: 'a\0b' }, 'ID_INVALID'],
+  ['an id of 10 kB', { ...plain, id: 'x'.repeat(10_000) }, 'ID_TOO_LONG'],
+  ['an id whose UTF-8 is too long', { ...plain, id: 'é'.repeat(600) }, 'ID_TOO_LONG'],
+  ['a lone surrogate in the id', '{"id": "a\\ud800"}', 'TEXT_INVALID'],
+  ['no conversations', { id: 'a' }, 'CONVERSATIONS_INVALID'],
+  ['no turns', withTurns(), 'CONVERSATIONS_INVALID'],
+  ['conversations that are an object', { id: 'a', conversations: {} }, 'CONVERSATIONS_INVALID'],
+  ['a turn that is null', withTurns(null, gpt('b')), 'CONVERSATIONS_INVALID'],
+  ['a turn without a value', withTurns({ from: 'human' }, gpt('b')), 'CONVERSATIONS_INVALID'],
+  ['a turn whose value is a number', withTurns(human(7), gpt('b')), 'CONVERSATIONS_INVALID'],
+  ['an unknown role', withTurns({ from: 'narrator', value: 'x' }, gpt('b')), 'ROLE_UNKNOWN'],
+  ['no role', withTurns({ value: 'x' }, gpt('b')), 'ROLE_UNKNOWN'],
+  ['a question without an answer', withTurns(human('a')), 'TURNS_MISORDERED'],
+  ['two questions in a row', withTurns(human('a'), human('b')), 'TURNS_MISORDERED'],
+  ['an answer alone', withTurns(gpt('a')), 'TURNS_MISORDERED'],
+  ['two answers first', withTurns(gpt('a'), gpt('b')), 'TURNS_MISORDERED'],
+  [
+    'a system turn in the middle',
+    withTurns(human('a'), { from: 'system', value: 's' }),
+    'TURNS_MISORDERED',
+  ],
+  ['a lone surrogate in a turn', plainWith('\\udc00 x'), 'TEXT_INVALID'],
+  [
+    'a lone surrogate in the image',
+    JSON.stringify(good).replace('a.png', '\\ud800.png'),
+    'TEXT_INVALID',
+  ],
+  ['an image that is a number', { ...good, image: 7 }, 'IMAGE_FIELD_INVALID'],
+  ['several images', { ...good, image: ['a.png', 'b.png'] }, 'IMAGE_FIELD_INVALID'],
+  ['an image that is an object', { ...good, image: { path: 'a' } }, 'IMAGE_FIELD_INVALID'],
+  ['<image> without an image', { ...good, image: undefined }, 'PLACEHOLDER_WITHOUT_IMAGE'],
+  ['<image> with an empty image', { ...good, image: '' }, 'PLACEHOLDER_WITHOUT_IMAGE'],
+  [
+    '<image> in an answer without an image',
+    withTurns(human('a'), gpt('<image>')),
+    'PLACEHOLDER_WITHOUT_IMAGE',
+  ],
+  ['an image without <image>', { ...plain, image: 'a.png' }, 'IMAGE_WITHOUT_PLACEHOLDER'],
+  [
+    'an image whose <image> stands in the answer alone',
+    { ...withTurns(human('a'), gpt('<image>')), image: 'a' },
+    'IMAGE_WITHOUT_PLACEHOLDER',
+  ],
+  [
+    '<image> in two questions',
+    { ...good, conversations: [...talk, ...talk] },
+    'PLACEHOLDER_MISPLACED',
+  ],
+  [
+    '<image> in a question and an answer',
+    { ...good, conversations: [human('<image> a'), gpt('b <image>')] },
+    'PLACEHOLDER_MISPLACED',
+  ],
+  [
+    'an <image> that appears when another is taken out',
+    { ...good, conversations: [human('<ima<image>ge> a'), gpt('b')] },
+    'PLACEHOLDER_MISPLACED',
+  ],
+]
+
+function plainWith(escaped: string): string {
+  return JSON.stringify(withTurns(human('@'), gpt('b'))).replace('@', escaped)
+}
+
+for (const [what, value, code] of BAD) {
+  test(`${what} is refused as ${code}`, () => {
+    assert.throws(() => decodeExample(bytesOf(value)), hasCode(code))
+  })
+}
+
+test('an example in LLaVA form decodes to its id, turns and image', () => {
+  const turns = [
+    { from: 'human', value: '<image>\nWhat is it?' },
+    { from: 'gpt', value: 'A cat.' },
+  ]
+  assert.deepEqual(decodeExample(bytesOf(good)), { id: 'a', turns, image: 'a.png' })
+})
+
+test('numbers are ids by their decimal text, and the longest id passes', () => {
+  assert.equal(decodeExample(bytesOf({ ...plain, id: 101005 })).id, '101005')
+  assert.equal(decodeExample(bytesOf({ ...plain, id: 0 })).id, '0')
+  const id = 'x'.repeat(ID_BYTES_MAX)
+  assert.equal(decodeExample(bytesOf({ ...plain, id })).id, id)
+})
+
+test('user and assistant are human and gpt', () => {
+  const turns = [
+    { from: 'user', value: 'Hi' },
+    { from: 'assistant', value: 'Hello' },
+  ]
+  const decoded = decodeExample(bytesOf(withTurns(...turns)))
+  assert.deepEqual(decoded.turns, plain.conversations)
+})
+
+test('a first turn that is not human is dropped, as the trainers do', () => {
+  const system = { from: 'system', value: 'Be brief.' }
+  for (const first of [system, gpt('Welcome.')]) {
+    const decoded = decodeExample(bytesOf(withTurns(first, ...plain.conversations)))
+    assert.deepEqual(decoded.turns, plain.conversations)
+  }
+})
+
+test('an image may be absent, null, empty, a string, or an array of one string', () => {
+  for (const image of [undefined, null, '']) {
+    assert.equal(decodeExample(bytesOf({ ...plain, image })).image, null)
+  }
+  assert.equal(decodeExample(bytesOf({ ...good, image: ['a.png'] })).image, 'a.png')
+})
+
+test('whole surrogate pairs, a byte order mark and unknown keys are fine', () => {
+  const text = JSON.stringify({ ...withTurns(human('🙂'), gpt('ok')), __proto__: null, extra: 1 })
+  const escaped = text.replace('🙂', '\\ud83d\\ude42')
+  assert.equal(decodeExample(bytesOf(`\ufeff${escaped}`)).turns[0]?.value, '🙂')
+})
+
+test('whatever the bytes, the outcome is an example or an XmasdError', () => {
+  const json = fc.json().map(text => Buffer.from(text))
+  const nearly = fc
+    .record({ id: fc.anything(), image: fc.anything(), conversations: fc.array(fc.anything()) })
+    .map(value => Buffer.from(fc.stringify(value)))
+  fc.assert(
+    fc.property(fc.oneof(fc.uint8Array({ maxLength: 200 }), json, nearly), bytes => {
+      try {
+        assert.ok(decodeExample(bytes).turns.length % 2 === 0)
+      } catch (error) {
+        assert.ok(error instanceof XmasdError, String(error))
+      }
+    }),
+  )
+})

@@ -1,0 +1,100 @@
+import assert from 'node:assert/strict'
+import { readFileSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import test from 'node:test'
+import { XmasdError } from '../../src/errors.ts'
+import type { DialogTurn } from '../../src/ingest/decode.ts'
+import {
+  buildPrompt,
+  resolveTemplate,
+  TEMPLATES,
+  type Template,
+} from '../../src/ingest/template.ts'
+import { shared, temporaryFolder } from '../support.ts'
+import { hasCode } from './fixtures.ts'
+
+const llava = (family: string) => ({ kind: 'llava', text: { family } })
+const bare: Template = {
+  system: 'S|',
+  image: '<image>\n{{content}}',
+  user: 'U:{{content}}|',
+  assistant: 'A:{{content}}|',
+}
+const turns = (...values: string[]): DialogTurn[] =>
+  values.map((value, i) => ({ from: i % 2 === 0 ? 'human' : 'gpt', value }))
+
+test('<image> moves to the front of its question, wherever and however often it stood', () => {
+  assert.equal(buildPrompt(bare, turns('<image>\nWhat?', 'B')), 'S|U:<image>\nWhat?|A:B|')
+  assert.equal(buildPrompt(bare, turns('What?\n<image>', 'B')), 'S|U:<image>\nWhat?|A:B|')
+  assert.equal(buildPrompt(bare, turns(' <image>a<image> ', 'B')), 'S|U:<image>\na|A:B|')
+  assert.equal(buildPrompt(bare, turns('<image>', 'B')), 'S|U:<image>|A:B|')
+})
+
+test('texts without <image> are taken as they are, spaces included', () => {
+  assert.equal(buildPrompt(bare, turns(' a ', ' b\n', 'c', 'd')), 'S|U: a |A: b\n|U:c|A:d|')
+})
+
+test('replacement patterns and slots in the text stay literal', () => {
+  const text = "$& $1 $$ $` $' {{content}}"
+  assert.equal(buildPrompt(bare, turns(text, text)), `S|U:${text}|A:${text}|`)
+  assert.equal(buildPrompt(bare, turns(`<image>${text}`, 'b')), `S|U:<image>\n${text}|A:b|`)
+})
+
+test('stripping follows Python: separators go, a byte order mark stays', () => {
+  const prompt = buildPrompt(bare, turns('<image>\x1c\x85\u2003a\ufeff\x1f', 'b'))
+  assert.equal(prompt, 'S|U:<image>\na\ufeff|A:b|')
+})
+
+for (const set of ['llava-clip-llama', 'llava-siglip-qwen2', 'tinyllava-clip-stablelm']) {
+  test(`the prompts of ${set} equal the goldens, by the built-in template`, t => {
+    const folder = shared(t, 'goldens', set)
+    if (folder === undefined) return
+    const expected = JSON.parse(readFileSync(join(folder, 'expected.json'), 'utf8'))
+    const data = JSON.parse(readFileSync(join(folder, 'data.json'), 'utf8'))
+    const template = resolveTemplate(expected.template.name, folder, llava('none'))
+    for (const { index, prompt } of expected.examples) {
+      assert.equal(buildPrompt(template, data[index].conversations), prompt)
+    }
+  })
+}
+
+test('a template is found by name, file, template.json, or what the model implies', t => {
+  const folder = temporaryFolder(t)
+  assert.equal(resolveTemplate(undefined, folder, llava('llama')), TEMPLATES.llama)
+  assert.equal(resolveTemplate(undefined, folder, llava('qwen2')), TEMPLATES.qwen2_base)
+  assert.equal(resolveTemplate(undefined, folder, llava('stablelm')), TEMPLATES.phi)
+  writeFileSync(join(folder, 'template.json'), JSON.stringify({ name: 'mine', ...bare }))
+  assert.deepEqual(resolveTemplate(undefined, folder, llava('llama')), bare)
+  assert.equal(resolveTemplate('chatml', folder, llava('llama')), TEMPLATES.chatml)
+  assert.deepEqual(resolveTemplate(join(folder, 'template.json'), '/', llava('llama')), bare)
+})
+
+test('an unknown template is an error that lists the names', t => {
+  const folder = temporaryFolder(t)
+  for (const name of ['lama', 'constructor', undefined]) {
+    assert.throws(
+      () => resolveTemplate(name, folder, llava('mamba')),
+      error =>
+        hasCode('TEMPLATE_UNKNOWN')(error) &&
+        error instanceof XmasdError &&
+        Object.keys(TEMPLATES).every(known => error.hint.includes(known)),
+    )
+  }
+})
+
+test('a template file with a missing, unknown or unusable slot is refused', t => {
+  const file = join(temporaryFolder(t), 'template.json')
+  const bad = [
+    '{',
+    { ...bare, assistant: undefined },
+    { ...bare, extra: 'x' },
+    { ...bare, user: 'USER:' },
+    { ...bare, system: '<image>' },
+    { ...bare, image: '{{content}}' },
+    { ...bare, image: '<image><image>{{content}}' },
+  ]
+  for (const content of bad) {
+    writeFileSync(file, typeof content === 'string' ? content : JSON.stringify(content))
+    assert.throws(() => resolveTemplate(file, '/', llava('llama')), hasCode('TEMPLATE_INVALID'))
+  }
+})

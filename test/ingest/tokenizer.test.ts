@@ -1,0 +1,97 @@
+import assert from 'node:assert/strict'
+import { copyFileSync, readFileSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import test from 'node:test'
+import { encodePrompt, readTokenizer, type Tokenizer } from '../../src/ingest/tokenizer.ts'
+import { shared, temporaryFolder } from '../support.ts'
+import { hasCode } from './fixtures.ts'
+
+/** Code points as ids behind a BOS, so that positions can be counted by hand. */
+const letters: Tokenizer = {
+  encode: text => [1, ...[...text].map(letter => letter.codePointAt(0)!)],
+  bosId: 1,
+}
+const options = { imageTokens: 3, imageTokenId: -200, lengthMax: 100 }
+
+for (const set of ['llava-clip-llama', 'llava-siglip-qwen2', 'tinyllava-clip-stablelm']) {
+  test(`ids, columns, rows and cuts of ${set} equal the goldens`, t => {
+    const folder = shared(t, 'goldens', set)
+    if (folder === undefined) return
+    const golden = JSON.parse(readFileSync(join(folder, 'expected.json'), 'utf8'))
+    const tokenizer = readTokenizer(join(folder, golden.checkpoints[0]))
+    for (const example of golden.examples) {
+      if (!example.has_image) continue
+      const encoded = encodePrompt(tokenizer, example.prompt, {
+        imageTokens: golden.image_tokens,
+        imageTokenId: golden.image_token_id,
+        lengthMax: golden.max_length ?? 2048,
+      })
+      assert.deepEqual([...encoded.ids], example.input_ids)
+      assert.equal(encoded.lengthUntruncated, example.length_untruncated)
+      assert.deepEqual(ends(encoded.columns), example.image_positions)
+      assert.deepEqual(ends(encoded.rows), example.text_rows)
+    }
+  })
+}
+
+function ends(positions: Int32Array): [number, number] {
+  return [positions[0]!, positions.at(-1)! + 1]
+}
+
+for (const shape of ['legacy', 'metaspace']) {
+  test(`a SentencePiece tokenizer of the ${shape} shape encodes as the goldens`, t => {
+    const folder = shared(t, 'goldens/tokenizer-spm')
+    if (folder === undefined) return
+    const tokenizer = readTokenizer(join(folder, shape))
+    assert.equal(tokenizer.bosId, 1)
+    const { cases } = JSON.parse(readFileSync(join(folder, 'expected.json'), 'utf8'))
+    for (const { text, ids } of cases[shape]) {
+      assert.deepEqual(tokenizer.encode(text), ids, JSON.stringify(text))
+    }
+  })
+}
+
+test('the BOS stays at the very front, and the rows begin two behind the image', () => {
+  const { ids, columns, rows, lengthUntruncated } = encodePrompt(letters, 'ab<image>cde', options)
+  assert.deepEqual([...ids], [1, 97, 98, -200, -200, -200, 99, 100, 101])
+  assert.deepEqual([...columns], [3, 4, 5])
+  assert.deepEqual([...rows], [7, 8])
+  assert.equal(lengthUntruncated, 9)
+})
+
+test('the longest length cuts text, image and head alike', () => {
+  const at = (lengthMax: number) => encodePrompt(letters, 'ab<image>cde', { ...options, lengthMax })
+  assert.deepEqual([...at(8).rows], [7])
+  assert.deepEqual([...at(7).rows], [])
+  assert.deepEqual([...at(5).columns], [3, 4])
+  assert.deepEqual([...at(5).rows], [])
+  assert.deepEqual([...at(2).ids], [1, 97])
+  assert.deepEqual([...at(2).columns], [])
+  assert.equal(at(2).lengthUntruncated, 9)
+})
+
+test('a prompt without exactly one image slot is refused', () => {
+  for (const prompt of ['ab', 'a<image>b<image>']) {
+    assert.throws(() => encodePrompt(letters, prompt, options), hasCode('PLACEHOLDER_MISPLACED'))
+  }
+})
+
+test('a missing or broken tokenizer is an error that names the file', t => {
+  const folder = temporaryFolder(t)
+  assert.throws(() => readTokenizer(folder), hasCode('TOKENIZER_INVALID'))
+  writeFileSync(join(folder, 'tokenizer_config.json'), '{}')
+  for (const content of ['', '[', '7', '{}', '{"model": {"type": "Nothing"}}']) {
+    writeFileSync(join(folder, 'tokenizer.json'), content)
+    assert.throws(() => readTokenizer(folder), hasCode('TOKENIZER_INVALID'), content)
+  }
+})
+
+test('a BOS token may be written as an object', t => {
+  const golden = shared(t, 'goldens/tokenizer-spm/legacy')
+  if (golden === undefined) return
+  const folder = temporaryFolder(t)
+  copyFileSync(join(golden, 'tokenizer.json'), join(folder, 'tokenizer.json'))
+  const config = { bos_token: { content: '<s>', special: true } }
+  writeFileSync(join(folder, 'tokenizer_config.json'), JSON.stringify(config))
+  assert.equal(readTokenizer(folder).bosId, 1)
+})
