@@ -13,8 +13,9 @@ import type { Consumer, Log, LogRecord, OutRecord } from '../log/log.ts'
 import type { Logger } from '../observe/logger.ts'
 import type { Metrics } from '../observe/metrics.ts'
 import { groupsOf } from '../open-log.ts'
-import type { Assignment, Cluster, Control, Decision, SubsetEntry } from '../record.ts'
+import type { Cluster, Control, Decision, SubsetEntry } from '../record.ts'
 import type { Folded } from '../select/fold.ts'
+import { type FoldedAssignment, parseForFold } from '../select/parse.ts'
 import { openSelectState, type SelectState } from '../select/state.ts'
 import { positionsAfter } from './outcome.ts'
 import type { RoleStatus } from './status.ts'
@@ -201,9 +202,9 @@ function levelOf(state: SelectState): number {
 }
 
 /** @throws XmasdError RECORD_INVALID: `assignments` is ours alone, what can't be read there stops the fold */
-function parse(record: LogRecord): Assignment | Control {
+function parse(record: LogRecord): FoldedAssignment | Control {
   try {
-    return JSON.parse(Buffer.from(record.value!).toString()) as Assignment | Control
+    return parseForFold(record.value!)
   } catch (error) {
     throw new XmasdError(
       'RECORD_INVALID',

@@ -10,9 +10,10 @@
  *                      └─ else ─► drop, duplicate  ┘     others  ─► evict | restore
  */
 import { XmasdError } from '../errors.ts'
-import { type Assignment, type Cluster, type Control, type Decision, keyOf } from '../record.ts'
+import { type Cluster, type Control, type Decision, keyOf } from '../record.ts'
 import type { Row } from './blocks.ts'
 import { type Content, contentOf, contentText, Owners } from './duplicates.ts'
+import type { FoldedAssignment } from './parse.ts'
 import { Revisable, type SettledEvent } from './revisable.ts'
 
 export type SelectSettings = {
@@ -79,7 +80,7 @@ export class Fold {
    * @throws XmasdError RECORD_INVALID, having changed nothing, where the key is not the id and the content
    * hash, or a numbered cluster has no finite instability
    */
-  fold(record: Assignment | Control, offset: number): Folded {
+  fold(record: FoldedAssignment | Control, offset: number): Folded {
     if (!(offset > this.#lastOffset)) {
       throw new RangeError(`offset ${offset} does not come after ${this.#lastOffset}`)
     }
@@ -94,7 +95,7 @@ export class Fold {
     return identified
   }
 
-  #take(record: Assignment, offset: number): Folded {
+  #take(record: FoldedAssignment, offset: number): Folded {
     const content = checkAssignment(record)
     const owner = this.owners.find(content)
     if (owner !== undefined) return this.#takeKnown(record, content, owner, offset)
@@ -106,7 +107,7 @@ export class Fold {
     return { outcome: 'assigned', decisions: [] }
   }
 
-  #takeKnown(record: Assignment, content: Content, owner: number, offset: number): Folded {
+  #takeKnown(record: FoldedAssignment, content: Content, owner: number, offset: number): Folded {
     const ownerKey = keyOf(this.#store.row(owner).id, contentText(content))
     const { key, id, cluster, instability, bundle } = record
     if (key === ownerKey || this.#store.hasDuplicate(key, content)) {
@@ -157,7 +158,7 @@ function settledOutcome(): Folded {
 }
 
 /** Returns the content identity. */
-function checkAssignment(record: Assignment): Content {
+function checkAssignment(record: FoldedAssignment): Content {
   const { key, id, content, cluster, instability } = record
   const found = contentOf(content)
   if (found === undefined || key !== keyOf(id, content)) {

@@ -20,7 +20,7 @@ import { createHash } from 'node:crypto'
 import { z } from 'zod'
 import { XmasdError } from '../errors.ts'
 import type { StateKey, StateReader, StateWriter } from '../log/log.ts'
-import { type Assignment, type Control, keyOf, type SubsetEntry } from '../record.ts'
+import { type Control, keyOf, type SubsetEntry } from '../record.ts'
 import {
   BLOCK_ROWS,
   decodeBlock,
@@ -31,6 +31,7 @@ import {
 } from './blocks.ts'
 import { type Content, contentText } from './duplicates.ts'
 import { type ExampleStore, Fold, type Folded, type SelectSettings } from './fold.ts'
+import type { FoldedAssignment } from './parse.ts'
 
 const META = 'meta'
 const EXAMPLE = 'example'
@@ -107,7 +108,7 @@ export class SelectState {
   }
 
   /** Folds one record of `assignments`; see `Fold.fold`. */
-  fold(record: Assignment | Control, offset: number): Folded {
+  fold(record: FoldedAssignment | Control, offset: number): Folded {
     return this.#fold.fold(record, offset)
   }
 

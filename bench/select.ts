@@ -1,0 +1,210 @@
+/**
+ * The select role's work on a synthetic stream of assignments, through a real local log: poll, JSON
+ * parse, fold, decisions and subset records, one commit with state a batch.
+ *
+ *   npm run bench:select -- [--examples N] [--clusters K] [--percent P] [--settle-every N] [--T N]
+ *
+ * Cluster sizes follow Zipf's law (exponent 1.1), 6 % are text-only, 5 % duplicates or redeliveries; the
+ * seed is fixed. The first tenth is warm-up. The last line is one JSON object:
+ * `assignmentsPerSecond` is parse + fold + building and serialising the outputs + writing the state, on
+ * the main thread, which is what a core of the select role does; `endToEndPerSecond` adds the local log's
+ * polls and durable commits; `bytesPerExample` is the memory that the fold holds for an example.
+ */
+import { mkdtempSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { parseArgs } from 'node:util'
+import { Random } from '../src/cluster/random.ts'
+import { openLocalLog } from '../src/log/local.ts'
+import type { Consumer, Log, LogRecord, OutRecord } from '../src/log/log.ts'
+import { type Assignment, keyOf, TOPICS } from '../src/record.ts'
+import { positionsAfter } from '../src/role/outcome.ts'
+import { outputsOf } from '../src/role/select-role.ts'
+import { parseForFold } from '../src/select/parse.ts'
+import { openSelectState, type SelectState } from '../src/select/state.ts'
+
+const { values: options } = parseArgs({
+  options: {
+    examples: { type: 'string', default: '200000' },
+    clusters: { type: 'string', default: '1000' },
+    percent: { type: 'string', default: '20' },
+    'settle-every': { type: 'string', default: '1' },
+    T: { type: 'string', default: '8' },
+  },
+})
+const EXAMPLES = Number(options.examples)
+const CLUSTERS = Number(options.clusters)
+const CHECKPOINTS = Number(options.T)
+const SETTINGS = {
+  policy: 'revisable',
+  percent: Number(options.percent),
+  settleEvery: Number(options['settle-every']),
+} as const
+const BATCH = 2048
+const WARM_UP_SHARE = 0.1
+
+/** Cumulative shares of the clusters. */
+function zipf(clusters: number): Float64Array {
+  const cumulative = new Float64Array(clusters)
+  let sum = 0
+  for (let rank = 0; rank < clusters; rank++) {
+    sum += (rank + 1) ** -1.1
+    cumulative[rank] = sum
+  }
+  return cumulative.map(value => value / sum)
+}
+
+function firstAbove(cumulative: Float64Array, value: number): number {
+  let [low, high] = [0, cumulative.length - 1]
+  while (low < high) {
+    const middle = (low + high) >> 1
+    if (cumulative[middle]! > value) high = middle
+    else low = middle + 1
+  }
+  return low
+}
+
+function* assignments(): Generator<Assignment> {
+  const random = new Random(1)
+  const shares = zipf(CLUSTERS)
+  const hex = (): string => random.uint32().toString(16).padStart(8, '0')
+  const recent: Assignment[] = []
+  for (let i = 0; i < EXAMPLES; i++) {
+    const again = random.uniform() < 0.05 ? recent[random.uint32() % recent.length] : undefined
+    if (again !== undefined) {
+      const id = random.uniform() < 0.5 ? again.id : `${again.id}-copy`
+      yield { ...again, id, key: keyOf(id, again.content) }
+      continue
+    }
+    const made = assignment(random, firstAbove(shares, random.uniform()), i, hex)
+    recent[recent.length < 5000 ? recent.length : random.uint32() % 5000] = made
+    yield made
+  }
+}
+
+function assignment(random: Random, cluster: number, i: number, hex: () => string): Assignment {
+  const isText = random.uniform() < 0.06
+  const singularValues = Array.from({ length: CHECKPOINTS }, () =>
+    Array.from({ length: 5 }, (_, k) => (20 * random.uniform()) / (k + 1)),
+  )
+  const trajectory = singularValues.map(row => row.reduce((sum, value) => sum + value, 0))
+  const steps = trajectory.slice(1).map((value, t) => Math.abs(value - trajectory[t]!))
+  const id = `${String((i * 7919) % 1_000_003).padStart(12, '0')}`
+  const content = Array.from({ length: 8 }, hex).join('')
+  return {
+    v: 1,
+    key: keyOf(id, content),
+    id,
+    cluster: isText ? 'text' : cluster,
+    singularValues: isText ? null : singularValues,
+    trajectory: isText ? null : trajectory,
+    instability: isText ? null : steps.reduce((sum, step) => sum + step, 0),
+    distance: isText ? null : random.uniform(),
+    content,
+    bundle: '0123456789ab',
+    source: { topic: TOPICS.examples, partition: i % 8, offset: i },
+  }
+}
+
+async function fillLog(log: Log): Promise<void> {
+  const topics = [TOPICS.assignments, TOPICS.decisions]
+  await log.ensureTopics(topics.map(name => ({ name, partitions: 1 })))
+  await log.ensureTopics([{ name: TOPICS.subset, partitions: 1, compacted: true }])
+  let batch: OutRecord[] = []
+  for (const record of assignments()) {
+    const value = Buffer.from(JSON.stringify(record))
+    batch.push({ topic: TOPICS.assignments, key: record.key, value })
+    if (batch.length < BATCH) continue
+    await log.append(batch)
+    batch = []
+  }
+  if (batch.length > 0) await log.append(batch)
+}
+
+type Counts = {
+  folded: number
+  decisions: number
+  foldMs: number
+  totalMs: number
+  batchMs: number[]
+}
+
+/** What the role does with one batch; adds to `counts` unless it is warm-up. */
+async function step(
+  consumer: Consumer,
+  state: SelectState,
+  counts: Counts | undefined,
+): Promise<number> {
+  const started = performance.now()
+  const records = await consumer.poll({ recordsMax: BATCH, waitMsMax: 100 })
+  if (records.length === 0) return 0
+  const foldStarted = performance.now()
+  const outputs = records.flatMap(record => outputsFor(state, record))
+  let foldMs = performance.now() - foldStarted
+  const positions = positionsAfter(records)
+  await consumer.commit({
+    positions,
+    outputs,
+    state: writer => {
+      const writeStarted = performance.now()
+      state.write(writer)
+      foldMs += performance.now() - writeStarted
+    },
+  })
+  if (counts === undefined) return records.length
+  counts.folded += records.length
+  counts.decisions += outputs.filter(({ topic }) => topic === TOPICS.decisions).length
+  counts.foldMs += foldMs
+  counts.batchMs.push(foldMs / records.length)
+  counts.totalMs += performance.now() - started
+  return records.length
+}
+
+function outputsFor(state: SelectState, record: LogRecord): OutRecord[] {
+  const { decisions } = state.fold(parseForFold(record.value!), record.offset)
+  return decisions.flatMap(decision => outputsOf(decision, TOPICS))
+}
+
+const folder = mkdtempSync(join(tmpdir(), 'xmasd-bench-'))
+try {
+  const log = await openLocalLog({ path: folder })
+  const fillStarted = performance.now()
+  await fillLog(log)
+  const fillSeconds = (performance.now() - fillStarted) / 1000
+  process.stdout.write(`${EXAMPLES} assignments appended in ${fillSeconds.toFixed(1)} s\n`)
+  const consumer = await log.consume({ group: 'bench', topics: [TOPICS.assignments] })
+  const state = openSelectState(consumer.state, SETTINGS)
+  const counts: Counts = { folded: 0, decisions: 0, foldMs: 0, totalMs: 0, batchMs: [] }
+  for (let done = 0; ; ) {
+    const read = await step(consumer, state, done < WARM_UP_SHARE * EXAMPLES ? undefined : counts)
+    done += read
+    if (read === 0) break
+  }
+  const reopenStarted = performance.now()
+  const reopened = openSelectState(consumer.state, SETTINGS)
+  const reopenMs = performance.now() - reopenStarted
+  if (reopened.kept !== state.kept) throw new Error(`${reopened.kept} kept, not ${state.kept}`)
+  await consumer.close()
+  await log.close()
+  const sorted = counts.batchMs.sort((a, b) => a - b)
+  const round = (value: number): number => Math.round(value * 1000) / 1000
+  process.stdout.write(
+    `${counts.folded} folded after the warm-up; a batch's rate: best ${Math.round(1000 / sorted[0]!)}/s, ` +
+      `median ${Math.round(1000 / sorted[sorted.length >> 1]!)}/s\n` +
+      `${state.kept} of ${state.examples} kept, ${state.duplicates} duplicates\n`,
+  )
+  const report = {
+    assignmentsPerSecond: Math.round((1000 * counts.folded) / counts.foldMs),
+    endToEndPerSecond: Math.round((1000 * counts.folded) / counts.totalMs),
+    bytesPerExample: round(state.bytes / state.examples),
+    decisionsPerAssignment: round(counts.decisions / counts.folded),
+    reopenMs: Math.round(reopenMs),
+    examples: EXAMPLES,
+    clusters: CLUSTERS,
+    ...SETTINGS,
+    log: 'local',
+  }
+  process.stdout.write(`${JSON.stringify(report)}\n`)
+} finally {
+  rmSync(folder, { recursive: true, force: true })
+}

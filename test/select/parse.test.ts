@@ -1,0 +1,49 @@
+import assert from 'node:assert/strict'
+import { test } from 'node:test'
+import fc from 'fast-check'
+import { type Assignment, keyOf } from '../../src/record.ts'
+import { parseForFold } from '../../src/select/parse.ts'
+
+const SPECTRUM = '"singularValues":[[1,2,3,4,5]]'
+
+test('an assignment reads as the whole JSON does, but for the spectrum', () => {
+  const texts = fc.oneof(
+    fc.string({ unit: 'grapheme' }),
+    fc.constantFrom(SPECTRUM, `\\${SPECTRUM}`, '"singularValues":[[', ']]', '\\"'),
+  )
+  const rows = fc.array(fc.array(fc.double({ noNaN: true }), { minLength: 5, maxLength: 5 }))
+  const cases = fc.tuple(texts, texts, fc.option(rows), fc.boolean())
+  fc.assert(
+    fc.property(cases, ([id, bundle, singularValues, isPretty]) => {
+      const assignment: Assignment = {
+        v: 1,
+        key: keyOf(id, 'c'),
+        id,
+        cluster: 1,
+        singularValues,
+        trajectory: [1],
+        instability: 1,
+        distance: 2,
+        content: 'c',
+        bundle,
+        source: { topic: id, partition: 0, offset: 0 },
+      }
+      const text = JSON.stringify(assignment, null, isPretty ? 2 : undefined)
+      const { singularValues: _, ...expected } = JSON.parse(text)
+      const { singularValues: __, ...found } = parseForFold(Buffer.from(text)) as Assignment
+      assert.deepEqual(found, expected)
+      assert.deepEqual(
+        parseForFold(Uint8Array.from(Buffer.from(text))),
+        parseForFold(Buffer.from(text)),
+      )
+    }),
+  )
+})
+
+test('a control record reads as it is, and what is no JSON throws', () => {
+  const control = { v: 1, control: 'settle' }
+  assert.deepEqual(parseForFold(Buffer.from(JSON.stringify(control))), control)
+  assert.throws(() => parseForFold(Buffer.from('{')), SyntaxError)
+  assert.throws(() => parseForFold(Buffer.from(`{${SPECTRUM}`)), SyntaxError)
+  assert.throws(() => parseForFold(Buffer.from('')), SyntaxError)
+})
