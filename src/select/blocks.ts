@@ -71,6 +71,29 @@ export function decodeRow(bytes: Uint8Array, index: number): Row {
   return rowAt(block, index, bundles)
 }
 
+/**
+ * What a fold is restored from, row by row and without making a string of every id: ids are those of
+ * text-only examples, else ''.
+ */
+export function* decodeNumbers(bytes: Uint8Array): Generator<Omit<Row, 'offset' | 'bundle'>> {
+  const block = bufferOf(bytes)
+  const { count, bundles } = headerOf(block)
+  const at = columnStarts(count)
+  for (let index = 0; index < count; index++) {
+    const cluster = block.readInt32LE(at.cluster + 4 * index)
+    const isText = cluster < 0
+    yield {
+      instability: block.readDoubleLE(at.instability + 8 * index),
+      content: {
+        high: block.readUInt32LE(at.high + 4 * index),
+        low: block.readUInt32LE(at.low + 4 * index),
+      },
+      cluster: isText ? 'text' : cluster,
+      id: isText ? rowAt(block, index, bundles).id : '',
+    }
+  }
+}
+
 function rowAt(block: Buffer, index: number, bundles: readonly string[]): Row {
   const count = block.readUInt32LE(4)
   const at = columnStarts(count)

@@ -137,7 +137,7 @@ export class Fold {
 
   /** Fills an empty fold with what was stored; see `Revisable.restore`. */
   restore(
-    rows: Iterable<Row>,
+    rows: Iterable<Omit<Row, 'offset' | 'bundle'>>,
     at: { settled: number; lastOffset: number; duplicates: number },
   ): void {
     const owners = this.owners

@@ -24,6 +24,7 @@ import { type Control, keyOf, type SubsetEntry } from '../record.ts'
 import {
   BLOCK_ROWS,
   decodeBlock,
+  decodeNumbers,
   decodeRow,
   encodeBlock,
   REBUILD_HINT,
@@ -208,10 +209,10 @@ function duplicateKey(key: string, { high, low }: Content): StateKey {
   return [DUPLICATE, high, low, createHash('sha256').update(key).digest('hex').slice(0, 32)]
 }
 
-function* readRows(reader: StateReader, examples: number): Generator<Row> {
+function* readRows(reader: StateReader, examples: number): ReturnType<typeof decodeNumbers> {
   let next = 0
   for (const { value } of reader.range([EXAMPLE, 0], [EXAMPLE, examples])) {
-    for (const row of decodeBlock(value)) {
+    for (const row of decodeNumbers(value)) {
       if (next++ < examples) yield row
     }
   }

@@ -3,7 +3,7 @@ import { test } from 'node:test'
 import fc from 'fast-check'
 import { XmasdError } from '../../src/errors.ts'
 import { openLocalLog } from '../../src/log/local.ts'
-import { decodeBlock, decodeRow, encodeBlock } from '../../src/select/blocks.ts'
+import { decodeBlock, decodeNumbers, decodeRow, encodeBlock } from '../../src/select/blocks.ts'
 import { openSelectState } from '../../src/select/state.ts'
 import { temporaryFolder } from '../support.ts'
 import { MemoryState, percents, recordOf, streams } from './stream.ts'
@@ -130,6 +130,10 @@ test('a block gives back its rows, whole and one by one', () => {
     fc.property(fc.array(row, { maxLength: 20 }), rows => {
       const block = encodeBlock(rows)
       assert.deepEqual(decodeBlock(block), rows)
+      const numbers = rows.map(({ instability, content, cluster, id }) => {
+        return { instability, content, cluster, id: cluster === 'text' ? id : '' }
+      })
+      assert.deepEqual([...decodeNumbers(block)], numbers)
       rows.forEach((expected, index) => {
         assert.deepEqual(decodeRow(block, index), expected)
       })
