@@ -14,9 +14,9 @@ import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
-import { Random } from '../src/cluster/random.ts'
 import { openLocalLog } from '../src/log/local.ts'
 import type { Consumer, Log, LogRecord, OutRecord } from '../src/log/log.ts'
+import { seededRandom } from '../src/random.ts'
 import { type Assignment, keyOf, TOPICS } from '../src/record.ts'
 import { positionsAfter } from '../src/role/outcome.ts'
 import { outputsOf } from '../src/role/select-role.ts'
@@ -65,27 +65,33 @@ function firstAbove(cumulative: Float64Array, value: number): number {
 }
 
 function* assignments(): Generator<Assignment> {
-  const random = new Random(1)
+  const random = seededRandom(1)
+  const uint32 = (): number => Math.floor(random() * 2 ** 32)
   const shares = zipf(CLUSTERS)
-  const hex = (): string => random.uint32().toString(16).padStart(8, '0')
+  const hex = (): string => uint32().toString(16).padStart(8, '0')
   const recent: Assignment[] = []
   for (let i = 0; i < EXAMPLES; i++) {
-    const again = random.uniform() < 0.05 ? recent[random.uint32() % recent.length] : undefined
+    const again = random() < 0.05 ? recent[uint32() % recent.length] : undefined
     if (again !== undefined) {
-      const id = random.uniform() < 0.5 ? again.id : `${again.id}-copy`
+      const id = random() < 0.5 ? again.id : `${again.id}-copy`
       yield { ...again, id, key: keyOf(id, again.content) }
       continue
     }
-    const made = assignment(random, firstAbove(shares, random.uniform()), i, hex)
-    recent[recent.length < 5000 ? recent.length : random.uint32() % 5000] = made
+    const made = assignment(random, firstAbove(shares, random()), i, hex)
+    recent[recent.length < 5000 ? recent.length : uint32() % 5000] = made
     yield made
   }
 }
 
-function assignment(random: Random, cluster: number, i: number, hex: () => string): Assignment {
-  const isText = random.uniform() < 0.06
+function assignment(
+  random: () => number,
+  cluster: number,
+  i: number,
+  hex: () => string,
+): Assignment {
+  const isText = random() < 0.06
   const singularValues = Array.from({ length: CHECKPOINTS }, () =>
-    Array.from({ length: 5 }, (_, k) => (20 * random.uniform()) / (k + 1)),
+    Array.from({ length: 5 }, (_, k) => (20 * random()) / (k + 1)),
   )
   const trajectory = singularValues.map(row => row.reduce((sum, value) => sum + value, 0))
   const steps = trajectory.slice(1).map((value, t) => Math.abs(value - trajectory[t]!))
@@ -99,7 +105,7 @@ function assignment(random: Random, cluster: number, i: number, hex: () => strin
     singularValues: isText ? null : singularValues,
     trajectory: isText ? null : trajectory,
     instability: isText ? null : steps.reduce((sum, step) => sum + step, 0),
-    distance: isText ? null : random.uniform(),
+    distance: isText ? null : random(),
     content,
     bundle: '0123456789ab',
     source: { topic: TOPICS.examples, partition: i % 8, offset: i },

@@ -4,6 +4,7 @@ import { join } from 'node:path'
 import { readProxyConfig } from '../src/proxy/config.ts'
 import { type Parameter, parametersOf } from '../src/proxy/parameters.ts'
 import { writeSafetensors } from '../src/proxy/safetensors.ts'
+import { seededRandom } from '../src/random.ts'
 import type { Sequence } from '../src/score/batch.ts'
 
 export type TinyShape = {
@@ -36,17 +37,6 @@ export const TINY: TinyShape = {
 export const VOCAB = 40
 export type Layout = 'legacy' | 'v5' | '4.52' | 'tinyllava'
 export type Weights = Map<string, { shape: readonly number[]; data: Float32Array }>
-
-/** mulberry32: [0, 1) */
-export function seededRandom(seed: number): () => number {
-  let state = seed >>> 0
-  return () => {
-    state = (state + 0x6d2b79f5) >>> 0
-    let t = Math.imul(state ^ (state >>> 15), state | 1)
-    t = (t + Math.imul(t ^ (t >>> 7), t | 61)) ^ t
-    return ((t ^ (t >>> 14)) >>> 0) / 2 ** 32
-  }
-}
 
 /** config.json as transformers 4.x (defaults left out) or 5.x (all written) writes it. */
 export function configJson(shape: TinyShape, style: '4.x' | '5.x' = '4.x'): object {

@@ -3,7 +3,7 @@
  *
  * Legend: N points, K clusters, T dimensions (one a checkpoint).
  */
-import { Random } from './random.ts'
+import { seededRandom } from '../random.ts'
 
 /** Points in rows: `data` is [N, T]. */
 export type Points = { data: Float64Array; count: number; dimensions: number }
@@ -196,16 +196,16 @@ function reseedEmpty({ count, dimensions }: Points, state: Lloyd): number {
 function seedCentroids(points: Points, options: KmeansOptions): Float64Array {
   const { clusters, seed, onProgress } = options
   const { data, count, dimensions } = points
-  const random = new Random(seed)
+  const random = seededRandom(seed)
   const centroids = new Float64Array(Math.min(clusters, count) * dimensions)
   const least = new Float64Array(count).fill(Number.POSITIVE_INFINITY)
-  let chosen = Math.floor(random.uniform() * count)
+  let chosen = Math.floor(random() * count)
   let seeded = 0
   for (; seeded * dimensions < centroids.length && chosen >= 0; seeded++) {
     const from = chosen * dimensions
     centroids.set(data.subarray(from, from + dimensions), seeded * dimensions)
     const total = lowerDistances(points, from, least)
-    chosen = total > 0 ? draw(least, random.uniform() * total) : -1
+    chosen = total > 0 ? draw(least, random() * total) : -1
     if (seeded % 50 === 0) onProgress?.({ phase: 'seeding', done: seeded, total: clusters })
   }
   return centroids.slice(0, seeded * dimensions)

@@ -8,7 +8,8 @@ export const VALUES = 5
 /**
  * The 5 largest singular values of `matrix` [rows, columns] (row-major float32), descending, zeros
  * where the matrix has fewer. Square roots of the eigenvalues of the smaller Gram matrix, in
- * float64: absolute error about 1e-8 of the largest value. Throws SCORE_NOT_FINITE.
+ * float64: an error of at most sqrt((rows + columns) * 2.2e-16) of the largest value,
+ * 4e-7 at 200 × 576; what is smaller is 0. Throws SCORE_NOT_FINITE.
  */
 export function largestSingularValues(
   matrix: Float32Array,

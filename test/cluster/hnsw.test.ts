@@ -5,8 +5,8 @@ import { test } from 'node:test'
 import fc from 'fast-check'
 import { readCentroids } from '../../src/cluster/bundle.ts'
 import { buildIndex, type Centroids, loadIndex } from '../../src/cluster/hnsw.ts'
-import { Random } from '../../src/cluster/random.ts'
 import { readHeader, readTensorFloat64 } from '../../src/proxy/safetensors.ts'
+import { seededRandom } from '../../src/random.ts'
 import { shared, temporaryFolder } from '../support.ts'
 
 function centroidsOf(rows: readonly (readonly number[])[]): Centroids {
@@ -34,15 +34,15 @@ test('the golden assignment and distances come out of the HNSW index exactly', t
 })
 
 test('the index agrees with the exact scan at K = 1000, and again after a file', t => {
-  const random = new Random(7)
-  const rows = Array.from({ length: 1000 }, () => Array.from({ length: 8 }, () => random.uniform()))
+  const random = seededRandom(7)
+  const rows = Array.from({ length: 1000 }, () => Array.from({ length: 8 }, () => random()))
   const built = buildIndex(centroidsOf(rows))
   const file = join(temporaryFolder(t), 'index')
   built.save(file)
   const loaded = loadIndex(built.centroids, file)
   let agreed = 0
   for (let i = 0; i < 2000; i++) {
-    const point = Array.from({ length: 8 }, () => random.uniform())
+    const point = Array.from({ length: 8 }, () => random())
     const found = built.nearest(point)
     assert.deepEqual(loaded.nearest(point), found)
     if (built.nearestExact(point).cluster === found.cluster) agreed++

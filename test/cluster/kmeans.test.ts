@@ -4,8 +4,8 @@ import { join } from 'node:path'
 import { test } from 'node:test'
 import fc from 'fast-check'
 import { assignAll, kmeans, lloyd, type Points, squaredDistance } from '../../src/cluster/kmeans.ts'
-import { Random } from '../../src/cluster/random.ts'
 import { readHeader, readTensorFloat64 } from '../../src/proxy/safetensors.ts'
+import { seededRandom } from '../../src/random.ts'
 import { shared } from '../support.ts'
 
 function pointsOf(rows: readonly (readonly number[])[]): Points {
@@ -15,11 +15,11 @@ function pointsOf(rows: readonly (readonly number[])[]): Points {
 
 /** Gaussian-like blobs around few centres. */
 function blobs(count: number, dimensions: number, centres: number, seed: number): Points {
-  const random = new Random(seed)
-  const at = Array.from({ length: centres * dimensions }, () => 50 * random.uniform())
+  const random = seededRandom(seed)
+  const at = Array.from({ length: centres * dimensions }, () => 50 * random())
   const data = Float64Array.from({ length: count * dimensions }, (_, i) => {
     const centre = Math.floor(i / dimensions) % centres
-    const noise = random.uniform() + random.uniform() + random.uniform() - 1.5
+    const noise = random() + random() + random() - 1.5
     return at[centre * dimensions + (i % dimensions)]! + noise
   })
   return { data, count, dimensions }
@@ -112,17 +112,4 @@ test('one cluster is the mean', () => {
     () => kmeans({ data: new Float64Array(0), count: 0, dimensions: 1 }, { clusters: 1, seed: 0 }),
     RangeError,
   )
-})
-
-test('the generator is uniform and repeats itself for a seed', () => {
-  const random = new Random(42)
-  const again = new Random(42)
-  const bins = new Array<number>(10).fill(0)
-  for (let i = 0; i < 100_000; i++) {
-    const value = random.uniform()
-    assert.equal(again.uniform(), value)
-    bins[Math.floor(value * 10)]!++
-  }
-  for (const bin of bins) assert.ok(Math.abs(bin - 10_000) < 500, `${bins}`)
-  assert.notEqual(new Random(1).uint32(), new Random(2).uint32())
 })

@@ -6,8 +6,8 @@ import { type TestContext, test } from 'node:test'
 import { fileURLToPath } from 'node:url'
 import fc from 'fast-check'
 import { openBundle } from '../../src/cluster/bundle.ts'
-import { Random } from '../../src/cluster/random.ts'
 import { readHeader, readTensorFloat64, writeSafetensors } from '../../src/proxy/safetensors.ts'
+import { seededRandom } from '../../src/random.ts'
 import { countOnce } from '../../src/select/duplicates.ts'
 import { openSelectState } from '../../src/select/state.ts'
 import { MemoryState, recordOf } from '../select/stream.ts'
@@ -72,12 +72,12 @@ test('fit with the golden centroids and select give the golden subsets, to the i
 function writeTrajectories(t: TestContext): { work: string; file: string; ids: string[] } {
   const work = temporaryFolder(t)
   const file = join(work, 'trajectories.jsonl')
-  const random = new Random(1)
+  const random = seededRandom(1)
   const lines = Array.from({ length: 400 }, (_, i) => {
     const id = `e${i}`
     if (i === 7) return { id, key: null, trajectory: null, error: { code: 'NOT_JSON' } }
     if (i % 20 === 0) return { id, trajectory: null, instability: null }
-    return { id, trajectory: [0, 1, 2].map(t => (i % 10) * t + random.uniform()) }
+    return { id, trajectory: [0, 1, 2].map(t => (i % 10) * t + random()) }
   })
   writeLines(file, lines)
   return { work, file, ids: lines.map(line => line.id) }

@@ -4,8 +4,8 @@ import { join } from 'node:path'
 import test, { type TestContext } from 'node:test'
 import { demoStream } from '../../src/demo/stream.ts'
 import { openLocalLog } from '../../src/log/local.ts'
+import { seededRandom } from '../../src/random.ts'
 import { makeSite, readTopic, type Site, start, succeed } from '../e2e/command.ts'
-import { generator } from '../random.ts'
 
 const EXAMPLES = 1_500
 const KILLS = 20
@@ -15,7 +15,7 @@ const SMALL_BATCHES = { XMASD_SCORE_BATCH_EXAMPLES_MAX: '8', XMASD_LOGGING_LEVEL
 test('kill -9 at 20 random moments leaves the decisions and the subset of an uninterrupted run', async t => {
   const [calm, killed] = await twoSites(t)
   await succeed(['run', '--config', calm.config, ...RUN])
-  const random = generator(20_251_123)
+  const random = seededRandom(20_251_123)
   let kills = 0
   for (let runs = 0; kills < KILLS; runs++) {
     assert.ok(runs < 3 * KILLS, `only ${kills} kills in ${runs} runs: the run ends too soon`)

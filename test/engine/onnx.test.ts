@@ -13,12 +13,12 @@ import { onnxEngine } from '../../src/engine/onnx.ts'
 import { XmasdError } from '../../src/errors.ts'
 import { patchesPerImage } from '../../src/proxy/config.ts'
 import { openSchedule } from '../../src/proxy/schedule.ts'
+import { seededRandom } from '../../src/random.ts'
 import { compileVision, loadScorer } from '../../src/score/scorer.ts'
 import {
   diskName,
   randomSequence,
   saveWeights,
-  seededRandom,
   type Weights,
   writeTinyProxy,
 } from '../fixtures-tiny-proxy.ts'

@@ -1,8 +1,9 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import fc from 'fast-check'
+import { seededRandom } from '../../src/random.ts'
 import { ownPart, packBatch, planBatches, type Sequence } from '../../src/score/batch.ts'
-import { randomSequence, seededRandom } from '../fixtures-tiny-proxy.ts'
+import { randomSequence } from '../fixtures-tiny-proxy.ts'
 
 const IMAGE = { imageTokens: 4, patchValues: 24 }
 

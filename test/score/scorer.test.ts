@@ -3,12 +3,12 @@ import { test } from 'node:test'
 import fc from 'fast-check'
 import { type ProxyConfig, patchesPerImage } from '../../src/proxy/config.ts'
 import { openSchedule } from '../../src/proxy/schedule.ts'
+import { seededRandom } from '../../src/random.ts'
 import { MODES } from '../../src/score/attention.ts'
 import type { Sequence } from '../../src/score/batch.ts'
 import { loadScorer, type Scored } from '../../src/score/scorer.ts'
 import {
   randomSequence,
-  seededRandom,
   TINY,
   type TinyShape,
   VOCAB,

@@ -4,10 +4,11 @@ import { join } from 'node:path'
 import { test } from 'node:test'
 import { XmasdError } from '../../src/errors.ts'
 import { type ProxyConfig, patchesPerImage } from '../../src/proxy/config.ts'
+import { seededRandom } from '../../src/random.ts'
 import type { Sequence } from '../../src/score/batch.ts'
 import { loadScorer } from '../../src/score/scorer.ts'
 import { chooseThreads, startScoring } from '../../src/score/scoring.ts'
-import { randomSequence, seededRandom, writeTinyProxy } from '../fixtures-tiny-proxy.ts'
+import { randomSequence, writeTinyProxy } from '../fixtures-tiny-proxy.ts'
 import { temporaryFolder } from '../support.ts'
 
 function sequences(config: ProxyConfig, count: number): Sequence[] {

@@ -13,11 +13,12 @@ function bySvd(data: Float32Array, rows: number, columns: number): number[] {
   return [...descending, 0, 0, 0, 0, 0].slice(0, 5)
 }
 
-function assertClose(actual: number[], expected: number[]): void {
+/** Squaring loses half the digits of what is far below the largest: sqrt(sides * epsilon) of it. */
+function assertClose(actual: number[], expected: number[], sides = 8): void {
   assert.equal(actual.length, 5)
-  const largest = Math.max(expected[0]!, Number.MIN_VALUE)
+  const bound = Math.sqrt(sides * Number.EPSILON) * Math.max(expected[0]!, Number.MIN_VALUE)
   for (const [i, value] of actual.entries()) {
-    assert.ok(Math.abs(value - expected[i]!) <= 3e-8 * largest, `${actual} and ${expected}`)
+    assert.ok(Math.abs(value - expected[i]!) <= bound, `${actual} and ${expected}`)
   }
 }
 
@@ -35,9 +36,10 @@ test('the Gram matrix gives what the SVD gives, for every shape', () => {
   fc.assert(
     fc.property(matrix, ([rows, columns, values]) => {
       const data = Float32Array.from(values)
-      assertClose(largestSingularValues(data, rows, columns), bySvd(data, rows, columns))
+      const found = largestSingularValues(data, rows, columns)
+      assertClose(found, bySvd(data, rows, columns), rows + columns)
     }),
-    { numRuns: 300 },
+    { numRuns: 1_000 },
   )
 })
 

@@ -1,0 +1,272 @@
+import assert from 'node:assert/strict'
+import { readFileSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import test from 'node:test'
+import type { Assignment, Decision } from '../../src/record.ts'
+import { Assignment as AssignmentSchema, Decision as DecisionSchema } from '../../src/record.ts'
+import {
+  dataUrl,
+  example,
+  jsonOf,
+  makeSite,
+  picture,
+  readTopic,
+  run,
+  type Site,
+  start,
+  succeed,
+} from './command.ts'
+
+async function writeData(site: Site, examples: object[]): Promise<string> {
+  const file = join(site.folder, 'data.jsonl')
+  writeFileSync(file, examples.map(one => `${JSON.stringify(one)}\n`).join(''))
+  return file
+}
+
+async function distinct(count: number, from = 0): Promise<object[]> {
+  return Promise.all(
+    Array.from({ length: count }, async (_, i) =>
+      example(`e${from + i}`, dataUrl(await picture(from + i)), `what is number ${from + i}?`),
+    ),
+  )
+}
+
+test('a redelivery keeps its decision and a duplicate loses to the first, each counted once', async t => {
+  const site = makeSite(t, 'select: { percent: 50 }')
+  const examples = await distinct(12)
+  const again = examples[3]!
+  const copy = { ...examples[5]!, id: 'a copy' }
+  const data = await writeData(site, [...examples, again, copy, copy, again])
+  await succeed(['produce', '--config', site.config, '--data', data])
+  const ended = await succeed(['run', '--config', site.config, '--until-idle', '--json'])
+  const summary = JSON.parse(ended.stdout)
+  assert.deepEqual(summary.examples, { assigned: 12, duplicate: 1, redelivered: 3, dead_letter: 0 })
+  assert.equal(summary.history, 12)
+  const decisions = (await readTopic(site.log, 'decisions')).map(record => jsonOf<Decision>(record))
+  const duplicates = decisions.filter(({ reason }) => reason === 'duplicate')
+  assert.equal(duplicates.length, 1)
+  assert.equal(duplicates[0]!.id, 'a copy')
+  assert.match(duplicates[0]!.duplicateOf!, /^e5@[0-9a-f]{16}$/)
+})
+
+test('what flows through the log is what its schemas say', async t => {
+  const site = makeSite(t)
+  const textOnly = example('text', undefined, 'what is a singular value?')
+  const data = await writeData(site, [...(await distinct(5)), textOnly])
+  await succeed(['produce', '--config', site.config, '--data', data])
+  await succeed(['run', '--config', site.config, '--until-idle'])
+  const assignments = await readTopic(site.log, 'assignments')
+  assert.equal(assignments.length, 6)
+  for (const record of assignments) {
+    const assignment = AssignmentSchema.parse(jsonOf<Assignment>(record))
+    assert.equal(record.key, assignment.key)
+    assert.equal(assignment.cluster === 'text', assignment.id === 'text')
+    assert.equal(assignment.trajectory === null, assignment.id === 'text')
+  }
+  for (const record of await readTopic(site.log, 'decisions')) {
+    assert.equal(record.key, DecisionSchema.parse(jsonOf<Decision>(record)).key)
+  }
+})
+
+test('the export equals the batch rule over the same trajectories, and explain and --data agree with it', async t => {
+  const site = makeSite(t, 'select: { percent: 30 }')
+  const text = Array.from({ length: 8 }, (_, i) => example(`t${i}`, undefined, `question ${i}?`))
+  const examples = [...(await distinct(60)), ...text, { ...(await distinct(1))[0]!, id: 'copy' }]
+  const data = await writeData(site, examples)
+  const at = (name: string): string => join(site.folder, name)
+  await succeed(['produce', '--config', site.config, '--data', data])
+  await succeed(['run', '--config', site.config, '--until-idle'])
+  await succeed(['export', '--config', site.config, '--out', at('exported.json')])
+  const env = { XMASD_IMAGES_ROOT: site.images }
+  const proxy = readFileSync(site.config, 'utf8').match(/proxy: \{ path: (.*) \}/)![1]!
+  const bundle = readFileSync(site.config, 'utf8').match(/bundle: (.*)/)![1]!
+  await succeed(['score', '--proxy', proxy, '--data', data, '--out', at('t.jsonl')], env)
+  const rule = ['--bundle', bundle, '--percent', '30', '--trajectories', at('t.jsonl')]
+  await succeed(['select', ...rule, '--out', at('selected.json')])
+  await succeed(['select', ...rule, '--data', data, '--out', at('selected-data.json')])
+  await succeed([
+    'export',
+    '--config',
+    site.config,
+    '--data',
+    data,
+    '--out',
+    at('exported-data.json'),
+  ])
+
+  const read = (name: string) => JSON.parse(readFileSync(at(name), 'utf8'))
+  const keys = read('exported.json') as string[]
+  assert.ok(keys.length >= 15)
+  assert.deepEqual([...keys].sort(), read('selected.json').sort())
+  const ids = (list: { id: string }[]): string[] => list.map(({ id }) => id).sort()
+  assert.deepEqual(ids(read('exported-data.json')), keys.map(key => key.split('@')[0]!).sort())
+  assert.deepEqual(ids(read('selected-data.json')), ids(read('exported-data.json')))
+  const explained = JSON.parse(
+    (await succeed(['explain', keys[0]!, '--config', site.config, '--json'])).stdout,
+  )
+  assert.equal(explained.keptNow, true)
+  const missing = await run(['explain', 'nobody', '--config', site.config])
+  assert.equal(missing.code, 1)
+  assert.match(missing.stderr, /nobody.*\[KEY_UNKNOWN\]/)
+})
+
+test('the roles run apart in two processes over one log as they do in one', async t => {
+  const [one, two] = [makeSite(t), makeSite(t)]
+  const examples = await distinct(40)
+  for (const site of [one, two]) {
+    await succeed(['produce', '--config', site.config, '--data', await writeData(site, examples)])
+  }
+  await succeed(['run', '--config', one.config, '--until-idle'])
+  await succeed(['run', '--config', two.config, '--roles', 'score', '--until-idle'])
+  assert.equal((await readTopic(two.log, 'decisions')).length, 0)
+  await succeed(['run', '--config', two.config, '--roles', 'select', '--until-idle'])
+  const values = async (site: Site): Promise<string[]> =>
+    (await readTopic(site.log, 'decisions')).map(({ value }) => Buffer.from(value!).toString())
+  assert.deepEqual(await values(two), await values(one))
+})
+
+test('two daemons on one log double nothing', async t => {
+  const site = makeSite(t)
+  const data = await writeData(site, await distinct(80))
+  await succeed(['produce', '--config', site.config, '--data', data])
+  const small = { XMASD_SCORE_BATCH_EXAMPLES_MAX: '4' }
+  const ended = await Promise.all(
+    [1, 2].map(() => run(['run', '--config', site.config, '--until-idle'], small)),
+  )
+  for (const { code, stderr } of ended) assert.equal(code, 0, stderr)
+  const keys = (await readTopic(site.log, 'assignments')).map(({ key }) => key)
+  assert.equal(keys.length, 80)
+  assert.equal(new Set(keys).size, 80)
+  const first = (await readTopic(site.log, 'decisions'))
+    .map(record => jsonOf<Decision>(record))
+    .filter(({ action }) => action === 'keep' || action === 'drop')
+  assert.equal(new Set(first.map(({ key }) => key)).size, 80)
+  assert.equal(first.length, 80)
+})
+
+test('with settleEvery above 1 an idle stream is settled by a record of the log', async t => {
+  const site = makeSite(t, 'select: { percent: 50, settleEvery: 1000, idleSettleMs: 100 }')
+  const data = await writeData(site, await distinct(20))
+  await succeed(['produce', '--config', site.config, '--data', data])
+  const ended = await succeed(['run', '--config', site.config, '--until-idle', '--json'])
+  assert.equal(
+    JSON.parse(ended.stdout).decisions.keep + JSON.parse(ended.stdout).decisions.drop,
+    20,
+  )
+  const last = (await readTopic(site.log, 'assignments')).at(-1)!
+  assert.deepEqual(jsonOf(last), { v: 1, control: 'settle' })
+})
+
+test('a lost state is folded again without publishing anything twice', async t => {
+  const site = makeSite(t)
+  await succeed([
+    'produce',
+    '--config',
+    site.config,
+    '--data',
+    await writeData(site, await distinct(30)),
+  ])
+  await succeed(['run', '--config', site.config, '--until-idle'])
+  const before = (await readTopic(site.log, 'decisions')).length
+  await forgetState(site)
+  await succeed([
+    'produce',
+    '--config',
+    site.config,
+    '--data',
+    await writeData(site, await distinct(30, 30)),
+  ])
+  const ended = await succeed(['run', '--config', site.config, '--until-idle', '--json'])
+  assert.match(ended.stderr, /folding the gap/)
+  assert.equal(JSON.parse(ended.stdout).history, 60)
+  const decisions = (await readTopic(site.log, 'decisions')).map(record => jsonOf<Decision>(record))
+  const firsts = decisions.filter(({ action }) => action === 'keep' || action === 'drop')
+  assert.ok(decisions.length > before)
+  assert.equal(firsts.length, 60)
+  assert.equal(new Set(firsts.map(({ key }) => key)).size, 60)
+})
+
+/** Removes every entry of the select role's state, leaving its position. */
+async function forgetState(site: Site): Promise<void> {
+  const { openLocalLog } = await import('../../src/log/local.ts')
+  const log = await openLocalLog({ path: site.log })
+  const consumer = await log.consume({ group: 'xmasd-select', topics: ['assignments'] })
+  const keys = ['duplicate', 'example', 'meta'].flatMap(name =>
+    [...consumer.state.range([name], [name, '\uffff', '\uffff'])].map(({ key }) => key),
+  )
+  assert.ok(keys.length > 1)
+  await consumer.commit({
+    positions: [],
+    outputs: [],
+    state: writer => {
+      for (const key of keys) writer.remove(key)
+    },
+  })
+  await consumer.close()
+  await log.close()
+}
+
+test('SIGTERM finishes the batch in hand, commits and exits 0; probes and metrics answer meanwhile', async t => {
+  const site = makeSite(t, 'http: { port: 0 }')
+  await succeed([
+    'produce',
+    '--config',
+    site.config,
+    '--data',
+    await writeData(site, await distinct(30)),
+  ])
+  const { child, ended } = start(['run', '--config', site.config, '--json'])
+  const url = await new Promise<string>(resolve => {
+    let seen = ''
+    child.stderr!.on('data', (text: string) => {
+      seen += text
+      const found = /"http":"([^"]+)"/.exec(seen)
+      if (found !== null) resolve(found[1]!)
+    })
+  })
+  const get = async (path: string) => {
+    const response = await fetch(`${url}${path}`)
+    return { status: response.status, body: await response.text() }
+  }
+  while (!(await get('/metrics')).body.includes('xmasd_examples_total{outcome="assigned"} 30')) {
+    await new Promise(resolve => setTimeout(resolve, 100))
+  }
+  const [health, ready, metrics, other] = await Promise.all(
+    ['/healthz', '/readyz', '/metrics', '/other'].map(get),
+  )
+  assert.equal(health!.status, 200, health!.body)
+  assert.equal(ready!.status, 200, ready!.body)
+  assert.match(ready!.body, /"name":"engine","ok":true/)
+  assert.match(metrics!.body, /^xmasd_decisions_total\{action="drop"\} \d+$/m)
+  assert.match(metrics!.body, /^xmasd_backlog_records\{role="score"\} 0$/m)
+  assert.equal(other!.status, 404)
+  child.kill('SIGTERM')
+  const { code, stdout } = await ended
+  assert.equal(code, 0)
+  assert.equal(JSON.parse(stdout).examples.assigned, 30)
+})
+
+test('a bad configuration stops at once with exit code 2, naming key, value and fix', async t => {
+  const site = makeSite(t, 'select: { percent: 300 }')
+  const ended = await run(['run', '--config', site.config])
+  assert.equal(ended.code, 2)
+  assert.match(ended.stderr, /select\.percent is 300.*\[CONFIG_INVALID\]/)
+  for (const args of [['run', '--nonsense'], ['nonsense'], ['fit'], ['run', '--roles', 'x']]) {
+    assert.equal((await run(args)).code, 2, args.join(' '))
+  }
+})
+
+test('a proxy that a bundle was not fitted with stops the daemon with a message that says so', async t => {
+  const site = makeSite(t)
+  const goldens = join(site.folder, 'trajectories.jsonl')
+  const line = (i: number) => JSON.stringify({ id: i, trajectory: [1, 2 + i, 3], instability: 2 })
+  writeFileSync(goldens, Array.from({ length: 9 }, (_, i) => `${line(i)}\n`).join(''))
+  const bundle = join(site.folder, 'bundle')
+  await succeed(['fit', '--trajectories', goldens, '--out', bundle, '--clusters', '2'])
+  const ended = await run(['run', '--config', site.config], { XMASD_BUNDLE: bundle })
+  assert.equal(ended.code, 1)
+  assert.match(
+    ended.stderr,
+    /the bundle is for 3 checkpoints, the proxy has \d+.*\[BUNDLE_MISMATCH\]/,
+  )
+})

@@ -1,0 +1,77 @@
+import assert from 'node:assert/strict'
+import { readFileSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import test from 'node:test'
+import { MODES } from '../../src/score/attention.ts'
+import { shared, temporaryFolder } from '../support.ts'
+import { succeed } from './command.ts'
+
+/** PyTorch's own float32 is up to 2.5e-6 (held-out shapes: 9e-6) from the float64 values. */
+const RELATIVE_MAX = 1e-5
+
+type Line = {
+  id: string
+  trajectory: number[] | null
+  instability: number | null
+  singularValues: number[][] | null
+}
+
+type Expected = {
+  template: { name: string }
+  steps: number[]
+  examples: { id: string | number; has_image: boolean }[]
+  modes: Record<
+    string,
+    {
+      float64: {
+        top5: (number[][] | null)[]
+        trajectory: (number[] | null)[]
+        instability: (number | null)[]
+      }
+    }
+  >
+}
+
+for (const mode of MODES) {
+  test(`the score command gives the goldens from the image files, ${mode} mode`, async t => {
+    const set = shared(t, 'goldens/llava-clip-llama')
+    if (set === undefined) return
+    const folder = temporaryFolder(t)
+    const expected = JSON.parse(readFileSync(join(set, 'expected.json'), 'utf8')) as Expected
+    const template = join(folder, 'template.json')
+    writeFileSync(template, JSON.stringify(expected.template))
+    const out = join(folder, 'out.jsonl')
+    const where = ['--proxy', join(set, 'run'), '--data', join(set, 'data.json'), '--images', set]
+    await succeed(['score', ...where, '--template', template, '--mode', mode, '--out', out])
+    const lines = readFileSync(out, 'utf8')
+      .trimEnd()
+      .split('\n')
+      .map(line => JSON.parse(line) as Line)
+    assert.deepEqual(
+      lines.map(({ id }) => id),
+      expected.examples.map(({ id }) => String(id)),
+    )
+    const worst = lines.map((line, i) => compare(line, expected, mode, i))
+    t.diagnostic(`largest relative difference from float64: ${Math.max(...worst)}`)
+    assert.ok(Math.max(...worst) <= RELATIVE_MAX)
+    const meta = JSON.parse(readFileSync(`${out}.meta.json`, 'utf8'))
+    assert.deepEqual([meta.schedule.steps, meta.mode], [expected.steps, mode])
+  })
+}
+
+/** The largest relative difference of one example's numbers from the float64 values. */
+function compare(line: Line, expected: Expected, mode: string, index: number): number {
+  const { top5, trajectory, instability } = expected.modes[mode]!.float64
+  if (!expected.examples[index]!.has_image) {
+    assert.deepEqual([line.trajectory, line.instability, line.singularValues], [null, null, null])
+    return 0
+  }
+  const apart = (a: number, b: number): number => Math.abs(a - b) / Math.abs(b)
+  const values = line.singularValues!.flat()
+  const differences = top5[index]!.flat().map((value, i) => apart(values[i]!, value))
+  const scores = trajectory[index]!.map((value, i) => apart(line.trajectory![i]!, value))
+  // Instability is a sum of differences: its error is measured against the scores it is made of.
+  const largest = Math.max(...trajectory[index]!)
+  const steadiness = Math.abs(line.instability! - instability[index]!) / largest
+  return Math.max(...differences, ...scores, steadiness)
+}
