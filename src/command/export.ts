@@ -1,7 +1,5 @@
 /** `export`: the current subset, as keys or, with --data, as the examples themselves. */
 
-import { once } from 'node:events'
-import { createWriteStream } from 'node:fs'
 import { Command } from 'commander'
 import { type Config, loadConfig } from '../config.ts'
 import { readExamples } from '../ingest/data.ts'
@@ -9,6 +7,7 @@ import type { Log } from '../log/log.ts'
 import { startProgress } from '../observe/progress.ts'
 import { openLog, topicSpecs } from '../open-log.ts'
 import { startIdentifying } from '../score/measure.ts'
+import { writeJsonArray } from './json-array.ts'
 
 type Options = { config?: string; out: string; data?: string; images?: string; json?: boolean }
 
@@ -34,9 +33,9 @@ async function exportSubset(options: Options): Promise<void> {
     const keys = await readSubset(log, config)
     const entries =
       options.data === undefined
-        ? iterate([...keys].map(key => JSON.stringify(key)))
+        ? [...keys].map(key => JSON.stringify(key))
         : keptExamples(config, options.data, keys)
-    const written = await writeArray(options.out, entries)
+    const written = await writeJsonArray(options.out, entries)
     report(options, keys.size, written)
   } finally {
     await log.close()
@@ -81,10 +80,6 @@ async function* keptExamples(
   }
 }
 
-async function* iterate(lines: string[]): AsyncIterable<string> {
-  yield* lines
-}
-
 /** Groups of `size`, the last one smaller. */
 export async function* chunks<T>(items: AsyncIterable<T>, size: number): AsyncIterable<T[]> {
   let group: T[] = []
@@ -95,21 +90,6 @@ export async function* chunks<T>(items: AsyncIterable<T>, size: number): AsyncIt
     group = []
   }
   if (group.length > 0) yield group
-}
-
-/** A JSON array, one entry a line, streamed. */
-async function writeArray(file: string, entries: AsyncIterable<string>): Promise<number> {
-  const out = createWriteStream(file)
-  await once(out, 'open')
-  let written = 0
-  for await (const entry of entries) {
-    const isFull = !out.write(`${written === 0 ? '[\n' : ',\n'}${entry}`)
-    written++
-    if (isFull) await once(out, 'drain')
-  }
-  out.end(written === 0 ? '[]\n' : '\n]\n')
-  await once(out, 'close')
-  return written
 }
 
 function report(options: Options, kept: number, written: number): void {
