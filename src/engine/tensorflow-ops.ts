@@ -3,8 +3,9 @@
  * differentiable. It trains the proxy, and it is the oracle of the `onnx` engine.
  *
  * Two habits of the wasm backend shape the code: only plain 2-D products without transposition are
- * fast there (13x, measured), so products are flattened to 2-D, transposed explicitly and carry
- * their own gradient; and the gradient of a gather is missing, so ours is a one-hot product.
+ * fast there (13x, measured), so products are flattened to 2-D or taken one by one, transposed
+ * explicitly and carry their own gradient; and the gradient of a gather is missing, so ours is a
+ * one-hot product.
  *
  * Shapes: B batch, T tokens, C channels, O outputs, H heads, G query heads of a kv head, D channels
  * of a head, N rows.
@@ -38,7 +39,7 @@ export function tensorflowOps(weights: WeightSource): Ops<tf.Tensor> {
     add: (a, b) => tf.add(a, b),
     mul: (a, b) => tf.mul(a, b),
     scale: (x, factor) => tf.mul(x, factor),
-    matmulTransposed: (a, b) => tf.matMul(a, b, false, true),
+    matmulTransposed: (a, b) => batchedProduct(a, tf.transpose(b, [0, 2, 1])),
     softmax: x => tf.softmax(x),
     layerNorm: (x, name, epsilon) =>
       layerNorm(x, weight(`${name}.weight`), weights(`${name}.bias`), epsilon),
@@ -80,14 +81,59 @@ function linear(x: tf.Tensor, w: tf.Tensor): tf.Tensor {
   return tf.reshape(product(rows, w), [...x.shape.slice(0, -1), w.shape[0]!])
 }
 
+/** a [B, R, C] @ b [B, C, O] -> [B, R, O], differentiable */
+function batchedProduct(a: tf.Tensor, b: tf.Tensor): tf.Tensor {
+  const product = tf.customGrad((a, b, save) => {
+    const [left, right] = [a as tf.Tensor3D, b as tf.Tensor3D]
+    ;(save as tf.GradSaveFunc)([left, right])
+    return {
+      value: productsOf(left, right),
+      gradFunc: (dy: tf.Tensor, saved: tf.Tensor[]) => [
+        productsOf(dy, tf.transpose(saved[1]!, [0, 2, 1])),
+        productsOf(tf.transpose(saved[0]!, [0, 2, 1]), dy),
+      ],
+    }
+  })
+  return product(a, b)
+}
+
+/** On wasm one by one (3x, measured), through host memory because a slice there copies the whole. */
+function productsOf(a: tf.Tensor, b: tf.Tensor): tf.Tensor {
+  if (tf.getBackend() !== 'wasm') return tf.matMul(a, b)
+  const [batch, rows, inner] = a.shape as [number, number, number]
+  const columns = b.shape[2]!
+  const [left, right] = [a.dataSync(), b.dataSync()]
+  const values = new Float32Array(batch * rows * columns)
+  for (let i = 0; i < batch; i++) {
+    // A tidy that returns an array would walk its elements.
+    tf.tidy(() => {
+      const x = tf.tensor2d(part(left, i, rows * inner), [rows, inner])
+      const y = tf.tensor2d(part(right, i, inner * columns), [inner, columns])
+      values.set(tf.matMul(x, y).dataSync(), i * rows * columns)
+    })
+  }
+  return tf.tensor3d(values, [batch, rows, columns])
+}
+
+function part(
+  values: tf.DataTypeMap['float32'] | Int32Array | Uint8Array,
+  index: number,
+  size: number,
+): Float32Array {
+  return (values as Float32Array).subarray(index * size, (index + 1) * size)
+}
+
 /** table [N, C], index [B, R] int32 -> [B, R, C] */
 function gatherRowsOf(table: tf.Tensor, index: tf.Tensor): tf.Tensor {
   const flat = tf.reshape(index, [-1]) as tf.Tensor1D
-  const gather = tf.customGrad(table => {
+  const gather = tf.customGrad((table, save) => {
     const rows = (table as tf.Tensor).shape[0]!
+    // What is saved outlives the forward pass; `flat` itself does not.
+    ;(save as tf.GradSaveFunc)([flat])
     return {
       value: tf.gather(table as tf.Tensor, flat),
-      gradFunc: (dy: tf.Tensor) => tf.matMul(tf.transpose(oneHot(flat, rows)), dy as tf.Tensor2D),
+      gradFunc: (dy: tf.Tensor, [index]: tf.Tensor[]) =>
+        tf.matMul(tf.transpose(oneHot(index as tf.Tensor1D, rows)), dy as tf.Tensor2D),
     }
   })
   return tf.reshape(gather(table), [...index.shape, table.shape[1]!])
@@ -218,10 +264,10 @@ function attention(
     tf.transpose(tf.reshape(x, [b, t, kvHeads, headDim]), order)
   const keys = tf.reshape(byHead(k, [0, 2, 3, 1]), [b * kvHeads, headDim, t])
   const values = tf.reshape(byHead(v, [0, 2, 1, 3]), [b * kvHeads, t, headDim])
-  const scaled = tf.mul(tf.matMul(queries, keys), 1 / Math.sqrt(headDim)) // [B*kv, G*T, T]
+  const scaled = tf.mul(batchedProduct(queries, keys), 1 / Math.sqrt(headDim)) // [B*kv, G*T, T]
   const rows = tf.reshape(scaled, [b * heads, t, t])
   const weights = tf.softmax(causal ? tf.add(rows, causalMask(t)) : rows)
-  const mixed = tf.matMul(tf.reshape(weights, [b * kvHeads, group * t, t]), values)
+  const mixed = batchedProduct(tf.reshape(weights, [b * kvHeads, group * t, t]), values)
   const back = tf.transpose(tf.reshape(mixed, [b, heads, t, headDim]), [0, 2, 1, 3])
   return tf.reshape(back, [b, t, heads * headDim])
 }

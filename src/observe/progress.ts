@@ -2,8 +2,8 @@
 import cliProgress from 'cli-progress'
 
 export type Progress = {
-  /** Sets how much is done, in the units of `total`. */
-  update(done: number): void
+  /** Sets how much is done, in the units of `total`, and what else to show. */
+  update(done: number, note?: string): void
   stop(): void
 }
 
@@ -17,16 +17,16 @@ export function startProgress(label: string, total: number | undefined): Progres
 
 function bar(label: string, total: number): Progress {
   const shown = new cliProgress.SingleBar({
-    format: `${label} {bar} {value}/{total} · {rate}/s · ETA {eta_formatted}`,
+    format: `${label} {bar} {value}/{total} · {rate}/s · ETA {eta_formatted} {note}`,
     barsize: 24,
     etaBuffer: 100,
     hideCursor: true,
     stream: process.stderr,
   })
   const started = performance.now()
-  shown.start(total, 0, { rate: '-' })
+  shown.start(total, 0, { rate: '-', note: '' })
   return {
-    update: done => shown.update(done, { rate: rateSince(started, done) }),
+    update: (done, note = '') => shown.update(done, { rate: rateSince(started, done), note }),
     stop: () => shown.stop(),
   }
 }
@@ -35,15 +35,19 @@ function lines(label: string, total: number | undefined): Progress {
   const started = performance.now()
   let shownAt = started
   let last = 0
+  let shownNote = ''
   const print = (): void => {
     const eta =
       total === undefined || last === 0 ? '' : ` · ETA ${etaSeconds(started, last, total)} s`
     const of = total === undefined ? '' : `/${total}`
-    process.stderr.write(`${label} ${last}${of} · ${rateSince(started, last)}/s${eta}\n`)
+    process.stderr.write(
+      `${label} ${last}${of} · ${rateSince(started, last)}/s${eta}${shownNote}\n`,
+    )
   }
   return {
-    update: done => {
+    update: (done, note) => {
       last = done
+      shownNote = note === undefined ? '' : ` · ${note}`
       if (performance.now() - shownAt < LINE_EVERY_MS) return
       shownAt = performance.now()
       print()

@@ -1,0 +1,84 @@
+/**
+ * The training loss: mean cross-entropy of the answers' tokens. Shapes: B batch, T tokens, C
+ * channels, V vocabulary, P predicting positions of the whole batch.
+ */
+import * as tf from '@tensorflow/tfjs-core'
+import { oneHot, tensorflowOps, type WeightSource } from '../engine/tensorflow-ops.ts'
+import { type ProxyConfig, patchesPerImage } from '../proxy/config.ts'
+import { connector } from '../proxy/connector.ts'
+import { decoder, embedSequence, languageHead } from '../proxy/language.ts'
+import { visionTower } from '../proxy/vision.ts'
+import { type PackedBatch, packBatch } from '../score/batch.ts'
+import type { Sample } from './samples.ts'
+
+export type TrainingBatch = PackedBatch & {
+  /** [P] rows of the batch seen as [B*T, C]. */
+  predictors: Int32Array
+  /** [P] the token ids that they are to predict. */
+  targets: Int32Array
+}
+
+/** Text-only samples borrow an image that none of their positions reads. */
+export function packSamples(samples: readonly Sample[], config: ProxyConfig): TrainingBatch {
+  const patchCount = patchesPerImage(config.vision)
+  const blank = new Float32Array(patchCount * 3 * config.vision.patchSize ** 2)
+  const borrowed = samples.find(sample => sample.image !== null)?.image
+  const image = borrowed ?? { hash: 'none', patches: blank }
+  const sequences = samples.map(sample => ({
+    ids: sample.ids,
+    columns: sample.columns,
+    rows: new Int32Array(0),
+    image: sample.image ?? image,
+  }))
+  const packed = packBatch(sequences, { imageTokens: config.imageTokens, patchCount })
+  const tokens = packed.inputs.ids.shape[1]!
+  const predictors: number[] = []
+  const targets: number[] = []
+  for (const [b, sample] of samples.entries()) {
+    for (const p of sample.predictors) {
+      predictors.push(b * tokens + p)
+      targets.push(sample.ids[p + 1]!)
+    }
+  }
+  return { ...packed, predictors: Int32Array.from(predictors), targets: Int32Array.from(targets) }
+}
+
+/** The mean over P of -log p(target). Differentiable in the weights; tidy it. */
+export function answerLoss(
+  weights: WeightSource,
+  config: ProxyConfig,
+  batch: TrainingBatch,
+): tf.Scalar {
+  const ops = tensorflowOps(weights)
+  const { ids, imageRows, isImage } = batch.inputs
+  const patches = tf.tensor(batch.patches.data, [...batch.patches.shape])
+  const images = connector(ops, config.connector, visionTower(ops, config.vision, patches))
+  const x = embedSequence(ops, {
+    images,
+    ids: tf.tensor(ids.data, [...ids.shape], 'int32'),
+    imageRows: tf.tensor(imageRows.data, [...imageRows.shape], 'int32'),
+    isImage: tf.tensor(isImage.data, [...isImage.shape]),
+  }) // [B, T, C]
+  const hidden = decoder(ops, config.text, x, () => {}, false)
+  const rows = tf.tensor2d(batch.predictors, [1, batch.predictors.length], 'int32')
+  const logits = languageHead(ops, config.text, ops.gatherFlatRows(hidden, rows)) // [1, P, V]
+  return crossEntropy(tf.reshape(logits, [-1, config.text.vocab]), batch.targets)
+}
+
+/** logits [P, V], targets [P] -> their mean cross-entropy */
+function crossEntropy(logits: tf.Tensor, targets: Int32Array): tf.Scalar {
+  const loss = tf.customGrad((logits, save) => {
+    const z = logits as tf.Tensor2D
+    const wanted = oneHot(tf.tensor1d(targets, 'int32'), z.shape[1])
+    const shifted = tf.sub(z, tf.max(z, -1, true))
+    const logSums = tf.log(tf.sum(tf.exp(shifted), -1)) // [P]
+    const picked = tf.sum(tf.mul(shifted, wanted), -1)
+    ;(save as tf.GradSaveFunc)([tf.softmax(z), wanted])
+    return {
+      value: tf.mean(tf.sub(logSums, picked)),
+      gradFunc: (dy: tf.Tensor, saved: tf.Tensor[]) =>
+        tf.mul(tf.sub(saved[0]!, saved[1]!), tf.div(dy, targets.length)),
+    }
+  })
+  return loss(logits) as tf.Scalar
+}

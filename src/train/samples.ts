@@ -1,0 +1,148 @@
+/** Training samples: what ingest prepares for scoring, and which positions the loss is taken at. */
+import { type ErrorCode, XmasdError } from '../errors.ts'
+import { decodeExample, IMAGE_MARK } from '../ingest/decode.ts'
+import { createPreparer, type PreparerOptions } from '../ingest/prepare.ts'
+import { answerSpans, buildPrompt } from '../ingest/template.ts'
+import { readTokenizer, type Tokenizer } from '../ingest/tokenizer.ts'
+import type { Sequence } from '../score/batch.ts'
+
+/** A sequence, image or not, and the positions whose next token is an answer's. */
+export type Sample = {
+  ids: Int32Array
+  /** Null for a text-only example. */
+  image: Sequence['image'] | null
+  columns: Int32Array
+  /** Ascending; token p + 1 is what position p is to predict. */
+  predictors: Int32Array
+}
+
+export type Samples = { samples: Sample[]; failed: Map<ErrorCode, number> }
+
+/** Examples prepared at a time. */
+const CONCURRENT = 4
+/** What all samples may take. */
+const BYTES_MAX = 2 * 2 ** 30
+
+/**
+ * Prepares every example, in order. Those that can't be used are counted by code, as the daemon
+ * counts dead letters. Throws DATA_INVALID where none is left or they take too much memory.
+ */
+export async function prepareSamples(
+  values: AsyncIterable<Uint8Array>,
+  options: PreparerOptions,
+  onPrepared: (done: number) => void = () => {},
+): Promise<Samples> {
+  const prepare = createSampler(options)
+  const failed = new Map<ErrorCode, number>()
+  const samples: Sample[] = []
+  const budget = new ImageBudget()
+  let waiting: Promise<Sample | XmasdError>[] = []
+  let done = 0
+  const settle = async (): Promise<void> => {
+    for (const result of await Promise.all(waiting)) {
+      if (result instanceof XmasdError) failed.set(result.code, (failed.get(result.code) ?? 0) + 1)
+      else samples.push(budget.share(result))
+    }
+    done += waiting.length
+    waiting = []
+    onPrepared(done)
+  }
+  for await (const value of values) {
+    waiting.push(prepare(value))
+    if (waiting.length >= CONCURRENT) await settle()
+  }
+  await settle()
+  if (samples.length > 0) return { samples, failed }
+  throw new XmasdError(
+    'DATA_INVALID',
+    `none of ${done} examples can be trained on (${[...failed].map(([code, n]) => `${code} ${n}`)})`,
+    'Check --data and --images; `xmasd score` on the same file says why, example by example.',
+  )
+}
+
+/** Equal images are kept once; too many are refused. */
+class ImageBudget {
+  readonly #images = new Map<string, NonNullable<Sample['image']>>()
+  #bytes = 0
+
+  share(sample: Sample): Sample {
+    this.#bytes += sample.ids.byteLength + sample.predictors.byteLength
+    if (sample.image === null) return sample
+    const known = this.#images.get(sample.image.hash)
+    if (known !== undefined) return { ...sample, image: known }
+    this.#images.set(sample.image.hash, sample.image)
+    this.#bytes += sample.image.patches.byteLength
+    if (this.#bytes <= BYTES_MAX) return sample
+    throw new XmasdError(
+      'DATA_INVALID',
+      `the training samples take more than ${BYTES_MAX / 2 ** 30} GiB`,
+      'Train on fewer examples: --limit.',
+    )
+  }
+}
+
+function createSampler(
+  options: PreparerOptions,
+): (value: Uint8Array) => Promise<Sample | XmasdError> {
+  const preparer = createPreparer(options)
+  const tokenizer = readTokenizer(options.checkpointDir)
+  return async value => {
+    try {
+      const { sequence } = await preparer.prepare(value)
+      const { turns } = decodeExample(value)
+      const prompt = buildPrompt(options.template, turns)
+      const ids = sequence?.ids ?? encodeText(tokenizer, prompt, options.lengthMax)
+      const position = positionsOf(tokenizer, prompt, options.imageTokens)
+      const spans = answerSpans(options.template, turns)
+      return withAnswers({
+        ids,
+        image: sequence?.image ?? null,
+        columns: sequence?.columns ?? new Int32Array(0),
+        predictors: predictorsOf(
+          spans.map(({ from, to }) => [position(from), position(to)]),
+          ids,
+        ),
+      })
+    } catch (error) {
+      if (error instanceof XmasdError) return error
+      throw error
+    }
+  }
+}
+
+function withAnswers(sample: Sample): Sample {
+  if (sample.predictors.length > 0) return sample
+  throw new XmasdError('NO_TEXT_ROWS', 'no answer lies within the longest sequence', 'Shorten it.')
+}
+
+function encodeText(tokenizer: Tokenizer, prompt: string, lengthMax: number): Int32Array {
+  return Int32Array.from(tokenizer.encode(prompt).slice(0, lengthMax))
+}
+
+/**
+ * From an index in the prompt's text to its position in the sequence. A tokenizer without merges
+ * encodes a prefix as it encodes the whole.
+ */
+function positionsOf(
+  tokenizer: Tokenizer,
+  prompt: string,
+  imageTokens: number,
+): (index: number) => number {
+  const imageAt = prompt.indexOf(IMAGE_MARK)
+  const lengthOf = (text: string): number => tokenizer.encode(text).length
+  const bos = lengthOf('')
+  return index => {
+    if (imageAt < 0 || index <= imageAt) return lengthOf(prompt.slice(0, index))
+    const after = lengthOf(prompt.slice(imageAt + IMAGE_MARK.length, index)) - bos
+    return lengthOf(prompt.slice(0, imageAt)) + imageTokens + after
+  }
+}
+
+/** Position p predicts p + 1, so an answer in [from, to) is predicted at [from - 1, to - 1). */
+function predictorsOf(spans: [from: number, to: number][], ids: Int32Array): Int32Array {
+  const predictors: number[] = []
+  for (const [from, to] of spans) {
+    for (let p = Math.max(1, from); p < Math.min(to, ids.length); p++) predictors.push(p - 1)
+  }
+  return Int32Array.from(predictors)
+}
