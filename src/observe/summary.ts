@@ -39,7 +39,10 @@ export function summaryText(summary: Summary): string {
   const list = (counts: Record<string, number>): string =>
     Object.entries(counts)
       .filter(([, count]) => count > 0)
-      .map(([name, count]) => `${count} ${name.replace('_', ' ')}`)
+      .map(
+        ([name, count]) =>
+          `${count} ${name === name.toLowerCase() ? name.replaceAll('_', ' ') : name}`,
+      )
       .join(', ') || 'none'
   const share = summary.history === 0 ? 0 : (100 * summary.subset) / summary.history
   return [

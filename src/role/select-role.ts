@@ -41,6 +41,7 @@ const POLL_WAIT_MS = 200
 /** How many records are folded between two looks at the event loop: some 10 ms of work. */
 const FOLD_RECORDS = 256
 const GAP_LOG_EVERY = 100_000
+const REOPEN_WAIT_MS = 20
 
 export async function openSelectRole(parts: SelectRoleParts): Promise<SelectRole> {
   const { config, log } = parts
@@ -67,29 +68,46 @@ class Role implements SelectRole {
     return this.#state
   }
 
-  /** Loads the state and folds what the log has committed beyond it. */
+  /** Loads the state and folds what the log has committed beyond it, until nobody moves meanwhile. */
   async open(): Promise<void> {
-    const { config, log, logger } = this.#parts
-    const { policy, percent, settleEvery } = config.select
-    const state = openSelectState(this.#consumer.state, { policy, percent, settleEvery })
-    this.#state = state
+    for (;;) {
+      await this.#consumer.rewind()
+      if (await this.#tryOpen()) break
+      await new Promise(resolve => setTimeout(resolve, REOPEN_WAIT_MS))
+    }
+    this.#gauges()
+  }
+
+  async #tryOpen(): Promise<boolean> {
+    const { policy, percent, settleEvery } = this.#parts.config.select
     const [position] = await this.#consumer.positions()
     const to = position?.offset ?? 0
-    if (state.appliedOffset < to) {
-      const from = state.appliedOffset
-      logger.warn({ role: 'select', from, to }, 'state lags behind the log: folding the gap')
-      for await (const record of log.read(config.log.topics.assignments, { from, to })) {
-        state.fold(parse(record), record.offset)
-        if (record.offset % GAP_LOG_EVERY === 0)
-          logger.info({ offset: record.offset, to }, 'folding')
-      }
+    const state = openSelectState(this.#consumer.state, { policy, percent, settleEvery })
+    if (state.appliedOffset > to) return false
+    this.#state = state
+    return state.appliedOffset === to || (await this.#foldGap(state, to))
+  }
+
+  async #foldGap(state: SelectState, to: number): Promise<boolean> {
+    const { config, log, logger } = this.#parts
+    const from = state.appliedOffset
+    logger.warn({ role: 'select', from, to }, 'state lags behind the log: folding the gap')
+    for await (const record of log.read(config.log.topics.assignments, { from, to })) {
+      state.fold(parse(record), record.offset)
+      if (record.offset % GAP_LOG_EVERY !== 0) continue
+      logger.info({ role: 'select', offset: record.offset, to }, 'folding the gap')
+    }
+    try {
       await this.#consumer.commit({
         positions: [],
         outputs: [],
         state: writer => state.write(writer),
       })
+      return true
+    } catch (error) {
+      if (isFenced(error)) return false
+      throw error
     }
-    this.#gauges()
   }
 
   clusters(): { cluster: Cluster; size: number; quota: number }[] {
@@ -111,6 +129,8 @@ class Role implements SelectRole {
   }
 
   async #step(records: LogRecord[]): Promise<void> {
+    // Polled before another member moved on: the commit would be fenced.
+    if (records[0]!.offset < this.#opened.appliedOffset) return this.open()
     const { metrics, logger, status, config } = this.#parts
     const started = performance.now()
     const folded = await this.#fold(records)
@@ -150,10 +170,9 @@ class Role implements SelectRole {
 
   /** Another member has moved on: what was folded since is void. */
   async #afterFailedCommit(error: unknown): Promise<void> {
-    if (!(error instanceof XmasdError && error.code === 'LOG_FENCED')) throw error
+    if (!isFenced(error)) throw error
     this.#parts.metrics.fencedCommits.inc({ role: 'select' })
     this.#parts.logger.warn({ role: 'select' }, `${messageOf(error)}; opening the state again`)
-    await this.#consumer.rewind()
     await this.open()
   }
 
@@ -192,6 +211,10 @@ class Role implements SelectRole {
   async close(): Promise<void> {
     await this.#consumer.close()
   }
+}
+
+function isFenced(error: unknown): boolean {
+  return error instanceof XmasdError && error.code === 'LOG_FENCED'
 }
 
 /** The largest quota of a cluster that is not exhausted; 0 where all are. */
