@@ -46,7 +46,10 @@ export function canonicalName(key: string): string | undefined {
   return PHI_WORDS.reduce((renamed, [phi, ours]) => renamed.replace(phi, ours), name)
 }
 
-/** Every parameter that the forward pass reads. Layers that never run are not among them. */
+/**
+ * Every parameter that the forward pass reads. Layers that never run are not among them. Their order
+ * is part of a schedule's fingerprint.
+ */
 export function parametersOf(config: ProxyConfig): Parameter[] {
   return [...visionParameters(config), ...connectorParameters(config), ...textParameters(config)]
 }
@@ -58,15 +61,12 @@ export function visionParameters({ vision }: ProxyConfig): Parameter[] {
   const positions = patchesPerImage(vision) + (isClip ? 1 : 0)
   const at = 'vision.embeddings.'
   const list = [
+    ...(isClip ? [parameter(`${at}class_embedding`, [width])] : []),
     parameter(`${at}patch_embedding.weight`, [width, 3, patchSize, patchSize]),
+    ...(isClip ? [] : [parameter(`${at}patch_embedding.bias`, [width])]),
     parameter(`${at}position_embedding.weight`, [positions, width]),
+    ...(isClip ? affine('vision.pre_layrnorm', [width]) : []),
   ]
-  if (isClip) {
-    list.push(parameter(`${at}class_embedding`, [width]))
-    list.push(...affine('vision.pre_layrnorm', [width]))
-  } else {
-    list.push(parameter(`${at}patch_embedding.bias`, [width]))
-  }
   for (let layer = 0; layer < vision.layersRun; layer++) {
     const at = `vision.encoder.layers.${layer}.`
     for (const norm of ['layer_norm1', 'layer_norm2']) list.push(...affine(at + norm, [width]))

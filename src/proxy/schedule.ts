@@ -3,12 +3,12 @@
  * parameter's bytes stand on disk. Nothing is loaded here. A broken checkpoint is an error that
  * names it: T never shrinks silently.
  */
-import { createHash } from 'node:crypto'
 import { existsSync, readdirSync, readFileSync, realpathSync, statSync } from 'node:fs'
 import { basename, dirname, join } from 'node:path'
 import { z } from 'zod'
 import { messageOf, XmasdError } from '../errors.ts'
 import { type ProxyConfig, readProxyConfig } from './config.ts'
+import { blockOf, fingerprintOf } from './fingerprint.ts'
 import { canonicalName, parametersOf, visionParameters } from './parameters.ts'
 import { readBytes, readHeader, type SafetensorsEntry } from './safetensors.ts'
 
@@ -185,38 +185,6 @@ function differingKey(a: object, b: object, at = ''): string | undefined {
     } else if (value !== other[key]) return `${at}${key} ${value} and ${other[key]}`
   }
   return undefined
-}
-
-/**
- * SHA-256, hex, over the proxy's config, the steps and, for every parameter, its name, dtype, shape
- * and content: tensors up to 4 kB whole, larger ones by a block of 1 kB at their begin, middle and
- * end. Fine-tuning moves every block, so that two schedules that differ have different prints, and
- * opening one costs no pass over its weights. Key layout and sharding do not count.
- */
-function fingerprintOf(config: ProxyConfig, checkpoints: readonly Checkpoint[]): string {
-  const hash = createHash('sha256').update(JSON.stringify(config))
-  for (const { step, tensors } of checkpoints) {
-    for (const { name } of parametersOf(config)) {
-      const tensor = tensors.get(name)
-      if (tensor === undefined) continue
-      hash.update(JSON.stringify([step, name, tensor.dtype, tensor.shape]))
-      for (const block of sampleBlocks(tensor)) hash.update(readBytes(tensor.file, block))
-    }
-  }
-  return hash.digest('hex')
-}
-
-const WHOLE_BYTES_MAX = 4096
-const BLOCK_BYTES = 1024
-
-function sampleBlocks(tensor: CheckpointTensor): CheckpointTensor[] {
-  if (tensor.bytes <= WHOLE_BYTES_MAX) return [tensor]
-  const last = tensor.bytes - BLOCK_BYTES
-  return [0, Math.floor(last / 2), last].map(at => blockOf(tensor, at, BLOCK_BYTES))
-}
-
-function blockOf(tensor: CheckpointTensor, at: number, bytes: number): CheckpointTensor {
-  return { ...tensor, offset: tensor.offset + at, bytes }
 }
 
 const COMPARE_BYTES = 16 * 2 ** 20

@@ -32,9 +32,13 @@ type Expected = {
   >
 }
 
-for (const mode of MODES) {
-  test(`the score command gives the goldens from the image files, ${mode} mode`, async t => {
-    const set = shared(t, 'goldens/llava-clip-llama')
+const RUNS = ['llava-clip-llama', 'llava-siglip-qwen2', 'tinyllava-clip-stablelm'].flatMap(name =>
+  MODES.map(mode => ({ name, mode })),
+)
+
+for (const { name, mode } of RUNS) {
+  test(`the score command gives ${name} from the image files, ${mode} mode`, async t => {
+    const set = shared(t, 'goldens', name)
     if (set === undefined) return
     const folder = temporaryFolder(t)
     const expected = JSON.parse(readFileSync(join(set, 'expected.json'), 'utf8')) as Expected

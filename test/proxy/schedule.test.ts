@@ -99,6 +99,17 @@ test('shards give what one file gives; links to files elsewhere are followed', t
   assert.equal(openSchedule(dir).fingerprint, fingerprint)
 })
 
+test('the fingerprint of a schedule is the one that bundles already hold', t => {
+  const written = 'd468b8fc14901cccbd58e06a270efad9bc0bd42c85c4c86ff4b850e9fc7ac758'
+  assert.equal(openSchedule(tiny(t).dir).fingerprint, written)
+})
+
+test('the fingerprint moves with rope scaling, which no weight shows', t => {
+  const scaled = { ...TINY, rope: { kind: 'linear' as const, factor: 2 } }
+  const [plain, other] = [tiny(t), tiny(t, { shape: scaled })].map(({ dir }) => openSchedule(dir))
+  assert.notEqual(plain!.fingerprint, other!.fingerprint)
+})
+
 test('the fingerprint moves with a weight, a step and the config', t => {
   const prints = new Set([openSchedule(tiny(t).dir).fingerprint])
   const { dir, weights, last } = tiny(t)
