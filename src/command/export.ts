@@ -2,7 +2,7 @@
 
 import { Command } from 'commander'
 import { type Config, loadConfig } from '../config.ts'
-import { readExamples } from '../ingest/data.ts'
+import { countExamples, readExamples } from '../ingest/data.ts'
 import type { Log } from '../log/log.ts'
 import { startProgress } from '../observe/progress.ts'
 import { openLog, topicSpecs } from '../open-log.ts'
@@ -62,7 +62,7 @@ async function* keptExamples(
   keys: Set<string>,
 ): AsyncIterable<string> {
   const identifying = await startIdentifying(config)
-  const progress = startProgress('read', undefined)
+  const progress = startProgress('read', await countExamples(data))
   const wanted = new Set(keys)
   let read = 0
   try {
