@@ -19,5 +19,5 @@ export function topicSpecs(config: Config): TopicSpec[] {
 }
 
 export function groupsOf(config: Config): { score: string; select: string } {
-  return { score: `${config.log.group}-score`, select: `${config.log.group}-select` }
+  return { score: config.score.group, select: config.select.group }
 }
