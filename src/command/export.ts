@@ -5,7 +5,7 @@ import { type Config, loadConfig } from '../config.ts'
 import { countExamples, readExamples } from '../ingest/data.ts'
 import type { Log } from '../log/log.ts'
 import { startProgress } from '../observe/progress.ts'
-import { openLog, topicSpecs } from '../open-log.ts'
+import { openLogToRead } from '../open-log.ts'
 import { startIdentifying } from '../score/measure.ts'
 import { writeJsonArray } from './json-array.ts'
 
@@ -27,9 +27,8 @@ export function exportCommand(): Command {
 
 async function exportSubset(options: Options): Promise<void> {
   const config = loadConfig(options.config, process.env, { 'images.root': options.images })
-  const log = await openLog(config)
+  const log = await openLogToRead(config)
   try {
-    await log.ensureTopics(topicSpecs(config))
     const keys = await readSubset(log, config)
     const entries =
       options.data === undefined
