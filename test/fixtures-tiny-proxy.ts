@@ -1,15 +1,20 @@
 /** Tiny proxies with seeded random weights, in every key layout and config shape, for tests. */
 import { mkdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { readProxyConfig } from '../src/proxy/config.ts'
+import { type ProxyConfig, readProxyConfig } from '../src/proxy/config.ts'
 import { type Parameter, parametersOf } from '../src/proxy/parameters.ts'
+import type { RopeScaling } from '../src/proxy/rope.ts'
 import { writeSafetensors } from '../src/proxy/safetensors.ts'
 import { seededRandom } from '../src/random.ts'
 import type { Sequence } from '../src/score/batch.ts'
 
 export type TinyShape = {
+  kind: ProxyConfig['kind']
+  visionFamily: ProxyConfig['vision']['family']
+  family: ProxyConfig['text']['family']
   vision: { width: number; heads: number; layers: number; imageSize: number; patchSize: number }
   featureLayer: number
+  /** TinyLLaVA calls them "patch" and "cls_patch". */
   strategy: 'default' | 'full'
   width: number
   layers: number
@@ -19,9 +24,17 @@ export type TinyShape = {
   headDim: number | null
   tied: boolean
   attentionBias: boolean
+  /** Part of a head that is rotated; null: left out of the config. */
+  rotaryFraction: number | null
+  rope: RopeScaling
+  /** StableLM alone may choose. */
+  parallelResidual: boolean
 }
 
 export const TINY: TinyShape = {
+  kind: 'llava',
+  visionFamily: 'clip',
+  family: 'llama',
   vision: { width: 12, heads: 2, layers: 3, imageSize: 8, patchSize: 4 },
   featureLayer: -2,
   strategy: 'default',
@@ -32,6 +45,9 @@ export const TINY: TinyShape = {
   headDim: null,
   tied: false,
   attentionBias: false,
+  rotaryFraction: null,
+  rope: { kind: 'default' },
+  parallelResidual: false,
 }
 
 export const VOCAB = 40
@@ -40,9 +56,43 @@ export type Weights = Map<string, { shape: readonly number[]; data: Float32Array
 
 /** config.json as transformers 4.x (defaults left out) or 5.x (all written) writes it. */
 export function configJson(shape: TinyShape, style: '4.x' | '5.x' = '4.x'): object {
-  const { vision } = shape
-  const text = {
-    model_type: 'llama',
+  const { vision, kind } = shape
+  const strategy = { default: 'patch', full: 'cls_patch' }[shape.strategy]
+  const imageId = style === '4.x' ? { image_token_index: 39 } : { image_token_id: 39 }
+  return {
+    model_type: kind,
+    ...(kind === 'llava'
+      ? { ...imageId, vision_feature_select_strategy: shape.strategy }
+      : {
+          image_token_index: -200,
+          vision_feature_select_strategy: strategy,
+          connector_type: 'mlp2x_gelu',
+          tokenizer_model_max_length: 128,
+        }),
+    vision_feature_layer: shape.featureLayer,
+    tie_word_embeddings: shape.tied,
+    text_config: { ...textJson(shape), ...ropeJson(shape, style) },
+    vision_config: {
+      model_type: `${shape.visionFamily}_vision_model`,
+      hidden_size: vision.width,
+      intermediate_size: 18,
+      num_hidden_layers: vision.layers,
+      num_attention_heads: vision.heads,
+      image_size: vision.imageSize,
+      patch_size: vision.patchSize,
+      ...(style === '4.x'
+        ? {}
+        : shape.visionFamily === 'clip'
+          ? { hidden_act: 'quick_gelu', layer_norm_eps: 1e-5 }
+          : { hidden_act: 'gelu_pytorch_tanh', layer_norm_eps: 1e-6 }),
+    },
+  }
+}
+
+function textJson(shape: TinyShape): object {
+  const hasLayerNorm = shape.family === 'stablelm' || shape.family === 'phi'
+  return {
+    model_type: shape.family,
     hidden_size: shape.width,
     intermediate_size: 20,
     num_hidden_layers: shape.layers,
@@ -51,31 +101,33 @@ export function configJson(shape: TinyShape, style: '4.x' | '5.x' = '4.x'): obje
     ...(shape.headDim === null ? {} : { head_dim: shape.headDim }),
     vocab_size: VOCAB,
     max_position_embeddings: 128,
-    rms_norm_eps: 1e-5,
+    [hasLayerNorm ? 'layer_norm_eps' : 'rms_norm_eps']: 1e-5,
     tie_word_embeddings: shape.tied,
     attention_bias: shape.attentionBias,
+    ...(shape.family === 'stablelm' ? { use_parallel_residual: shape.parallelResidual } : {}),
   }
-  const rope =
-    style === '4.x'
-      ? { rope_theta: 5000 }
-      : { rope_parameters: { rope_theta: 5000, rope_type: 'default' }, hidden_act: 'silu' }
+}
+
+function ropeJson({ family, rope, rotaryFraction }: TinyShape, style: '4.x' | '5.x'): object {
+  const partial = rotaryFraction === null ? {} : { partial_rotary_factor: rotaryFraction }
+  const scaling =
+    rope.kind === 'llama3'
+      ? {
+          factor: rope.factor,
+          low_freq_factor: rope.lowFrequencyFactor,
+          high_freq_factor: rope.highFrequencyFactor,
+          original_max_position_embeddings: rope.positionsBefore,
+        }
+      : rope.kind === 'linear'
+        ? { factor: rope.factor }
+        : {}
+  if (style === '4.x') {
+    const old = rope.kind === 'default' ? null : { type: rope.kind, ...scaling }
+    return { rope_theta: 5000, ...partial, rope_scaling: old }
+  }
   return {
-    model_type: 'llava',
-    ...(style === '4.x' ? { image_token_index: 39 } : { image_token_id: 39 }),
-    vision_feature_layer: shape.featureLayer,
-    vision_feature_select_strategy: shape.strategy,
-    tie_word_embeddings: shape.tied,
-    text_config: { ...text, ...rope },
-    vision_config: {
-      model_type: 'clip_vision_model',
-      hidden_size: vision.width,
-      intermediate_size: 18,
-      num_hidden_layers: vision.layers,
-      num_attention_heads: vision.heads,
-      image_size: vision.imageSize,
-      patch_size: vision.patchSize,
-      ...(style === '5.x' ? { hidden_act: 'quick_gelu', layer_norm_eps: 1e-5 } : {}),
-    },
+    rope_parameters: { rope_theta: 5000, rope_type: rope.kind, ...scaling, ...partial },
+    hidden_act: family === 'phi' ? 'gelu_new' : 'silu',
   }
 }
 
@@ -102,7 +154,7 @@ export function writeTinyProxy(dir: string, options: TinyProxyOptions = {}): Wei
       const frozen = parameter.name.startsWith('vision.') && options.visionTrains !== true
       weights.set(parameter.name, randomTensor(parameter, seed * 100 + (frozen ? 0 : t)))
     }
-    saveWeights(folder, weights, layout)
+    saveWeights(folder, weights, layout, shape.family)
     return weights
   })
 }
@@ -110,6 +162,7 @@ export function writeTinyProxy(dir: string, options: TinyProxyOptions = {}): Wei
 function isThere(name: string, shape: TinyShape): boolean {
   if (name.startsWith('connector.')) return true
   if (name === 'head.weight') return !shape.tied
+  if (shape.family === 'phi' && name.startsWith('text.')) return true
   return shape.attentionBias && name.includes('self_attn')
 }
 
@@ -132,8 +185,15 @@ function randomTensor(
   return { shape, data }
 }
 
-export function saveWeights(folder: string, weights: Weights, layout: Layout): void {
-  const tensors = Object.fromEntries([...weights].map(([name, t]) => [diskName(name, layout), t]))
+export function saveWeights(
+  folder: string,
+  weights: Weights,
+  layout: Layout,
+  family: TinyShape['family'] = 'llama',
+): void {
+  const tensors = Object.fromEntries(
+    [...weights].map(([name, t]) => [diskName(name, layout, family), t]),
+  )
   writeSafetensors(join(folder, 'model.safetensors'), tensors, { format: 'pt' })
 }
 
@@ -165,12 +225,25 @@ const PREFIXES: Record<Layout, { text: string; head: string; vision: string; con
     },
   }
 
-/** How a layout spells a canonical name (goldens' README, "Key layouts"). */
-export function diskName(name: string, layout: Layout): string {
+/** How a layout and a family spell a canonical name (goldens' README, "Key layouts"). */
+export function diskName(
+  name: string,
+  layout: Layout,
+  family: TinyShape['family'] = 'llama',
+): string {
   const [part] = name.split('.') as ['text' | 'head' | 'vision' | 'connector']
   const rest = name.slice(part.length + 1)
-  const isShifted = layout === 'tinyllava' && part === 'connector'
-  return PREFIXES[layout][part] + (isShifted ? rest.replace(/^1/, '0') : rest)
+  if (part === 'connector' && layout === 'tinyllava') {
+    return PREFIXES[layout].connector + rest.replace(/^1/, '0')
+  }
+  return PREFIXES[layout][part] + (part === 'text' && family === 'phi' ? phiName(rest) : rest)
+}
+
+function phiName(name: string): string {
+  return name
+    .replace('self_attn.o_proj', 'self_attn.dense')
+    .replace('mlp.up_proj', 'mlp.fc1')
+    .replace('mlp.down_proj', 'mlp.fc2')
 }
 
 /** A sequence of random ids: `before` tokens, the image, `after` tokens. */

@@ -193,6 +193,14 @@ class GraphOps implements Ops<Edge> {
     return this.#emit('ReduceSum', [split, this.#integers([-1])], { keepdims: 0 })
   }
 
+  splitHeads(x: Edge, heads: number): Edge {
+    return this.#emit('Reshape', [x, this.#integers([0, 0, heads, -1])])
+  }
+
+  mergeHeads(x: Edge): Edge {
+    return this.#emit('Reshape', [x, this.#integers([0, 0, -1])])
+  }
+
   prependRow(x: Edge, name: string): Edge {
     const [width] = this.#tensor(name).shape as [number]
     const batch = this.#emit('Shape', [x], { start: 0, end: 1 })

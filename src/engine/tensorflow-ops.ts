@@ -55,6 +55,11 @@ export function tensorflowOps(weights: WeightSource): Ops<tf.Tensor> {
       const [b, t, c] = x.shape as [number, number, number]
       return tf.sum(tf.reshape(x, [b, t, c / count, count]), -1)
     },
+    splitHeads: (x, heads) => {
+      const [b, t, c] = x.shape as [number, number, number]
+      return tf.reshape(x, [b, t, heads, c / heads])
+    },
+    mergeHeads: x => tf.reshape(x, [x.shape[0]!, x.shape[1]!, -1]),
     prependRow: (x, name) => {
       const row = tf.reshape(weight(name), [1, 1, -1]) // [1, 1, C]
       return tf.concat([tf.add(row, tf.zeros([x.shape[0]!, 1, 1])), x], 1)

@@ -93,16 +93,24 @@ export class ConfigReader {
     throw this.invalid(key, 'true or false is expected')
   }
 
+  /** Empty where absent. */
+  list(key: string): readonly unknown[] {
+    const value = this.#json[key] ?? []
+    if (Array.isArray(value)) return value
+    throw this.invalid(key, 'a list is expected')
+  }
+
   activation(key: string, otherwise: string): Activation {
     const name = this.oneOf(key, Object.keys(ACTIVATIONS)) ?? otherwise
     return ACTIVATIONS[name]!
   }
 
   /** The value, or undefined where absent; PROXY_UNSUPPORTED where it is none of `supported`. */
-  oneOf(key: string, supported: readonly string[]): string | undefined {
+  oneOf<T extends string>(key: string, supported: readonly T[]): T | undefined {
     const value = this.#json[key] ?? undefined
     if (value === undefined) return undefined
-    if (typeof value === 'string' && supported.includes(value)) return value
+    const found = supported.find(one => one === value)
+    if (found !== undefined) return found
     throw this.unsupported(key, supported.join(', '))
   }
 
@@ -120,7 +128,7 @@ export class ConfigReader {
     return new XmasdError(
       'PROXY_UNSUPPORTED',
       `${this.file}: ${this.prefix}${key} ${value} is not supported (supported: ${supported})`,
-      'Supported proxies: Hugging Face llava with a CLIP vision tower and a Llama language model.',
+      'Supported proxies: Hugging Face llava and TinyLLaVA, with CLIP or SigLIP (SigLIP 2 at a fixed resolution) and Llama, Qwen2, Qwen3, StableLM or Phi.',
     )
   }
 }

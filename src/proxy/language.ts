@@ -1,6 +1,10 @@
-/** The language model (Llama). Shapes: B batch, T tokens, C channels, d projection width. */
+/**
+ * The language model: Llama, Qwen2, Qwen3, StableLM, Phi. Shapes: B batch, T tokens, C channels, H
+ * heads, D channels of a head.
+ */
 import type { TextConfig } from './config.ts'
 import type { Ops } from './ops.ts'
+import { ropeInverseFrequencies } from './rope.ts'
 
 /**
  * Token embeddings with the connector's output put in at the image positions -> [B, T, C].
@@ -16,7 +20,8 @@ export function embedSequence<V>(
 
 /**
  * Runs the decoder on `x` [B, T, C] and shows the full-width outputs of q_proj and k_proj of every
- * layer: biases included, before heads are split, before rotary. Causal; right padding needs no
+ * layer: biases included, before heads are split, before norms
+ * of heads, before rotary. Causal; right padding needs no
  * mask as long as nobody reads the padded positions. Stops after the last layer's projections when
  * `projectionsOnly`, else returns the hidden states before the final norm.
  */
@@ -27,7 +32,8 @@ export function decoder<V>(
   visit: (q: V, k: V, layer: number) => void,
   projectionsOnly: boolean,
 ): V {
-  const inverseFrequencies = ropeInverseFrequencies(config.ropeTheta, config.rotaryDims)
+  const { ropeTheta, rotaryDims, ropeScaling } = config
+  const inverseFrequencies = ropeInverseFrequencies(ropeTheta, rotaryDims, ropeScaling)
   for (let layer = 0; layer < config.layers; layer++) {
     const at = `text.layers.${layer}.`
     const h = norm(ops, config, x, `${at}input_layernorm`)
@@ -36,18 +42,35 @@ export function decoder<V>(
     visit(q, k, layer)
     if (projectionsOnly && layer === config.layers - 1) return x
     const v = ops.linear(h, `${at}self_attn.v_proj`)
-    const { heads, kvHeads, headDim } = config
-    const turned = (y: V, count: number): V =>
-      ops.rotary(y, { heads: count, headDim, inverseFrequencies })
-    const shape = { heads, kvHeads, headDim, causal: true }
-    const mixed = ops.attention(turned(q, heads), turned(k, kvHeads), v, shape)
-    x = ops.add(x, ops.linear(mixed, `${at}self_attn.o_proj`))
-    x = ops.add(
-      x,
-      feedForward(ops, config, norm(ops, config, x, `${at}post_attention_layernorm`), at),
-    )
+    const mixed = selfAttention(ops, config, inverseFrequencies, { q, k, v }, at)
+    const attended = ops.add(x, ops.linear(mixed, `${at}self_attn.o_proj`))
+    const m = config.parallelResidual
+      ? h
+      : norm(ops, config, attended, `${at}post_attention_layernorm`)
+    x = ops.add(attended, feedForward(ops, config, m, at))
   }
   return x
+}
+
+function selfAttention<V>(
+  ops: Ops<V>,
+  config: TextConfig,
+  inverseFrequencies: Float64Array,
+  { q, k, v }: { q: V; k: V; v: V },
+  at: string,
+): V {
+  const { heads, kvHeads, headDim, headNorm, epsilon } = config
+  const turned = (y: V, count: number, name: string): V => {
+    const normed =
+      headNorm === 'rms' ? ops.mergeHeads(ops.rmsNorm(ops.splitHeads(y, count), name, epsilon)) : y
+    return ops.rotary(normed, { heads: count, headDim, inverseFrequencies })
+  }
+  return ops.attention(
+    turned(q, heads, `${at}self_attn.q_norm`),
+    turned(k, kvHeads, `${at}self_attn.k_norm`),
+    v,
+    { heads, kvHeads, headDim, causal: true },
+  )
 }
 
 /** Hidden states -> logits [B, T, vocab]. Only training needs them. */
@@ -57,17 +80,16 @@ export function languageHead<V>(ops: Ops<V>, config: TextConfig, hidden: V): V {
 }
 
 function feedForward<V>(ops: Ops<V>, config: TextConfig, x: V, at: string): V {
-  const gate = ops.activation(ops.linear(x, `${at}mlp.gate_proj`), config.activation)
-  return ops.linear(ops.mul(gate, ops.linear(x, `${at}mlp.up_proj`)), `${at}mlp.down_proj`)
+  const up = ops.linear(x, `${at}mlp.up_proj`)
+  const inner =
+    config.mlp === 'gated'
+      ? ops.mul(ops.activation(ops.linear(x, `${at}mlp.gate_proj`), config.activation), up)
+      : ops.activation(up, config.activation)
+  return ops.linear(inner, `${at}mlp.down_proj`)
 }
 
 function norm<V>(ops: Ops<V>, config: TextConfig, x: V, name: string): V {
   return config.norm === 'rms'
     ? ops.rmsNorm(x, name, config.epsilon)
     : ops.layerNorm(x, name, config.epsilon)
-}
-
-/** 1 / theta^(2i/dims), i < dims/2. */
-export function ropeInverseFrequencies(theta: number, dims: number): Float64Array {
-  return Float64Array.from({ length: dims / 2 }, (_, i) => theta ** ((-2 * i) / dims))
 }

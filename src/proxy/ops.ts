@@ -30,8 +30,8 @@ export interface Ops<V> {
   rmsNorm(x: V, name: string, epsilon: number): V
   activation(x: V, kind: Activation): V
   /**
-   * Rotary embedding of the first `dims` channels of each head, half-split convention, position =
-   * index in the sequence. x [B, T, H*D] -> [B, T, H*D]. `inverseFrequencies` has dims/2 entries.
+   * Rotary embedding of the first channels of each head, two for each of `inverseFrequencies`,
+   * half-split convention, position = index in the sequence. x [B, T, H*D] -> [B, T, H*D]
    */
   rotary(x: V, options: { heads: number; headDim: number; inverseFrequencies: Float64Array }): V
   /**
@@ -54,6 +54,10 @@ export interface Ops<V> {
   transpose(x: V): V
   /** Sums of `count` neighbouring channels: [B, T, C] -> [B, T, C/count] */
   sumNeighbours(x: V, count: number): V
+  /** [B, T, H*D] -> [B, T, H, D] */
+  splitHeads(x: V, heads: number): V
+  /** [B, T, H, D] -> [B, T, H*D] */
+  mergeHeads(x: V): V
   /** A parameter [C] in front of every sequence: [B, N, C] -> [B, 1+N, C] */
   prependRow(x: V, name: string): V
   /** [B, N, C] -> [B, N-1, C] */

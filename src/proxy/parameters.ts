@@ -2,7 +2,7 @@
  * The proxy's parameters: their canonical names and shapes, and how each key layout on disk spells
  * them (goldens' README, "Key layouts"). C text channels, Cv vision channels, P patch size.
  */
-import { type ProxyConfig, patchesPerImage } from './config.ts'
+import { type ProxyConfig, patchesPerImage, type TextConfig } from './config.ts'
 
 export type Parameter = {
   name: string
@@ -20,6 +20,7 @@ const PREFIXES: readonly (readonly [string, string])[] = [
   ['model.vision_tower.vision_model.', 'vision.'],
   ['model.vision_tower.', 'vision.'],
   ['vision_tower._vision_tower.vision_model.', 'vision.'],
+  ['vision_tower._vision_tower.', 'vision.'],
   ['vision_tower.vision_model.', 'vision.'],
   ['vision_tower.', 'vision.'],
   ['model.multi_modal_projector.linear_', 'connector.'],
@@ -28,10 +29,21 @@ const PREFIXES: readonly (readonly [string, string])[] = [
   ['connector._connector.2.', 'connector.2.'],
 ]
 
+/** Phi's own words for what the other language models have too. */
+const PHI_WORDS: readonly (readonly [string, string])[] = [
+  ['.self_attn.dense.', '.self_attn.o_proj.'],
+  ['.mlp.fc1.', '.mlp.up_proj.'],
+  ['.mlp.fc2.', '.mlp.down_proj.'],
+  ['text.final_layernorm.', 'text.norm.'],
+]
+
 /** The canonical name of a tensor on disk, whatever its layout; undefined where no layout has it. */
 export function canonicalName(key: string): string | undefined {
   const found = PREFIXES.find(([prefix]) => key.startsWith(prefix))
-  return found === undefined ? undefined : found[1] + key.slice(found[0].length)
+  if (found === undefined) return undefined
+  const name = found[1] + key.slice(found[0].length)
+  if (!name.startsWith('text.')) return name
+  return PHI_WORDS.reduce((renamed, [phi, ours]) => renamed.replace(phi, ours), name)
 }
 
 /** Every parameter that the forward pass reads. Layers that never run are not among them. */
@@ -42,14 +54,19 @@ export function parametersOf(config: ProxyConfig): Parameter[] {
 /** Those of the vision tower: what must be equal over checkpoints for features to be shared. */
 export function visionParameters({ vision }: ProxyConfig): Parameter[] {
   const { width, intermediate, patchSize } = vision
-  const positions = patchesPerImage(vision) + 1
+  const isClip = vision.family === 'clip'
+  const positions = patchesPerImage(vision) + (isClip ? 1 : 0)
   const at = 'vision.embeddings.'
   const list = [
-    parameter(`${at}class_embedding`, [width]),
     parameter(`${at}patch_embedding.weight`, [width, 3, patchSize, patchSize]),
     parameter(`${at}position_embedding.weight`, [positions, width]),
-    ...affine('vision.pre_layrnorm', [width]),
   ]
+  if (isClip) {
+    list.push(parameter(`${at}class_embedding`, [width]))
+    list.push(...affine('vision.pre_layrnorm', [width]))
+  } else {
+    list.push(parameter(`${at}patch_embedding.bias`, [width]))
+  }
   for (let layer = 0; layer < vision.layersRun; layer++) {
     const at = `vision.encoder.layers.${layer}.`
     for (const norm of ['layer_norm1', 'layer_norm2']) list.push(...affine(at + norm, [width]))
@@ -78,14 +95,18 @@ function textParameters({ text }: ProxyConfig): Parameter[] {
   ]
   for (let layer = 0; layer < text.layers; layer++) {
     const at = `text.layers.${layer}.`
-    list.push(parameter(`${at}input_layernorm.weight`, [width]))
+    list.push(...norm(text, `${at}input_layernorm`))
     list.push(...linear(`${at}self_attn.q_proj`, [wide, width]))
     list.push(...linear(`${at}self_attn.k_proj`, [narrow, width]))
     if (layer === text.layers - 1) continue // the score ends at the last layer's projections
+    if (text.headNorm === 'rms') {
+      list.push(parameter(`${at}self_attn.q_norm.weight`, [text.headDim]))
+      list.push(parameter(`${at}self_attn.k_norm.weight`, [text.headDim]))
+    }
     list.push(...linear(`${at}self_attn.v_proj`, [narrow, width]))
     list.push(...linear(`${at}self_attn.o_proj`, [width, wide]))
-    list.push(parameter(`${at}post_attention_layernorm.weight`, [width]))
-    list.push(...linear(`${at}mlp.gate_proj`, [intermediate, width]))
+    if (!text.parallelResidual) list.push(...norm(text, `${at}post_attention_layernorm`))
+    if (text.mlp === 'gated') list.push(...linear(`${at}mlp.gate_proj`, [intermediate, width]))
     list.push(...linear(`${at}mlp.up_proj`, [intermediate, width]))
     list.push(...linear(`${at}mlp.down_proj`, [width, intermediate]))
   }
@@ -99,6 +120,12 @@ function parameter(name: string, shape: readonly number[], required = true): Par
 /** Weight [O, ...] and a bias [O] that must be there. */
 function affine(name: string, shape: readonly [number, ...number[]]): Parameter[] {
   return [parameter(`${name}.weight`, shape), parameter(`${name}.bias`, [shape[0]])]
+}
+
+function norm(text: TextConfig, name: string): Parameter[] {
+  return text.norm === 'layer'
+    ? affine(name, [text.width])
+    : [parameter(`${name}.weight`, [text.width])]
 }
 
 /** Weight [O, I] and a bias [O] where the checkpoint has one. */

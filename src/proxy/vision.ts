@@ -1,15 +1,15 @@
-/** The vision tower (CLIP). Shapes: B images, N patches, C channels, P patch size. */
+/** The vision tower (CLIP, SigLIP). Shapes: B images, N patches, C channels, P patch size. */
 import type { VisionConfig } from './config.ts'
 import type { Ops } from './ops.ts'
 
 /**
  * What the connector reads: the hidden state after `layersRun` encoder layers, no post norm.
- * patches [B, N, 3*P*P] (channel-major within a patch) -> [B, N (+1 with the class token), C]
+ * patches [B, N, 3*P*P] (channel-major within a patch) -> [B, N (CLIP: +1) (-1 without the first row), C]
  */
 export function visionTower<V>(ops: Ops<V>, config: VisionConfig, patches: V): V {
-  let x = embedPatches(ops, config, patches) // [B, 1+N, C]
+  let x = embedPatches(ops, config, patches) // [B, N, C], CLIP [B, 1+N, C]
   for (let layer = 0; layer < config.layersRun; layer++) x = encoderLayer(ops, config, layer, x)
-  return config.dropClassToken ? ops.dropFirstRow(x) : x
+  return config.dropFirstRow ? ops.dropFirstRow(x) : x
 }
 
 function embedPatches<V>(ops: Ops<V>, config: VisionConfig, patches: V): V {

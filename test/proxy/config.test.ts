@@ -16,6 +16,8 @@ function read(t: TestContext, config: object, tokenizer?: object): ProxyConfig {
   return readProxyConfig(dir)
 }
 
+const NO_STRATEGY = { vision_feature_select_strategy: null }
+
 /** The tiny config with some keys replaced, also within text_config and vision_config. */
 function changed(top: Json, text: Json = {}, vision: Json = {}): object {
   const config = configJson(TINY) as Json
@@ -72,7 +74,7 @@ test('feature layers count from either end; "full" keeps the class token', t => 
     read(t, changed({ vision_feature_layer: value })).vision.layersRun
   assert.deepEqual([-1, -2, -4, 0, 3].map(layersRun), [3, 2, 0, 0, 3])
   const full = read(t, changed({ vision_feature_select_strategy: 'full' }))
-  assert.deepEqual([full.vision.dropClassToken, full.imageTokens], [false, 5])
+  assert.deepEqual([full.vision.dropFirstRow, full.imageTokens], [false, 5])
   assert.match(refusal(t, changed({ vision_feature_layer: -5 })).message, /vision_feature_layer -5/)
 })
 
@@ -86,15 +88,102 @@ test('the longest sequence: the own key, else the shorter of tokenizer and model
   assert.equal(lengthMax({ tokenizer_model_max_length: 160 }, 100), 160)
 })
 
+test('what a family leaves out is what its own class fills in', t => {
+  const own = (model_type: string): ProxyConfig['text'] =>
+    read(t, { model_type: 'llava', text_config: { model_type } }).text
+  const sizes = (model_type: string): (number | string | boolean)[] => {
+    const { width, intermediate, layers, heads, kvHeads, headDim, rotaryDims } = own(model_type)
+    return [width, intermediate, layers, heads, kvHeads, headDim, rotaryDims]
+  }
+  assert.deepEqual(sizes('qwen2'), [4096, 22_016, 32, 32, 32, 128, 128])
+  assert.deepEqual(sizes('qwen3'), [4096, 22_016, 32, 32, 32, 128, 128])
+  assert.deepEqual(sizes('stablelm'), [2560, 6912, 32, 32, 32, 80, 20])
+  assert.deepEqual(sizes('phi'), [2048, 8192, 24, 32, 32, 64, 32])
+  const ways = (model_type: string): unknown[] => {
+    const { norm, headNorm, parallelResidual, mlp, activation, epsilon, vocab } = own(model_type)
+    return [norm, headNorm, parallelResidual, mlp, activation, epsilon, vocab]
+  }
+  assert.deepEqual(ways('qwen2'), ['rms', 'none', false, 'gated', 'silu', 1e-6, 151_936])
+  assert.deepEqual(ways('qwen3'), ['rms', 'rms', false, 'gated', 'silu', 1e-6, 151_936])
+  assert.deepEqual(ways('stablelm'), ['layer', 'none', false, 'gated', 'silu', 1e-5, 50_304])
+  const phi = ['layer', 'none', true, 'plain', 'gelu_pytorch_tanh', 1e-5, 51_200]
+  assert.deepEqual(ways('phi'), phi)
+  const { vision } = read(t, {
+    model_type: 'llava',
+    vision_config: { model_type: 'siglip_vision_model' },
+    vision_feature_select_strategy: 'full',
+  })
+  assert.deepEqual([vision.family, vision.patchSize, vision.epsilon], ['siglip', 16, 1e-6])
+  assert.equal(vision.activation, 'gelu_pytorch_tanh')
+})
+
+test('TinyLLaVA has its own defaults, names and image id', t => {
+  const bare = read(t, { model_type: 'tinyllava', text_config: { model_type: 'stablelm' } })
+  assert.deepEqual([bare.kind, bare.imageTokenId, bare.lengthMax], ['tinyllava', -200, 2048])
+  assert.deepEqual([bare.imageTokens, bare.vision.dropFirstRow], [576, true])
+  assert.deepEqual(bare.connector, { activation: 'gelu' })
+  const whole = { ...NO_STRATEGY, vision_feature_select_strategy: 'cls_patch' }
+  assert.equal(read(t, changed({ model_type: 'tinyllava', ...whole })).imageTokens, 5)
+  const padded = changed({ image_aspect_ratio: 'pad', tokenizer_model_max_length: 77 })
+  assert.deepEqual([read(t, padded).aspect, read(t, padded).lengthMax], ['pad', 77])
+})
+
+test('a first row that is dropped is one of the patches where there is no class token', t => {
+  const siglip = (strategy: string): ProxyConfig =>
+    read(
+      t,
+      changed(
+        { vision_feature_select_strategy: strategy },
+        {},
+        { model_type: 'siglip_vision_model' },
+      ),
+    )
+  assert.equal(siglip('full').imageTokens, 4)
+  assert.equal(siglip('default').imageTokens, 3)
+})
+
+test('rope scaling is read in both shapes', t => {
+  const scaling = (text: Json): unknown => read(t, changed({}, text)).text.ropeScaling
+  assert.deepEqual(scaling({ rope_scaling: null }), { kind: 'default' })
+  const linear = { kind: 'linear', factor: 2 }
+  assert.deepEqual(scaling({ rope_scaling: { type: 'linear', factor: 2 } }), linear)
+  assert.deepEqual(scaling({ rope_parameters: { rope_type: 'linear', factor: 2 } }), linear)
+  const llama3 = { rope_type: 'llama3', factor: 8, low_freq_factor: 1, high_freq_factor: 4 }
+  const read3 = { kind: 'llama3', factor: 8, lowFrequencyFactor: 1, highFrequencyFactor: 4 }
+  assert.deepEqual(scaling({ rope_parameters: llama3 }), { ...read3, positionsBefore: 128 })
+  const from64 = { ...llama3, original_max_position_embeddings: 64 }
+  assert.deepEqual(scaling({ rope_scaling: from64 }), { ...read3, positionsBefore: 64 })
+})
+
 test('what is not supported is refused by name', t => {
   const cases: [object, RegExp][] = [
-    [{ model_type: 'llava_next' }, /model_type "llava_next".*supported: llava/],
-    [changed({}, { model_type: 'mistral' }), /text_config\.model_type "mistral"/],
+    [{ model_type: 'llava_next' }, /model_type "llava_next".*supported: llava, tinyllava/],
+    [changed({}, { model_type: 'mistral' }), /text_config\.model_type "mistral".*qwen3, stablelm/],
     [changed({}, {}, { model_type: 'dinov2' }), /vision_config\.model_type "dinov2"/],
-    [changed({}, { rope_scaling: { type: 'linear', factor: 2 } }), /rope_scaling\.type "linear"/],
     [
-      changed({}, { rope_parameters: { rope_type: 'llama3', rope_theta: 5e5 } }),
-      /rope_parameters\.rope_type "llama3"/,
+      changed({}, {}, { model_type: 'siglip2_vision_model' }),
+      /"siglip2_vision_model" is not supported \(supported: clip_vision_model, siglip_vision_model/,
+    ],
+    [
+      changed({}, { rope_scaling: { type: 'dynamic', factor: 2 } }),
+      /rope_scaling\.type "dynamic" is not supported \(supported: default, linear, llama3\)/,
+    ],
+    [
+      changed({}, { rope_parameters: { rope_type: 'yarn', rope_theta: 5e5 } }),
+      /rope_parameters\.rope_type "yarn"/,
+    ],
+    [changed({}, { partial_rotary_factor: 0.5 }), /partial_rotary_factor 0\.5.*supported: 1/],
+    [changed({}, { use_sliding_window: true }), /use_sliding_window true/],
+    [changed({}, { layer_types: ['full_attention', 'sliding_attention'] }), /layer_types/],
+    [changed({}, { model_type: 'phi', qk_layernorm: true }), /qk_layernorm true/],
+    [changed({ image_aspect_ratio: 'anyres' }), /image_aspect_ratio "anyres".*square, pad/],
+    [
+      changed({ model_type: 'tinyllava', vision_feature_select_strategy: 'default' }),
+      /vision_feature_select_strategy "default".*patch, cls_patch/,
+    ],
+    [
+      changed({ model_type: 'tinyllava', ...NO_STRATEGY, connector_type: 'resampler' }),
+      /connector_type "resampler".*mlp2x_gelu/,
     ],
     [changed({ projector_hidden_act: 'mish' }), /projector_hidden_act "mish"/],
     [changed({ vision_feature_select_strategy: 'cls' }), /vision_feature_select_strategy "cls"/],
@@ -116,6 +205,15 @@ test('what makes no sense is PROXY_INVALID, with the value', t => {
     [changed({ vision_feature_layer: [-2, -5] }), /vision_feature_layer \[-2,-5\]/],
     [changed({ text_config: 'llama' }), /text_config "llama"/],
     [changed({}, { num_hidden_layers: 0 }), /num_hidden_layers 0/],
+    [changed({}, { layer_types: 'full_attention' }), /layer_types "full_attention": a list/],
+    [
+      changed({}, { rope_scaling: { rope_type: 'linear' } }),
+      /rope_scaling\.factor null: a positive/,
+    ],
+    [
+      changed({}, { model_type: 'phi', partial_rotary_factor: 0.3 }),
+      /partial_rotary_factor 0\.3: 1 of a head's 4 channels/,
+    ],
   ]
   for (const [config, message] of cases) {
     const error = refusal(t, config)

@@ -41,7 +41,7 @@ class Reference {
     const total = Array.from(sequence.rows, () => Array.from(sequence.columns, () => 0))
     for (let layer = 0; layer < text.layers; layer++) {
       const at = `text.layers.${layer}.`
-      const h = this.#rms(x, `${at}input_layernorm`)
+      const h = this.#textNorm(x, `${at}input_layernorm`)
       const q = this.#linear(h, `${at}self_attn.q_proj`)
       const k = this.#linear(h, `${at}self_attn.k_proj`)
       const wide = k.map(row =>
@@ -60,19 +60,27 @@ class Reference {
   #decoderLayer(x: Rows, h: Rows, q: Rows, k: Rows, at: string): Rows {
     const { heads, kvHeads, headDim } = this.#config.text
     const v = this.#linear(h, `${at}self_attn.v_proj`)
-    const turned = this.#rotate(q, heads)
-    const mixed = heads2d(turned, this.#rotate(k, kvHeads), v, {
+    const turned = (y: Rows, name: string): Rows =>
+      this.#rotate(this.#headNorm(y, `${at}self_attn.${name}`))
+    const mixed = heads2d(turned(q, 'q_norm'), turned(k, 'k_norm'), v, {
       heads,
       kvHeads,
       headDim,
       causal: true,
     })
-    const middle = plus(x, this.#linear(mixed, `${at}self_attn.o_proj`))
-    const m = this.#rms(middle, `${at}post_attention_layernorm`)
-    const gate = activate(this.#linear(m, `${at}mlp.gate_proj`), this.#config.text.activation)
-    const up = this.#linear(m, `${at}mlp.up_proj`)
+    const attended = this.#linear(mixed, `${at}self_attn.o_proj`)
+    if (this.#config.text.parallelResidual) return plus(plus(x, attended), this.#mlp(h, at))
+    const middle = plus(x, attended)
+    return plus(middle, this.#mlp(this.#textNorm(middle, `${at}post_attention_layernorm`), at))
+  }
+
+  #mlp(x: Rows, at: string): Rows {
+    const { mlp, activation } = this.#config.text
+    const up = this.#linear(x, `${at}mlp.up_proj`)
+    if (mlp === 'plain') return this.#linear(activate(up, activation), `${at}mlp.down_proj`)
+    const gate = activate(this.#linear(x, `${at}mlp.gate_proj`), activation)
     const product = gate.map((row, i) => row.map((value, j) => value * up[i]![j]!))
-    return plus(middle, this.#linear(product, `${at}mlp.down_proj`))
+    return this.#linear(product, `${at}mlp.down_proj`)
   }
 
   #embedded({ ids, columns, image }: Sequence): Rows {
@@ -97,13 +105,16 @@ class Reference {
       ...patches.subarray(n * size, (n + 1) * size),
     ])
     const kernel = this.#matrix('vision.embeddings.patch_embedding.weight', size)
-    const first = [...this.#weights.get('vision.embeddings.class_embedding')!.data]
-    let x = [first, ...cut.map(patch => kernel.map(row => dot(row, patch)))]
+    const bias = this.#weights.get('vision.embeddings.patch_embedding.bias')?.data
+    let x = cut.map(patch => kernel.map((row, o) => dot(row, patch) + (bias?.[o] ?? 0)))
+    if (vision.family === 'clip') {
+      x = [[...this.#weights.get('vision.embeddings.class_embedding')!.data], ...x]
+    }
     x = plus(x, this.#matrix('vision.embeddings.position_embedding.weight'))
-    x = this.#layerNorm(x, 'vision.pre_layrnorm')
+    if (vision.family === 'clip') x = this.#layerNorm(x, 'vision.pre_layrnorm', vision.epsilon)
     for (let layer = 0; layer < vision.layersRun; layer++) {
       const at = `vision.encoder.layers.${layer}.`
-      const h = this.#layerNorm(x, `${at}layer_norm1`)
+      const h = this.#layerNorm(x, `${at}layer_norm1`, vision.epsilon)
       const [q, k, v] = ['q', 'k', 'v'].map(p => this.#linear(h, `${at}self_attn.${p}_proj`)) as [
         Rows,
         Rows,
@@ -112,10 +123,10 @@ class Reference {
       const { heads } = vision
       const shape = { heads, kvHeads: heads, headDim: vision.width / heads, causal: false }
       x = plus(x, this.#linear(heads2d(q, k, v, shape), `${at}self_attn.out_proj`))
-      const m = this.#linear(this.#layerNorm(x, `${at}layer_norm2`), `${at}mlp.fc1`)
+      const m = this.#linear(this.#layerNorm(x, `${at}layer_norm2`, vision.epsilon), `${at}mlp.fc1`)
       x = plus(x, this.#linear(activate(m, vision.activation), `${at}mlp.fc2`))
     }
-    return vision.dropClassToken ? x.slice(1) : x
+    return vision.dropFirstRow ? x.slice(1) : x
   }
 
   #matrix(name: string, columns?: number): Rows {
@@ -132,6 +143,22 @@ class Reference {
     return x.map(row => weight.map((w, o) => dot(row, w) + (bias?.[o] ?? 0)))
   }
 
+  #textNorm(x: Rows, name: string): Rows {
+    const { norm, epsilon } = this.#config.text
+    return norm === 'rms' ? this.#rms(x, name) : this.#layerNorm(x, name, epsilon)
+  }
+
+  /** Qwen3: every head of q and of k alone, all with one weight. */
+  #headNorm(x: Rows, name: string): Rows {
+    const { headNorm, headDim } = this.#config.text
+    if (headNorm === 'none') return x
+    const heads = (row: number[]): Rows =>
+      Array.from({ length: row.length / headDim }, (_, h) =>
+        row.slice(h * headDim, (h + 1) * headDim),
+      )
+    return x.map(row => this.#rms(heads(row), name).flat())
+  }
+
   #rms(x: Rows, name: string): Rows {
     const { data } = this.#weights.get(`${name}.weight`)!
     return x.map(row => {
@@ -140,33 +167,49 @@ class Reference {
     })
   }
 
-  #layerNorm(x: Rows, name: string): Rows {
+  #layerNorm(x: Rows, name: string, epsilon: number): Rows {
     const weight = this.#weights.get(`${name}.weight`)!.data
     const bias = this.#weights.get(`${name}.bias`)!.data
     return x.map(row => {
       const mean = row.reduce((sum, value) => sum + value, 0) / row.length
       const variance = row.reduce((sum, value) => sum + (value - mean) ** 2, 0) / row.length
-      const deviation = Math.sqrt(variance + this.#config.vision.epsilon)
+      const deviation = Math.sqrt(variance + epsilon)
       return row.map((value, i) => ((value - mean) / deviation) * weight[i]! + bias[i]!)
     })
   }
 
-  /** Half-split rotary: channel i of a head turns with channel i + D/2. */
-  #rotate(x: Rows, heads: number): Rows {
-    const { headDim, ropeTheta } = this.#config.text
-    const half = headDim / 2
+  /** Half-split rotary: channel i of a head's first `rotaryDims` turns with channel i + half. */
+  #rotate(x: Rows): Rows {
+    const { headDim, rotaryDims } = this.#config.text
+    const half = rotaryDims / 2
     return x.map((row, position) => {
       const out = [...row]
-      for (let head = 0; head < heads; head++) {
+      for (let start = 0; start < row.length; start += headDim) {
         for (let i = 0; i < half; i++) {
-          const angle = position / ropeTheta ** ((2 * i) / headDim)
-          const [a, b] = [row[head * headDim + i]!, row[head * headDim + i + half]!]
-          out[head * headDim + i] = a * Math.cos(angle) - b * Math.sin(angle)
-          out[head * headDim + i + half] = b * Math.cos(angle) + a * Math.sin(angle)
+          const angle = position * this.#frequency(i)
+          const [a, b] = [row[start + i]!, row[start + i + half]!]
+          out[start + i] = a * Math.cos(angle) - b * Math.sin(angle)
+          out[start + i + half] = b * Math.cos(angle) + a * Math.sin(angle)
         }
       }
       return out
     })
+  }
+
+  /** By wavelength, as transformers' `_compute_llama3_parameters` puts it. */
+  #frequency(i: number): number {
+    const { ropeTheta, rotaryDims, ropeScaling } = this.#config.text
+    const plain = 1 / ropeTheta ** ((2 * i) / rotaryDims)
+    if (ropeScaling.kind === 'default') return plain
+    if (ropeScaling.kind === 'linear') return plain / ropeScaling.factor
+    const { factor, lowFrequencyFactor, highFrequencyFactor, positionsBefore } = ropeScaling
+    const wavelength = (2 * Math.PI) / plain
+    if (wavelength < positionsBefore / highFrequencyFactor) return plain
+    if (wavelength > positionsBefore / lowFrequencyFactor) return plain / factor
+    const smooth =
+      (positionsBefore / wavelength - lowFrequencyFactor) /
+      (highFrequencyFactor - lowFrequencyFactor)
+    return ((1 - smooth) * plain) / factor + smooth * plain
   }
 }
 

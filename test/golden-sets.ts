@@ -1,0 +1,106 @@
+/**
+ * Whole golden sets, from their image files: those of `../shared/goldens` and, for shapes that were
+ * held out, those in the folder that MORE_GOLDENS names.
+ */
+import assert from 'node:assert/strict'
+import { existsSync, readFileSync } from 'node:fs'
+import { join } from 'node:path'
+import type { TestContext } from 'node:test'
+import { z } from 'zod'
+import { IMAGE_LIMITS } from '../src/ingest/image.ts'
+import { createPreparer } from '../src/ingest/prepare.ts'
+import { openSchedule, type Schedule } from '../src/proxy/schedule.ts'
+import type { Sequence } from '../src/score/batch.ts'
+import type { Scored } from '../src/score/scorer.ts'
+import { shared } from './support.ts'
+
+export const GOLDEN_SETS = ['llava-clip-llama', 'llava-siglip-qwen2', 'tinyllava-clip-stablelm']
+
+/** Per example, checkpoint, k; null where there is no image. */
+export type Top5 = (number[][] | null)[]
+
+const Top5 = z.array(z.array(z.array(z.number())).nullable())
+const Single = z.object({ top5: z.array(z.array(z.number()).nullable()) })
+const Mode = z.object({ top5: Top5, float64: z.object({ top5: Top5 }) })
+const Expected = z.object({
+  template: z.object({
+    system: z.string(),
+    image: z.string(),
+    user: z.string(),
+    assistant: z.string(),
+  }),
+  max_length: z.number().nullable(),
+  image_tokens: z.number(),
+  steps: z.array(z.number()),
+  examples: z.array(z.object({ has_image: z.boolean(), input_ids: z.array(z.number()) })),
+  modes: z.object({ reference: Mode, paper: Mode }),
+  /** The first checkpoint in half precision, computed in float32. */
+  variants: z.record(z.string(), z.looseObject({ reference: Single, paper: Single })),
+})
+
+export type GoldenSet = { dir: string; expected: z.infer<typeof Expected> }
+
+/** The set of this name in every folder that has it; empty after a loud skip. */
+export function goldenSets(t: TestContext, name: string): GoldenSet[] {
+  const more = process.env.MORE_GOLDENS
+  return [shared(t, 'goldens', name), more === undefined ? undefined : join(more, name)]
+    .filter(dir => dir !== undefined && existsSync(dir))
+    .map(dir => ({
+      dir: dir!,
+      expected: Expected.parse(JSON.parse(readFileSync(join(dir!, 'expected.json'), 'utf8'))),
+    }))
+}
+
+/** `run` is a folder of the set. Each example's sequence; null for text-only. Checks the ids. */
+export async function goldenSequences(
+  { dir, expected }: GoldenSet,
+  run: string,
+): Promise<{ schedule: Schedule; sequences: (Sequence | null)[] }> {
+  const schedule = openSchedule(join(dir, run))
+  const { imageTokens, imageTokenId, lengthMax, aspect, vision } = schedule.config
+  assert.equal(imageTokens, expected.image_tokens)
+  if (expected.max_length !== null) assert.equal(lengthMax, expected.max_length)
+  const preparer = createPreparer({
+    imageRoot: dir,
+    limits: IMAGE_LIMITS,
+    hosts: [],
+    addressesAllowed: [],
+    checkpointDir: schedule.checkpoints[0]!.dir,
+    template: expected.template,
+    imageTokens,
+    imageTokenId,
+    lengthMax,
+    imageSize: vision.imageSize,
+    patchSize: vision.patchSize,
+    aspect,
+  })
+  const data: unknown[] = JSON.parse(readFileSync(join(dir, 'data.json'), 'utf8'))
+  const sequences: (Sequence | null)[] = []
+  for (const [i, example] of data.entries()) {
+    const { sequence } = await preparer.prepare(Buffer.from(JSON.stringify(example)))
+    assert.equal(sequence !== null, expected.examples[i]!.has_image)
+    if (sequence) assert.deepEqual([...sequence.ids], expected.examples[i]!.input_ids)
+    sequences.push(sequence)
+  }
+  return { schedule, sequences }
+}
+
+/** Largest relative difference of any singular value of any example and checkpoint. */
+export function worstOf(scored: readonly (Scored | null)[], top5: Top5): number {
+  assert.equal(scored.length, top5.length)
+  let worst = 0
+  for (const [i, one] of scored.entries()) {
+    const rows = top5[i]!
+    assert.equal(one === null, rows === null)
+    if (one === null || rows === null) continue
+    assert.ok('singularValues' in one, JSON.stringify(one))
+    assert.equal(one.singularValues.length, rows.length)
+    for (const [t, row] of rows.entries()) {
+      for (const [k, value] of row.entries()) {
+        const difference = Math.abs(one.singularValues[t]![k]! - value)
+        worst = Math.max(worst, value === 0 ? difference : difference / value)
+      }
+    }
+  }
+  return worst
+}

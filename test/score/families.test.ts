@@ -1,0 +1,132 @@
+/** Every family of proxies, with random weights: both engines against the naive float64 reference. */
+import assert from 'node:assert/strict'
+import { type TestContext, test } from 'node:test'
+import fc from 'fast-check'
+import type { Engine } from '../../src/engine/engine.ts'
+import { onnxEngine } from '../../src/engine/onnx.ts'
+import { tensorflowEngine } from '../../src/engine/tensorflow.ts'
+import { patchesPerImage } from '../../src/proxy/config.ts'
+import type { RopeScaling } from '../../src/proxy/rope.ts'
+import { openSchedule } from '../../src/proxy/schedule.ts'
+import { seededRandom } from '../../src/random.ts'
+import { MODES, type Mode } from '../../src/score/attention.ts'
+import { ownPart, packBatch, type Sequence } from '../../src/score/batch.ts'
+import { compileScore, compileVision } from '../../src/score/scorer.ts'
+import {
+  type Layout,
+  randomSequence,
+  TINY,
+  type TinyShape,
+  writeTinyProxy,
+} from '../fixtures-tiny-proxy.ts'
+import { temporaryFolder } from '../support.ts'
+import { referenceScore } from './reference.ts'
+
+/** Of the largest entry of A; float32 against float64. */
+const TOLERANCE = 1e-5
+
+const ROPES: readonly RopeScaling[] = [
+  { kind: 'default' },
+  { kind: 'linear', factor: 2.5 },
+  // Wavelengths of theta 5000 are 6 to 20,000 positions: some stay, some are blended, some divided.
+  { kind: 'llama3', factor: 8, lowFrequencyFactor: 1, highFrequencyFactor: 4, positionsBefore: 64 },
+]
+
+const FAMILIES: Record<TinyShape['family'], fc.Arbitrary<Partial<TinyShape>>> = {
+  llama: fc.record({ tied: fc.boolean() }),
+  qwen2: fc.record({ attentionBias: fc.constant(true), tied: fc.boolean() }),
+  qwen3: fc.record({ attentionBias: fc.boolean(), tied: fc.boolean() }),
+  stablelm: fc.record({
+    attentionBias: fc.boolean(),
+    headDim: fc.constantFrom(8, 16),
+    rotaryFraction: fc.constantFrom(null, 0.5, 0.75, 1), // null: a quarter
+    parallelResidual: fc.boolean(),
+  }),
+  phi: fc.record({ headDim: fc.constant(20), rotaryFraction: fc.constantFrom(null, 0.4) }),
+}
+
+const SHARED = fc.record({
+  kind: fc.constantFrom('llava' as const, 'tinyllava' as const),
+  visionFamily: fc.constantFrom('clip' as const, 'siglip' as const),
+  strategy: fc.constantFrom('default' as const, 'full' as const),
+  featureLayer: fc.constantFrom(-1, -2, 1),
+  heads: fc.constantFrom([4, 4], [4, 2], [3, 1]),
+  headDim: fc.constantFrom(8, 10),
+  rope: fc.constantFrom(...ROPES),
+  layers: fc.integer({ min: 2, max: 3 }),
+  imageSize: fc.constantFrom(8, 10), // 10 leaves a margin that no patch covers
+  seed: fc.integer({ min: 0, max: 1e6 }),
+})
+
+const LAYOUTS = { llava: ['legacy', 'v5', '4.52'], tinyllava: ['tinyllava'] } as const
+
+for (const [family, own] of Object.entries(FAMILIES)) {
+  test(`random ${family} proxies score as the float64 reference does, on both engines`, async t => {
+    const worst = { onnx: 0, tensorflow: 0 }
+    const engines = [onnxEngine({ threads: 1, positionsMax: 128 }), tensorflowEngine()]
+    await fc.assert(
+      fc.asyncProperty(SHARED, own, fc.constantFrom(...MODES), async (drawn, more, mode) => {
+        const { seed, imageSize, heads: [heads, kvHeads] = [4, 4], ...rest } = drawn
+        const shape = { ...TINY, ...rest, heads, kvHeads, ...more, family } as TinyShape
+        shape.vision = { ...TINY.vision, imageSize }
+        shape.width = heads! * 4
+        for (const engine of engines) {
+          const apart = await difference(t, engine, shape, mode, seed)
+          worst[engine.name] = Math.max(worst[engine.name], apart)
+          assert.ok(apart <= TOLERANCE, `${engine.name}: ${apart}`)
+        }
+      }),
+      { numRuns: 25, seed: 11 },
+    )
+    t.diagnostic(
+      `${family}: onnx ${worst.onnx.toExponential(2)}, tensorflow ${worst.tensorflow.toExponential(2)}`,
+    )
+  })
+}
+
+/** Largest difference of any entry of A, of the largest entry, over a padded batch of three. */
+async function difference(
+  t: TestContext,
+  engine: Engine,
+  shape: TinyShape,
+  mode: Mode,
+  seed: number,
+): Promise<number> {
+  const dir = temporaryFolder(t)
+  const layouts: readonly Layout[] = LAYOUTS[shape.kind]
+  const style = seed % 2 === 0 ? '4.x' : '5.x'
+  const layout = layouts[seed % layouts.length]!
+  const [weights] = writeTinyProxy(dir, { shape, steps: [1], seed, style, layout })
+  const { config, checkpoints } = openSchedule(dir)
+  const patchCount = patchesPerImage(config.vision)
+  const batch = randomBatch(seed, config.imageTokens, patchCount * 3 * config.vision.patchSize ** 2)
+  const packed = packBatch(batch, { imageTokens: config.imageTokens, patchCount })
+  const tower = await compileVision(engine, config, checkpoints[0]!)
+  const score = await compileScore(engine, config, mode, checkpoints[0]!)
+  const features = await tower.run({ patches: packed.patches })
+  const result = await score.run({ ...packed.inputs, features })
+  await tower.release()
+  await score.release()
+  const apart = batch.map((sequence, i) => {
+    const { attention } = referenceScore(weights!, config, mode, sequence) // [R][I]
+    const own = ownPart(result, i, sequence) // [I, R]
+    const { length } = sequence.rows
+    const differences = attention.flatMap((row, r) =>
+      row.map((value, c) => Math.abs(own[c * length + r]! - value)),
+    )
+    return Math.max(...differences) / Math.max(...attention.flat())
+  })
+  return Math.max(...apart)
+}
+
+function randomBatch(seed: number, imageTokens: number, patchValues: number): Sequence[] {
+  const random = seededRandom(seed)
+  return [0, 3, 5].map(before =>
+    randomSequence(random, {
+      before,
+      after: 2 + Math.floor(random() * 14),
+      imageTokens,
+      patchValues,
+    }),
+  )
+}

@@ -1,0 +1,107 @@
+/** Every golden set, from the image files, on both engines. */
+import assert from 'node:assert/strict'
+import { dirname, join } from 'node:path'
+import { test } from 'node:test'
+import type { Engine } from '../../src/engine/engine.ts'
+import { tensorflowEngine } from '../../src/engine/tensorflow.ts'
+import { patchesPerImage } from '../../src/proxy/config.ts'
+import type { Schedule } from '../../src/proxy/schedule.ts'
+import { MODES, type Mode } from '../../src/score/attention.ts'
+import { ownPart, packBatch, type Sequence } from '../../src/score/batch.ts'
+import { compileScore, compileVision, type Scored } from '../../src/score/scorer.ts'
+import { startScoring } from '../../src/score/scoring.ts'
+import { largestSingularValues } from '../../src/score/singular.ts'
+import { GOLDEN_SETS, goldenSequences, goldenSets, type Top5, worstOf } from '../golden-sets.ts'
+
+const EXACT_MAX = 1e-5
+const ENGINES_MAX = 1e-4
+
+for (const name of GOLDEN_SETS) {
+  test(`${name}: every example and checkpoint from the image files, both modes`, async t => {
+    for (const set of goldenSets(t, name)) {
+      const { schedule, sequences } = await goldenSequences(set, 'run')
+      assert.deepEqual(
+        schedule.checkpoints.map(({ step }) => step),
+        set.expected.steps,
+      )
+      for (const mode of MODES) {
+        const scored = await scoreAll(join(set.dir, 'run'), mode, sequences)
+        const worst = worstOf(scored, set.expected.modes[mode].float64.top5)
+        t.diagnostic(`${set.dir} ${mode}: ${worst.toExponential(2)} from float64`)
+        assert.ok(worst <= EXACT_MAX, `${set.dir} ${mode}: ${worst}`)
+      }
+    }
+  })
+
+  test(`${name}: half-precision weights, both modes`, async t => {
+    for (const set of goldenSets(t, name)) {
+      for (const [variant, expected] of Object.entries(set.expected.variants)) {
+        const { sequences } = await goldenSequences(set, dirname(variant))
+        for (const mode of MODES) {
+          const scored = await scoreAll(join(set.dir, dirname(variant)), mode, sequences)
+          const worst = worstOf(scored, ofOneCheckpoint(expected[mode].top5))
+          t.diagnostic(`${set.dir} ${variant} ${mode}: ${worst.toExponential(2)} from PyTorch`)
+          assert.ok(worst <= EXACT_MAX, `${set.dir} ${variant} ${mode}: ${worst}`)
+        }
+      }
+    }
+  })
+
+  test(`${name}: the tensorflow engine agrees on the first checkpoint, both modes`, async t => {
+    for (const set of goldenSets(t, name)) {
+      const { schedule, sequences } = await goldenSequences(set, 'run')
+      for (const mode of MODES) {
+        const first = { ...schedule, checkpoints: schedule.checkpoints.slice(0, 1) }
+        const scored = await scoreOn(tensorflowEngine(), first, mode, sequences)
+        const exact = set.expected.modes[mode].float64.top5.map(rows => rows?.slice(0, 1) ?? null)
+        const worst = worstOf(scored, exact)
+        t.diagnostic(`${set.dir} ${mode}: tensorflow ${worst.toExponential(2)} from float64`)
+        assert.ok(worst <= ENGINES_MAX, `${set.dir} ${mode}: ${worst}`)
+      }
+    }
+  })
+}
+
+function ofOneCheckpoint(top5: readonly (number[] | null)[]): Top5 {
+  return top5.map(row => row && [row])
+}
+
+async function scoreAll(
+  proxyDir: string,
+  mode: Mode,
+  sequences: readonly (Sequence | null)[],
+): Promise<(Scored | null)[]> {
+  const scoring = await startScoring({ proxyDir, mode, workers: 1, threads: 1 })
+  try {
+    const scored = await scoring.score(sequences.filter(sequence => sequence !== null))
+    return sequences.map(sequence => (sequence === null ? null : scored.shift()!))
+  } finally {
+    await scoring.close()
+  }
+}
+
+async function scoreOn(
+  engine: Engine,
+  { config, checkpoints }: Schedule,
+  mode: Mode,
+  sequences: readonly (Sequence | null)[],
+): Promise<(Scored | null)[]> {
+  const tower = await compileVision(engine, config, checkpoints[0]!)
+  const score = await compileScore(engine, config, mode, checkpoints[0]!)
+  const patchCount = patchesPerImage(config.vision)
+  const results: (Scored | null)[] = []
+  for (const sequence of sequences) {
+    if (sequence === null) {
+      results.push(null)
+      continue
+    }
+    const packed = packBatch([sequence], { imageTokens: config.imageTokens, patchCount })
+    const features = await tower.run({ patches: packed.patches })
+    const own = ownPart(await score.run({ ...packed.inputs, features }), 0, sequence)
+    const { columns, rows } = sequence
+    results.push({ singularValues: [largestSingularValues(own, columns.length, rows.length)] })
+  }
+  await tower.release()
+  await score.release()
+  return results
+}
