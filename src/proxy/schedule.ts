@@ -194,7 +194,7 @@ function differingKey(a: object, b: object, at = ''): string | undefined {
  * opening one costs no pass over its weights. Key layout and sharding do not count.
  */
 function fingerprintOf(config: ProxyConfig, checkpoints: readonly Checkpoint[]): string {
-  const hash = createHash('sha256').update(JSON.stringify(config))
+  const hash = createHash('sha256').update(canonicalJson(config))
   for (const { step, tensors } of checkpoints) {
     for (const { name } of parametersOf(config)) {
       const tensor = tensors.get(name)
@@ -255,4 +255,27 @@ function invalid(dir: string, reason: string): XmasdError {
     `${dir}: ${reason}`,
     'Save or copy this checkpoint again, or take its folder away; a schedule is used whole.',
   )
+}
+
+/**
+ * Fields that came later, at the value that every proxy had before: left out, so that a schedule
+ * keeps its fingerprint, and its bundles, from release to release.
+ */
+const IMPLIED: Readonly<Record<string, string>> = {
+  ropeScaling: '{"kind":"default"}',
+  headNorm: '"none"',
+  parallelResidual: 'false',
+  mlp: '"gated"',
+}
+
+/** JSON with the keys of every object in order. */
+function canonicalJson(value: unknown): string {
+  if (typeof value !== 'object' || value === null || Array.isArray(value)) {
+    return JSON.stringify(value)
+  }
+  const entries = Object.entries(value)
+    .map(([key, field]) => [key, canonicalJson(field)] as const)
+    .filter(([key, text]) => IMPLIED[key] !== text)
+    .sort(([a], [b]) => (a < b ? -1 : 1))
+  return `{${entries.map(([key, text]) => `${JSON.stringify(key)}:${text}`).join(',')}}`
 }
