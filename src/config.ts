@@ -17,8 +17,6 @@ const topicName = (name: string) => z.string().min(1).max(249).default(name)
 const LogConfig = z.strictObject({
   kind: z.literal('local').default('local'),
   path: z.string().min(1).default('./data'),
-  /** Prefix of the two consumer groups, `<group>-score` and `<group>-select`. */
-  group: z.string().min(1).max(100).default('xmasd'),
   examplesPartitions: z.int().min(1).max(1024).default(1),
   topics: z
     .strictObject({
@@ -54,7 +52,10 @@ const ProxyConfig = z.strictObject({
   tokensMax: z.int().min(1).default(8192),
 })
 
+const groupName = (name: string) => z.string().min(1).max(100).default(name)
+
 const ScoreConfig = z.strictObject({
+  group: groupName('xmasd-score'),
   batchExamplesMax: z.int().min(1).max(65_536).default(64),
   batchBytesMax: z
     .int()
@@ -65,6 +66,7 @@ const ScoreConfig = z.strictObject({
 })
 
 const SelectConfig = z.strictObject({
+  group: groupName('xmasd-select'),
   policy: z.literal('revisable').default('revisable'),
   percent: z.number().min(0).max(100).default(20),
   settleEvery: z.int().min(1).default(1),

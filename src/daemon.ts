@@ -73,12 +73,12 @@ async function assemble(
   const http = await startHttp(options, metrics, statuses, loaded)
   if (http !== undefined) releasers.push(() => http.close())
 
+  const bundle = await openBundle(config.bundle)
+  loaded.bundle = bundle
   const log = await openLog(config)
   releasers.push(() => log.close())
   await log.ensureTopics(topicSpecs(config))
   loaded.log = log
-  const bundle = await openBundle(config.bundle)
-  loaded.bundle = bundle
   metrics.bundleInfo.set(
     {
       bundle: bundle.id,

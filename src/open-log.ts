@@ -3,8 +3,20 @@ import type { Config } from './config.ts'
 import { openLocalLog } from './log/local.ts'
 import type { Log, TopicSpec } from './log/log.ts'
 
-export function openLog(config: Config): Promise<Log> {
-  return openLocalLog({ path: config.log.path })
+export function openLog(config: Config, options: { readonly?: boolean } = {}): Promise<Log> {
+  return openLocalLog({ path: config.log.path, ...options })
+}
+
+/** The log as it is, for commands that only look. Throws LOG_UNAVAILABLE where none is there. */
+export async function openLogToRead(config: Config): Promise<Log> {
+  const log = await openLog(config, { readonly: true })
+  try {
+    await log.ensureTopics(topicSpecs(config))
+    return log
+  } catch (error) {
+    await log.close()
+    throw error
+  }
 }
 
 export function topicSpecs(config: Config): TopicSpec[] {
@@ -19,5 +31,5 @@ export function topicSpecs(config: Config): TopicSpec[] {
 }
 
 export function groupsOf(config: Config): { score: string; select: string } {
-  return { score: `${config.log.group}-score`, select: `${config.log.group}-select` }
+  return { score: config.score.group, select: config.select.group }
 }

@@ -3,7 +3,7 @@ import { existsSync, mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { Command, InvalidArgumentError } from 'commander'
+import { Command } from 'commander'
 import { type Config, loadConfig } from '../config.ts'
 import { backlogOf, type Daemon, ROLES, startDaemon } from '../daemon.ts'
 import { demoStream } from '../demo/stream.ts'
@@ -12,6 +12,7 @@ import type { OutRecord } from '../log/log.ts'
 import { createLogger } from '../observe/logger.ts'
 import { type Summary, summaryOf, summaryText } from '../observe/summary.ts'
 import { type Snapshot, startView } from '../observe/view.ts'
+import { integer, percent, positiveInteger } from './options.ts'
 import { stopOnSignals } from './run.ts'
 
 type Options = { examples?: number; percent: number; seed: number; path?: string; json?: boolean }
@@ -22,17 +23,11 @@ export function demoCommand(): Command {
       'Watch decisions arrive: a generated, skewed, partly duplicated stream, scored for real.',
     )
     .option('--examples <n>', 'end after that many, with a summary', positiveInteger)
-    .option('--percent <p>', 'share of the examples to keep', Number, 20)
-    .option('--seed <n>', 'seed of the stream', Number, 1)
+    .option('--percent <p>', 'share of the examples to keep', percent, 20)
+    .option('--seed <n>', 'seed of the stream', integer, 1)
     .option('--path <dir>', 'keep the log there (default: a temporary folder that goes away)')
     .option('--json', 'at the end, one JSON document on stdout')
     .action(demo)
-}
-
-function positiveInteger(text: string): number {
-  const value = Number(text)
-  if (Number.isSafeInteger(value) && value > 0) return value
-  throw new InvalidArgumentError('give a whole number above 0')
 }
 
 async function demo(options: Options): Promise<void> {

@@ -8,7 +8,7 @@ import { openBundle } from '../cluster/bundle.ts'
 import { type Config, loadConfig } from '../config.ts'
 import { backlogOf, ROLES } from '../daemon.ts'
 import { messageOf, XmasdError } from '../errors.ts'
-import { openLog, topicSpecs } from '../open-log.ts'
+import { openLogToRead } from '../open-log.ts'
 import { checkpointBytes, openSchedule } from '../proxy/schedule.ts'
 
 type Options = { config?: string; json?: boolean }
@@ -142,9 +142,8 @@ async function findLog(config: Config): Promise<Finding> {
     const detail = `${config.log.path} is not there yet: the first run makes it`
     return { name: 'log', status: 'ok', detail }
   }
-  const log = await openLog(config)
+  const log = await openLogToRead(config)
   try {
-    await log.ensureTopics(topicSpecs(config))
     const backlogs = await Promise.all(
       ROLES.map(async role => `${role} ${await backlogOf(log, config, role)}`),
     )

@@ -3,7 +3,7 @@ import { Command } from 'commander'
 import { type Config, loadConfig } from '../config.ts'
 import { XmasdError } from '../errors.ts'
 import type { Log } from '../log/log.ts'
-import { openLog, topicSpecs } from '../open-log.ts'
+import { openLogToRead } from '../open-log.ts'
 import type { Assignment, Cluster, Control, Decision } from '../record.ts'
 import { batchQuotas, budgetRule } from '../select/quotas.ts'
 
@@ -32,9 +32,8 @@ export function explainCommand(): Command {
     .option('--json', 'one JSON document on stdout')
     .action(async (key: string, options: Options) => {
       const config = loadConfig(options.config)
-      const log = await openLog(config)
+      const log = await openLogToRead(config)
       try {
-        await log.ensureTopics(topicSpecs(config))
         const explanation = await explain(log, config, key)
         const text = options.json === true ? JSON.stringify(explanation) : describe(explanation)
         process.stdout.write(`${text}\n`)

@@ -2,10 +2,10 @@
 
 import { Command } from 'commander'
 import { type Config, loadConfig } from '../config.ts'
-import { readExamples } from '../ingest/data.ts'
+import { countExamples, readExamples } from '../ingest/data.ts'
 import type { Log } from '../log/log.ts'
 import { startProgress } from '../observe/progress.ts'
-import { openLog, topicSpecs } from '../open-log.ts'
+import { openLogToRead } from '../open-log.ts'
 import { startIdentifying } from '../score/measure.ts'
 import { writeJsonArray } from './json-array.ts'
 
@@ -27,9 +27,8 @@ export function exportCommand(): Command {
 
 async function exportSubset(options: Options): Promise<void> {
   const config = loadConfig(options.config, process.env, { 'images.root': options.images })
-  const log = await openLog(config)
+  const log = await openLogToRead(config)
   try {
-    await log.ensureTopics(topicSpecs(config))
     const keys = await readSubset(log, config)
     const entries =
       options.data === undefined
@@ -62,7 +61,7 @@ async function* keptExamples(
   keys: Set<string>,
 ): AsyncIterable<string> {
   const identifying = await startIdentifying(config)
-  const progress = startProgress('read', undefined)
+  const progress = startProgress('read', await countExamples(data))
   const wanted = new Set(keys)
   let read = 0
   try {

@@ -1,5 +1,5 @@
 /** `fit`: trajectories -> clusters -> a bundle. */
-import { Command, InvalidArgumentError, Option } from 'commander'
+import { Command, Option } from 'commander'
 import { readCentroids, writeBundle } from '../cluster/bundle.ts'
 import type { Centroids } from '../cluster/hnsw.ts'
 import { assignAll, kmeans, type Points } from '../cluster/kmeans.ts'
@@ -13,6 +13,7 @@ import { XmasdError } from '../errors.ts'
 import { startProgress } from '../observe/progress.ts'
 import { countOnce } from '../select/duplicates.ts'
 import { SMALL_CLUSTER_SIZE_MAX } from '../select/quotas.ts'
+import { integer, positiveInteger } from './options.ts'
 
 type Options = {
   trajectories: string
@@ -187,18 +188,4 @@ function report(options: Options, found: Report): void {
       `written to ${found.out}\n` +
       `next: xmasd select --trajectories ${options.trajectories} --bundle ${found.out} --percent 20 --out subset.json\n`,
   )
-}
-
-function integer(text: string): number {
-  const value = Number(text)
-  if (!/^-?\d+$/.test(text) || !Number.isSafeInteger(value)) {
-    throw new InvalidArgumentError('It must be an integer.')
-  }
-  return value
-}
-
-function positiveInteger(text: string): number {
-  const value = integer(text)
-  if (value < 1) throw new InvalidArgumentError('It must be at least 1.')
-  return value
 }

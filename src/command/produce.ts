@@ -3,15 +3,16 @@ import { join, relative, resolve } from 'node:path'
 import { Command } from 'commander'
 import { type Config, loadConfig } from '../config.ts'
 import { XmasdError } from '../errors.ts'
-import { readExamples } from '../ingest/data.ts'
+import { countExamples, readExamples } from '../ingest/data.ts'
 import type { Log, OutRecord } from '../log/log.ts'
 import { startProgress } from '../observe/progress.ts'
 import { openLog, topicSpecs } from '../open-log.ts'
+import { positiveInteger } from './options.ts'
 
 const BATCH_RECORDS = 500
 const BATCH_BYTES_MAX = 8 * 1024 * 1024
 
-type Options = { data: string; images?: string; config?: string; limit?: string; json?: boolean }
+type Options = { data: string; images?: string; config?: string; limit?: number; json?: boolean }
 
 export function produceCommand(): Command {
   return new Command('produce')
@@ -22,7 +23,7 @@ export function produceCommand(): Command {
       "folder that the image paths are relative to (default: the config's images.root)",
     )
     .option('--config <file>', 'configuration file')
-    .option('--limit <n>', 'stop after that many examples')
+    .option('--limit <n>', 'stop after that many examples', positiveInteger)
     .option('--json', 'report as one JSON document on stdout')
     .action(produce)
 }
@@ -60,8 +61,8 @@ async function produceFile(
   options: Options,
   prefix: string,
 ): Promise<number> {
-  const limit = options.limit === undefined ? Number.POSITIVE_INFINITY : Number(options.limit)
-  const progress = startProgress('produced', undefined)
+  const { data, limit } = options
+  const progress = startProgress('produced', await countExamples(data, limit))
   let produced = 0
   let batch: OutRecord[] = []
   let bytes = 0
@@ -72,8 +73,7 @@ async function produceFile(
     bytes = 0
     progress.update(produced)
   }
-  for await (const raw of readExamples(options.data)) {
-    if (produced + batch.length >= limit) break
+  for await (const raw of readExamples(data, limit)) {
     const value = prefix === '' ? raw : withImagePrefix(raw, prefix)
     batch.push({ topic: config.log.topics.examples, key: idOf(raw), value })
     bytes += value.length

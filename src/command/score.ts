@@ -4,11 +4,12 @@ import { createWriteStream, writeFileSync } from 'node:fs'
 import { Command } from 'commander'
 import { loadConfig } from '../config.ts'
 import { XmasdError } from '../errors.ts'
-import { readExamples } from '../ingest/data.ts'
+import { countExamples, readExamples } from '../ingest/data.ts'
 import { startProgress } from '../observe/progress.ts'
 import { MODES } from '../score/attention.ts'
 import { type Measured, type Measurer, startMeasuring } from '../score/measure.ts'
 import { chunks } from './export.ts'
+import { positiveInteger } from './options.ts'
 
 type Options = {
   proxy: string
@@ -19,9 +20,9 @@ type Options = {
   template?: string
   engine?: string
   device?: string
-  workers?: string
-  threads?: string
-  limit?: string
+  workers?: number
+  threads?: number
+  limit?: number
   json?: boolean
 }
 
@@ -39,23 +40,22 @@ export function scoreCommand(): Command {
     .option('--template <name>', 'a built-in template or a JSON file {system,image,user,assistant}')
     .option('--engine <engine>', 'onnx')
     .option('--device <device>', 'auto or cpu')
-    .option('--workers <n>', 'worker threads that run forward passes')
-    .option('--threads <n>', 'threads of each worker')
-    .option('--limit <n>', 'stop after that many examples')
+    .option('--workers <n>', 'worker threads that run forward passes', positiveInteger)
+    .option('--threads <n>', 'threads of each worker', positiveInteger)
+    .option('--limit <n>', 'stop after that many examples', positiveInteger)
     .option('--json', 'report as one JSON document on stdout')
     .action(score)
 }
 
 async function score(options: Options): Promise<void> {
-  const number = (text: string | undefined) => (text === undefined ? undefined : Number(text))
   const config = loadConfig(undefined, process.env, {
     'proxy.path': options.proxy,
     'proxy.mode': options.mode,
     'proxy.template': options.template,
     'proxy.engine': options.engine,
     'proxy.device': options.device,
-    'proxy.workers': number(options.workers),
-    'proxy.threads': number(options.threads),
+    'proxy.workers': options.workers,
+    'proxy.threads': options.threads,
     'images.root': options.images,
   })
   const started = performance.now()
@@ -77,11 +77,8 @@ async function scoreFile(measurer: Measurer, options: Options): Promise<Counts> 
   const out = createWriteStream(options.out)
   await once(out, 'open')
   const counts: Counts = { scored: 0, textOnly: 0, failed: {} }
-  const progress = startProgress('scored', undefined)
-  const values = limited(
-    readExamples(options.data),
-    Number(options.limit ?? Number.POSITIVE_INFINITY),
-  )
+  const { data, limit } = options
+  const progress = startProgress('scored', await countExamples(data, limit))
   let done = 0
   const inFlight: Promise<Measured[]>[] = []
   const writeFirst = async (): Promise<void> => {
@@ -92,7 +89,7 @@ async function scoreFile(measurer: Measurer, options: Options): Promise<Counts> 
     done += measured.length
     progress.update(done)
   }
-  for await (const chunk of chunks(values, CHUNK_EXAMPLES)) {
+  for await (const chunk of chunks(readExamples(data, limit), CHUNK_EXAMPLES)) {
     const measuring = measurer.measure(chunk)
     measuring.catch(() => {}) // looked at in its turn
     inFlight.push(measuring)
@@ -103,14 +100,6 @@ async function scoreFile(measurer: Measurer, options: Options): Promise<Counts> 
   await once(out, 'close')
   progress.stop()
   return counts
-}
-
-async function* limited<T>(items: AsyncIterable<T>, limit: number): AsyncIterable<T> {
-  let left = limit
-  for await (const item of items) {
-    if (left-- <= 0) return
-    yield item
-  }
 }
 
 function count(counts: Counts, measured: Measured): void {

@@ -1,5 +1,5 @@
 /** `select`: the batch rule over a file of trajectories. */
-import { Command, InvalidArgumentError } from 'commander'
+import { Command } from 'commander'
 import { type Bundle, openBundle } from '../cluster/bundle.ts'
 import {
   readTrajectories,
@@ -12,6 +12,7 @@ import { startProgress } from '../observe/progress.ts'
 import { countOnce } from '../select/duplicates.ts'
 import { type BatchSelection, type Ranked, selectBatch } from '../select/quotas.ts'
 import { writeJsonArray } from './json-array.ts'
+import { percent } from './options.ts'
 
 type Options = {
   trajectories: string
@@ -152,12 +153,4 @@ function otherData(options: Options, data: string, what: string): XmasdError {
     `${data} is not what ${options.trajectories} was scored from: ${what}`,
     'Give the file that `xmasd score --data` read, unchanged.',
   )
-}
-
-function percent(text: string): number {
-  const value = Number(text)
-  if (text.trim() === '' || !(value >= 0 && value <= 100)) {
-    throw new InvalidArgumentError('It must be a number in 0..100.')
-  }
-  return value
 }

@@ -61,7 +61,7 @@ async function train(options: Options): Promise<void> {
   const limit = options.limit === undefined ? Number.POSITIVE_INFINITY : whole(options, 'limit')
   const preparing = startProgress('prepared', undefined)
   let training: ReturnType<typeof startProgress> | undefined
-  const report = await runTraining(take(readExamples(options.data), limit), run, {
+  const report = await runTraining(readExamples(options.data, limit), run, {
     onPrepared: done => preparing.update(done),
     onSamples: () => {
       preparing.stop()
@@ -144,15 +144,6 @@ function clearOut({ out, force }: Options): void {
     )
   }
   for (const name of names) rmSync(join(out, name), { recursive: true })
-}
-
-async function* take(values: AsyncIterable<Uint8Array>, limit: number): AsyncGenerator<Uint8Array> {
-  let left = limit
-  if (left <= 0) return
-  for await (const value of values) {
-    yield value
-    if (--left <= 0) return
-  }
 }
 
 function text(report: RunReport, options: Options): string {

@@ -23,10 +23,32 @@ const isSpace = (byte: number): boolean =>
   byte === 0x20 || byte === LF || byte === 0x0d || byte === 0x09
 
 /**
- * Yields the bytes of each example of `file`. Blank lines of a .jsonl are skipped. Throws
- * FILE_UNREADABLE, or DATA_INVALID naming file and line where the array itself is broken.
+ * Yields the bytes of each example of `file`, at most `limit` of them. Blank lines of a .jsonl are
+ * skipped. Throws FILE_UNREADABLE, or DATA_INVALID naming file and line where the array itself is
+ * broken.
  */
-export async function* readExamples(file: string): AsyncGenerator<Uint8Array> {
+export async function* readExamples(
+  file: string,
+  limit: number = Number.POSITIVE_INFINITY,
+): AsyncGenerator<Uint8Array> {
+  let left = limit
+  for await (const example of scanExamples(file)) {
+    if (left-- <= 0) return
+    yield example
+  }
+}
+
+/** How many examples `readExamples` would yield; reads the file once. Throws as it does. */
+export async function countExamples(
+  file: string,
+  limit: number = Number.POSITIVE_INFINITY,
+): Promise<number> {
+  let count = 0
+  for await (const _ of readExamples(file, limit)) count++
+  return count
+}
+
+async function* scanExamples(file: string): AsyncGenerator<Uint8Array> {
   const scan = /\.(jsonl|ndjson)$/i.test(file) ? scanLines(file) : scanArray(file)
   for await (const chunk of readChunks(file)) yield* scan.push(chunk)
   yield* scan.end()

@@ -94,7 +94,7 @@ export function renderLine(now: Snapshot): string {
   return (
     `${now.examples} examples · ${now.ratePerSecond.toFixed(0)}/s · ` +
     `${now.kept} of ${now.history} kept (${percentOf(now).toFixed(1)}%, want ${now.percent}%) · ` +
-    `${capped} of ${now.clusters.length} clusters at quota ${over} · ` +
+    `${capped} of ${now.clusters.length} clusters capped at ${over} · ` +
     `${now.duplicates} duplicates · ${now.redelivered} redelivered · ${now.deadLetters} dead letters`
   )
 }

@@ -61,12 +61,15 @@ export function visionParameters({ vision }: ProxyConfig): Parameter[] {
   const positions = patchesPerImage(vision) + (isClip ? 1 : 0)
   const at = 'vision.embeddings.'
   const list = [
-    ...(isClip ? [parameter(`${at}class_embedding`, [width])] : []),
     parameter(`${at}patch_embedding.weight`, [width, 3, patchSize, patchSize]),
-    ...(isClip ? [] : [parameter(`${at}patch_embedding.bias`, [width])]),
     parameter(`${at}position_embedding.weight`, [positions, width]),
-    ...(isClip ? affine('vision.pre_layrnorm', [width]) : []),
   ]
+  if (isClip) {
+    list.push(parameter(`${at}class_embedding`, [width]))
+    list.push(...affine('vision.pre_layrnorm', [width]))
+  } else {
+    list.push(parameter(`${at}patch_embedding.bias`, [width]))
+  }
   for (let layer = 0; layer < vision.layersRun; layer++) {
     const at = `vision.encoder.layers.${layer}.`
     for (const norm of ['layer_norm1', 'layer_norm2']) list.push(...affine(at + norm, [width]))

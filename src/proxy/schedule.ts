@@ -3,12 +3,12 @@
  * parameter's bytes stand on disk. Nothing is loaded here. A broken checkpoint is an error that
  * names it: T never shrinks silently.
  */
+import { createHash } from 'node:crypto'
 import { existsSync, readdirSync, readFileSync, realpathSync, statSync } from 'node:fs'
 import { basename, dirname, join } from 'node:path'
 import { z } from 'zod'
 import { messageOf, XmasdError } from '../errors.ts'
 import { type ProxyConfig, readProxyConfig } from './config.ts'
-import { blockOf, fingerprintOf } from './fingerprint.ts'
 import { canonicalName, parametersOf, visionParameters } from './parameters.ts'
 import { readBytes, readHeader, type SafetensorsEntry } from './safetensors.ts'
 
@@ -187,6 +187,38 @@ function differingKey(a: object, b: object, at = ''): string | undefined {
   return undefined
 }
 
+/**
+ * SHA-256, hex, over the proxy's config, the steps and, for every parameter, its name, dtype, shape
+ * and content: tensors up to 4 kB whole, larger ones by a block of 1 kB at their begin, middle and
+ * end. Fine-tuning moves every block, so that two schedules that differ have different prints, and
+ * opening one costs no pass over its weights. Key layout and sharding do not count.
+ */
+function fingerprintOf(config: ProxyConfig, checkpoints: readonly Checkpoint[]): string {
+  const hash = createHash('sha256').update(canonicalJson(config))
+  for (const { step, tensors } of checkpoints) {
+    for (const { name } of parametersOf(config)) {
+      const tensor = tensors.get(name)
+      if (tensor === undefined) continue
+      hash.update(JSON.stringify([step, name, tensor.dtype, tensor.shape]))
+      for (const block of sampleBlocks(tensor)) hash.update(readBytes(tensor.file, block))
+    }
+  }
+  return hash.digest('hex')
+}
+
+const WHOLE_BYTES_MAX = 4096
+const BLOCK_BYTES = 1024
+
+function sampleBlocks(tensor: CheckpointTensor): CheckpointTensor[] {
+  if (tensor.bytes <= WHOLE_BYTES_MAX) return [tensor]
+  const last = tensor.bytes - BLOCK_BYTES
+  return [0, Math.floor(last / 2), last].map(at => blockOf(tensor, at, BLOCK_BYTES))
+}
+
+function blockOf(tensor: CheckpointTensor, at: number, bytes: number): CheckpointTensor {
+  return { ...tensor, offset: tensor.offset + at, bytes }
+}
+
 const COMPARE_BYTES = 16 * 2 ** 20
 
 /** Byte by byte; ends at the first difference. */
@@ -223,4 +255,27 @@ function invalid(dir: string, reason: string): XmasdError {
     `${dir}: ${reason}`,
     'Save or copy this checkpoint again, or take its folder away; a schedule is used whole.',
   )
+}
+
+/**
+ * Fields that came later, at the value that every proxy had before: left out, so that a schedule
+ * keeps its fingerprint, and its bundles, from release to release.
+ */
+const IMPLIED: Readonly<Record<string, string>> = {
+  ropeScaling: '{"kind":"default"}',
+  headNorm: '"none"',
+  parallelResidual: 'false',
+  mlp: '"gated"',
+}
+
+/** JSON with the keys of every object in order. */
+function canonicalJson(value: unknown): string {
+  if (typeof value !== 'object' || value === null || Array.isArray(value)) {
+    return JSON.stringify(value)
+  }
+  const entries = Object.entries(value)
+    .map(([key, field]) => [key, canonicalJson(field)] as const)
+    .filter(([key, text]) => IMPLIED[key] !== text)
+    .sort(([a], [b]) => (a < b ? -1 : 1))
+  return `{${entries.map(([key, text]) => `${JSON.stringify(key)}:${text}`).join(',')}}`
 }

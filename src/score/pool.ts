@@ -57,7 +57,7 @@ export function createPool<Job, Result>(options: PoolOptions): Pool<Job, Result>
 export type Failure = { code: ErrorCode; message: string; hint: string }
 
 /**
- * One result an item, from one job for all of them. Where its worker dies, or the engine fails, the items are tried once
+ * One result an item, from one job for all of them. Where its worker dies, or the job fails as a whole, the items are tried once
  * more, one by one, so that only the culprit is lost: its result is `failed`.
  */
 export async function runSurviving<Item, Job, Result>(
@@ -74,7 +74,8 @@ export async function runSurviving<Item, Job, Result>(
   return 'results' in first ? first.results : Promise.all(items.map(alone))
 }
 
-const SURVIVABLE: readonly ErrorCode[] = ['WORKER_DIED', 'ENGINE_FAILED']
+/** What one item may have done to its whole batch. */
+const SURVIVABLE: readonly ErrorCode[] = ['WORKER_DIED', 'ENGINE_FAILED', 'INTERNAL']
 
 async function survived<Result>(
   running: Promise<Result[]>,

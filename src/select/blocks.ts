@@ -148,4 +148,4 @@ function invalid(message: string): XmasdError {
   return new XmasdError('STATE_INVALID', message, REBUILD_HINT)
 }
 
-export const REBUILD_HINT = `The state can be rebuilt from the log: remove it and start again.`
+export const REBUILD_HINT = `It can be made again from the log: name a new select.group and new log.topics.decisions and log.topics.subset; it replays.`

@@ -230,7 +230,7 @@ function readMeta(reader: StateReader, settings: SelectSettings): Meta | undefin
     throw new XmasdError(
       'STATE_INVALID',
       `the select state was made with ${name} ${meta[name]}, the configuration says ${settings[name]}`,
-      `Put select.${name} back, or start a new group over the same assignments: it replays them.`,
+      `Put select.${name} back; or replay the assignments, without scoring, under a new select.group and new names of log.topics.decisions and log.topics.subset.`,
     )
   }
   return meta

@@ -59,7 +59,7 @@ export async function trainProxy(
   await startTensorflow()
   const parameters = initialParameters(config, options.seed)
   const moments = new Map<string, Moments>()
-  const order = batchOrder(samples.length, options)
+  const order = batchOrder(samples, options)
   for (let step = 0; step < options.steps; step++) {
     const trained = trainedNames(parameters, step < options.jointSteps)
     const batch = packSamples(
@@ -136,14 +136,29 @@ function trainedNames(
   )
 }
 
-/** Indices of each step's samples: epoch after epoch, each in its own random order. */
-function batchOrder(samples: number, { seed, steps, batchSize }: TrainingOptions): number[][] {
+/** Batches that are sorted by length together. */
+const WINDOW_BATCHES = 8
+
+/**
+ * Indices of each step's samples: epoch after epoch, each in its own random order. Within a window
+ * of batches neighbours in length go together, so that little is padded; batches stay in random order.
+ */
+function batchOrder(
+  samples: readonly Sample[],
+  { seed, steps, batchSize }: TrainingOptions,
+): number[][] {
   const random = seededRandom(seedOf(seed, 'order'))
   const batches: number[][] = []
-  const left: number[] = []
+  let left: number[] = []
   while (batches.length < steps) {
-    while (left.length < batchSize) left.push(...permutation(random, samples))
-    batches.push(left.splice(0, batchSize))
+    const size = batchSize * WINDOW_BATCHES
+    while (left.length < size) left = left.concat(permutation(random, samples.length))
+    const window = left.slice(0, size)
+    left = left.slice(size)
+    window.sort((a, b) => samples[a]!.ids.length - samples[b]!.ids.length || a - b)
+    for (const i of permutation(random, WINDOW_BATCHES)) {
+      batches.push(window.slice(i * batchSize, (i + 1) * batchSize))
+    }
   }
   return batches
 }

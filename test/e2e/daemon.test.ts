@@ -270,3 +270,30 @@ test('a proxy that a bundle was not fitted with stops the daemon with a message 
     /the bundle is for 3 checkpoints, the proxy has \d+.*\[BUNDLE_MISMATCH\]/,
   )
 })
+
+test('another percent on a log in use is refused, and a new group with new topics replays it without scoring', async t => {
+  const site = makeSite(t)
+  await succeed([
+    'produce',
+    '--config',
+    site.config,
+    '--data',
+    await writeData(site, await distinct(40)),
+  ])
+  await succeed(['run', '--config', site.config, '--until-idle'])
+  const changed = { XMASD_SELECT_PERCENT: '50' }
+  const refused = await run(['run', '--config', site.config, '--until-idle'], changed)
+  assert.equal(refused.code, 1)
+  assert.match(refused.stderr, /percent 20.*says 50.*\[STATE_INVALID\]\n.*select\.group/)
+  const replay = {
+    ...changed,
+    XMASD_SELECT_GROUP: 'half',
+    XMASD_LOG_TOPICS_DECISIONS: 'decisions-half',
+    XMASD_LOG_TOPICS_SUBSET: 'subset-half',
+  }
+  await succeed(['run', '--config', site.config, '--roles', 'select', '--until-idle'], replay)
+  const out = join(site.folder, 'half.json')
+  await succeed(['export', '--config', site.config, '--out', out], replay)
+  assert.equal(JSON.parse(readFileSync(out, 'utf8')).length, 20)
+  assert.equal((await readTopic(site.log, 'assignments')).length, 40)
+})

@@ -1,0 +1,83 @@
+/**
+ * Makes the demo's proxy and bundle again, from nothing, through the built commands:
+ *
+ *   npm run demo:build -- [--examples N] [--clustered N] [--clusters K] [--out DIR]
+ *
+ * Trains on N generated examples, scores others of the same stream, fits K clusters. The same
+ * machine gives the same bytes. The last line is one JSON object.
+ */
+import { spawnSync } from 'node:child_process'
+import { cpSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { parseArgs } from 'node:util'
+import { demoExamples } from '../src/demo/stream.ts'
+import { ROOT } from '../test/support.ts'
+
+const { values: options } = parseArgs({
+  options: {
+    examples: { type: 'string', default: '3000' },
+    clustered: { type: 'string', default: '3000' },
+    clusters: { type: 'string', default: '40' },
+    out: { type: 'string', default: join(ROOT, 'config/demo') },
+  },
+})
+
+/** Dense where the proxy learns fastest: question families then move apart 5x more than evenly spaced. */
+const CHECKPOINTS = [70, 100, 150, 230, 350, 500]
+const SCHEDULE = [
+  ...['--steps', '500', '--joint-steps', '60', '--seed', '1'],
+  ...['--checkpoints', String(CHECKPOINTS)],
+]
+
+/** Seeds of the examples; the demo's own stream begins at 1. */
+const TRAIN_SEED = 1_000_001
+const CLUSTER_SEED = 1_000_002
+
+function xmasd(...args: string[]): string {
+  process.stderr.write(`\n$ xmasd ${args.join(' ')}\n`)
+  const ended = spawnSync(process.execPath, [join(ROOT, 'dist/main.js'), ...args], {
+    stdio: ['ignore', 'pipe', 'inherit'],
+    encoding: 'utf8',
+    maxBuffer: 1 << 28,
+  })
+  if (ended.status === 0) return ended.stdout
+  throw new Error(`xmasd ${args[0]} ended with ${ended.status ?? ended.signal}`)
+}
+
+async function writeExamples(file: string, seed: number, count: string): Promise<void> {
+  const examples = await demoExamples(seed, Number(count))
+  writeFileSync(file, examples.map(example => `${JSON.stringify(example)}\n`).join(''))
+}
+
+async function main(): Promise<void> {
+  const started = performance.now()
+  mkdirSync(options.out, { recursive: true })
+  const folder = mkdtempSync(join(tmpdir(), 'xmasd-make-demo-'))
+  const at = (name: string): string => join(folder, name)
+  try {
+    await writeExamples(at('train.jsonl'), TRAIN_SEED, options.examples)
+    await writeExamples(at('cluster.jsonl'), CLUSTER_SEED, options.clustered)
+    const images = ['--images', folder]
+    const trained = ['--data', at('train.jsonl'), ...images, '--out', at('proxy'), '--json']
+    const report = JSON.parse(xmasd('train', ...trained, ...SCHEDULE))
+    const scored = ['--proxy', at('proxy'), '--data', at('cluster.jsonl'), ...images]
+    xmasd('score', ...scored, '--out', at('trajectories.jsonl'))
+    const fitted = ['--clusters', options.clusters, '--seed', '1', '--out', at('bundle')]
+    xmasd('fit', '--trajectories', at('trajectories.jsonl'), ...fitted)
+    for (const name of ['proxy', 'bundle']) replace(at(name), join(options.out, name))
+    const { firstLoss, finalLoss, parameters, stepMs } = report
+    const seconds = (performance.now() - started) / 1000
+    console.log(JSON.stringify({ firstLoss, finalLoss, parameters, stepMs, seconds }))
+  } finally {
+    rmSync(folder, { recursive: true, force: true })
+  }
+}
+
+/** Copies a folder in another's place. */
+function replace(from: string, to: string): void {
+  rmSync(to, { recursive: true, force: true })
+  cpSync(from, to, { recursive: true })
+}
+
+await main()

@@ -1,0 +1,71 @@
+import assert from 'node:assert/strict'
+import { existsSync } from 'node:fs'
+import { join } from 'node:path'
+import test from 'node:test'
+import { makeSite, run, start, succeed } from './command.ts'
+
+const FIRST_DECISION_MS_MAX = 20_000
+
+test('the demo shows decisions within 20 s of its start and ends by itself with a summary', async t => {
+  const started = performance.now()
+  const { child, ended } = start(['demo', '--examples', '120', '--json'])
+  let firstMs = Number.POSITIVE_INFINITY
+  child.stderr!.on('data', (text: string) => {
+    if (/^\d+ examples · /m.test(text)) firstMs = Math.min(firstMs, performance.now() - started)
+  })
+  const { code, stdout, stderr } = await ended
+  assert.equal(code, 0, stderr)
+  t.diagnostic(`first decisions shown after ${Math.round(firstMs)} ms`)
+  assert.ok(firstMs < FIRST_DECISION_MS_MAX)
+  assert.match(
+    stderr,
+    /\d+ examples · \d+\/s · \d+ of \d+ kept .* clusters capped at .* duplicates/,
+  )
+  const summary = JSON.parse(stdout)
+  const { assigned, duplicate, redelivered, dead_letter } = summary.examples
+  assert.equal(assigned + duplicate + redelivered + dead_letter, 120)
+  assert.equal(summary.subset, Math.floor(0.2 * assigned))
+})
+
+test('doctor says what works in plain words and exits 0 on the cpu device', async t => {
+  const site = makeSite(t)
+  const ended = await succeed(['doctor', '--config', site.config])
+  assert.match(ended.stdout, /✓ onnx engine .*cpu/)
+  assert.match(ended.stdout, /✓ proxy .*clip \+ llama, 6 checkpoints/)
+  assert.match(ended.stdout, /ready to run on the cpu device/)
+  const bare = JSON.parse(
+    (await succeed(['doctor', '--json'], { XMASD_PROXY_PATH: '/none' })).stdout,
+  )
+  assert.equal(bare.ok, true)
+  assert.ok(!existsSync(join(site.folder, 'log')), 'looking makes nothing')
+})
+
+test('doctor exits 1 and names the fix where something is broken', async t => {
+  const site = makeSite(t)
+  const broken = { XMASD_BUNDLE: site.folder }
+  const ended = await run(['doctor', '--config', site.config], broken)
+  assert.equal(ended.code, 1)
+  assert.match(ended.stdout, /✗ bundle [^\n]+\n\s+→ \S/)
+})
+
+test('help is there for every command, and no command is a usage error', async () => {
+  const commands = (await succeed(['--help'])).stdout.match(/^ {2}\w+/gm)!.map(name => name.trim())
+  const named = commands.filter(name => name !== 'help')
+  assert.deepEqual([...named].sort(), [
+    'demo',
+    'doctor',
+    'explain',
+    'export',
+    'fit',
+    'produce',
+    'run',
+    'score',
+    'select',
+    'train',
+  ])
+  for (const name of named) {
+    const { stdout } = await succeed([name, '--help'])
+    assert.match(stdout, new RegExp(`^Usage: xmasd ${name}`), name)
+  }
+  assert.equal((await run([])).code, 2)
+})
