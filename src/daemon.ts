@@ -78,6 +78,7 @@ async function assemble(
   const log = await openLog(config)
   releasers.push(() => log.close())
   await log.ensureTopics(topicSpecs(config))
+  await checkBundleContinues(log, config, bundle)
   loaded.log = log
   metrics.bundleInfo.set(
     {
@@ -167,6 +168,25 @@ function checkBundleFits(bundle: Bundle, measurer: Measurer, config: Config): vo
     `${config.bundle} does not fit ${config.proxy.path}: ${mismatch}`,
     'score and fit with this proxy and mode, or point proxy.path and bundle at a pair that belongs together',
   )
+}
+
+/** Cluster numbers of two bundles mean different clusters: one history holds one bundle's. */
+async function checkBundleContinues(log: Log, config: Config, bundle: Bundle): Promise<void> {
+  const topic = config.log.topics.assignments
+  const [end = 0] = await log.ends(topic)
+  for (let offset = end - 1; offset >= 0; offset--) {
+    const record = await log.get(topic, 0, offset)
+    const value = record?.value
+    if (value === undefined || value === null) continue
+    const assignment = JSON.parse(Buffer.from(value).toString()) as { bundle?: string }
+    if (assignment.bundle === undefined) continue
+    if (assignment.bundle === bundle.id) return
+    throw new XmasdError(
+      'BUNDLE_MISMATCH',
+      `${topic} holds assignments of bundle ${assignment.bundle}, ${config.bundle} is ${bundle.id}`,
+      'put the old bundle back, or start over in a new log.path, or with new log.topics and groups',
+    )
+  }
 }
 
 /** HTTP comes first, so that probes see `not ready` while the engine warms up. */

@@ -3,6 +3,9 @@
 import { Command, CommanderError } from 'commander'
 import { messageOf, XmasdError } from './errors.ts'
 
+/** onnxruntime writes usage data to the home folder unless told not to; workers inherit this. */
+process.env.ORT_DISABLE_TELEMETRY ??= '1'
+
 type Entry = { summary: string; load: () => Promise<Command> }
 
 /** Each command's module is loaded only when it is asked for: first output within 100 ms. */

@@ -60,8 +60,8 @@ async function* keptExamples(
   data: string,
   keys: Set<string>,
 ): AsyncIterable<string> {
-  const identifying = await startIdentifying(config)
   const progress = startProgress('read', await countExamples(data))
+  const identifying = await startIdentifying(config)
   const wanted = new Set(keys)
   let read = 0
   try {

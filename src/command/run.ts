@@ -29,12 +29,15 @@ function parseRoles(text: string): Role[] {
 async function run(options: Options): Promise<void> {
   const config = loadConfig(options.config)
   const logger = createLogger(config.logging.level)
+  const releaseEarly = exitOnEarlySignals(() => logger.info('stopped before anything was read'))
+  logger.info({ roles: options.roles }, 'starting')
   const daemon = await startDaemon({
     config,
     roles: options.roles,
     logger,
     untilIdle: options.untilIdle === true,
   })
+  releaseEarly()
   const signals = stopOnSignals(daemon, signal =>
     logger.info({ signal }, 'finishing the batch in hand'),
   )
@@ -47,6 +50,20 @@ async function run(options: Options): Promise<void> {
   } finally {
     signals.release()
     await daemon.close()
+  }
+}
+
+/** While the engine warms up nothing is in hand: a signal ends the process at once, orderly. */
+function exitOnEarlySignals(onSignal: () => void): () => void {
+  const handle = (): void => {
+    onSignal()
+    process.exit(0)
+  }
+  process.on('SIGTERM', handle)
+  process.on('SIGINT', handle)
+  return () => {
+    process.off('SIGTERM', handle)
+    process.off('SIGINT', handle)
   }
 }
 

@@ -1,6 +1,7 @@
 /** `score`: offline scoring, one JSON line an example, in input order. */
 import { once } from 'node:events'
 import { createWriteStream, writeFileSync } from 'node:fs'
+import { rename } from 'node:fs/promises'
 import { Command } from 'commander'
 import { loadConfig } from '../config.ts'
 import { XmasdError } from '../errors.ts'
@@ -74,7 +75,8 @@ async function score(options: Options): Promise<void> {
 type Counts = { scored: number; textOnly: number; failed: Record<string, number> }
 
 async function scoreFile(measurer: Measurer, options: Options): Promise<Counts> {
-  const out = createWriteStream(options.out)
+  const temporary = `${options.out}.${process.pid}.tmp`
+  const out = createWriteStream(temporary)
   await once(out, 'open')
   const counts: Counts = { scored: 0, textOnly: 0, failed: {} }
   const { data, limit } = options
@@ -98,6 +100,7 @@ async function scoreFile(measurer: Measurer, options: Options): Promise<Counts> 
   while (inFlight.length > 0) await writeFirst()
   out.end()
   await once(out, 'close')
+  await rename(temporary, options.out)
   progress.stop()
   return counts
 }

@@ -297,3 +297,39 @@ test('another percent on a log in use is refused, and a new group with new topic
   assert.equal(JSON.parse(readFileSync(out, 'utf8')).length, 20)
   assert.equal((await readTopic(site.log, 'assignments')).length, 40)
 })
+
+test('another bundle on a log in use is refused: its cluster numbers mean other clusters', async t => {
+  const site = makeSite(t)
+  const data = await writeData(site, await distinct(10))
+  await succeed(['produce', '--config', site.config, '--data', data])
+  await succeed(['run', '--config', site.config, '--until-idle'])
+  const at = (name: string): string => join(site.folder, name)
+  const proxy = readFileSync(site.config, 'utf8').match(/proxy: \{ path: (.*) \}/)![1]!
+  await succeed(['score', '--proxy', proxy, '--data', data, '--out', at('t.jsonl')])
+  await succeed(['fit', '--trajectories', at('t.jsonl'), '--out', at('other'), '--clusters', '3'])
+  const refused = await run(['run', '--config', site.config], { XMASD_BUNDLE: at('other') })
+  assert.equal(refused.code, 1)
+  assert.match(refused.stderr, /holds assignments of bundle .*\[BUNDLE_MISMATCH\]/)
+})
+
+test('score may write over what it reads, and export ends where its data is not there', async t => {
+  const site = makeSite(t)
+  const data = await writeData(site, await distinct(6))
+  const proxy = readFileSync(site.config, 'utf8').match(/proxy: \{ path: (.*) \}/)![1]!
+  await succeed(['produce', '--config', site.config, '--data', data])
+  await succeed(['score', '--proxy', proxy, '--data', data, '--out', data])
+  assert.equal(readFileSync(data, 'utf8').trimEnd().split('\n').length, 6)
+  const out = join(site.folder, 'out.json')
+  const missing = ['export', '--config', site.config, '--data', '/none.jsonl', '--out', out]
+  assert.equal((await run(missing)).code, 1)
+})
+
+test('SIGTERM while the engine warms up ends the daemon at once with exit code 0', async t => {
+  const site = makeSite(t)
+  const { child, ended } = start(['run', '--config', site.config])
+  child.stderr!.on('data', (text: string) => {
+    if (text.includes('"starting"')) child.kill('SIGTERM')
+  })
+  const { code, signal } = await ended
+  assert.deepEqual([code, signal], [0, null])
+})
