@@ -19,7 +19,7 @@ import type { Consumer, Log, LogRecord, OutRecord } from '../src/log/log.ts'
 import { seededRandom } from '../src/random.ts'
 import { type Assignment, keyOf, TOPICS } from '../src/record.ts'
 import { positionsAfter } from '../src/role/outcome.ts'
-import { outputsOf } from '../src/role/select-role.ts'
+import { outputsOf, POLL_RECORDS_MAX } from '../src/role/select-role.ts'
 import { parseForFold } from '../src/select/parse.ts'
 import { openSelectState, type SelectState } from '../src/select/state.ts'
 
@@ -40,7 +40,7 @@ const SETTINGS = {
   percent: Number(options.percent),
   settleEvery: Number(options['settle-every']),
 } as const
-const BATCH = 2048
+const FILL_BATCH = 2048
 const WARM_UP_SHARE = 0.1
 
 /** Cumulative shares of the clusters. */
@@ -120,7 +120,7 @@ async function fillLog(log: Log): Promise<void> {
   for (const record of assignments()) {
     const value = Buffer.from(JSON.stringify(record))
     batch.push({ topic: TOPICS.assignments, key: record.key, value })
-    if (batch.length < BATCH) continue
+    if (batch.length < FILL_BATCH) continue
     await log.append(batch)
     batch = []
   }
@@ -142,7 +142,7 @@ async function step(
   counts: Counts | undefined,
 ): Promise<number> {
   const started = performance.now()
-  const records = await consumer.poll({ recordsMax: BATCH, waitMsMax: 100 })
+  const records = await consumer.poll({ recordsMax: POLL_RECORDS_MAX, waitMsMax: 100 })
   if (records.length === 0) return 0
   const foldStarted = performance.now()
   const outputs = records.flatMap(record => outputsFor(state, record))

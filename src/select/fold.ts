@@ -12,7 +12,7 @@
 import { XmasdError } from '../errors.ts'
 import { type Cluster, type Control, type Decision, keyOf } from '../record.ts'
 import type { Row } from './blocks.ts'
-import { type Content, contentOf, contentText, Owners } from './duplicates.ts'
+import { type Content, contentOf, Owners } from './duplicates.ts'
 import type { FoldedAssignment } from './parse.ts'
 import { Revisable, type SettledEvent } from './revisable.ts'
 
@@ -35,10 +35,12 @@ export type Folded = {
   decisions: Decision[]
 }
 
+export type KeyedRow = Row & { key: string }
+
 /** What the fold needs to read and write about single examples, by sequence number. */
 export interface ExampleStore {
-  row(sequence: number): Row
-  append(row: Row): void
+  row(sequence: number): KeyedRow
+  append(row: KeyedRow): void
   hasDuplicate(key: string, content: Content): boolean
   addDuplicate(key: string, content: Content, duplicate: { owner: number; offset: number }): void
 }
@@ -99,16 +101,16 @@ export class Fold {
     const content = checkAssignment(record)
     const owner = this.owners.find(content)
     if (owner !== undefined) return this.#takeKnown(record, content, owner, offset)
-    const { cluster, instability, id, bundle } = record
+    const { key, cluster, instability, id, bundle } = record
     this.owners.add(content)
     this.policy.add(cluster, instability, id)
     const value = cluster === 'text' ? Number.NaN : instability!
-    this.#store.append({ offset, instability: value, content, cluster, id, bundle })
+    this.#store.append({ offset, instability: value, content, cluster, id, bundle, key })
     return { outcome: 'assigned', decisions: [] }
   }
 
   #takeKnown(record: FoldedAssignment, content: Content, owner: number, offset: number): Folded {
-    const ownerKey = keyOf(this.#store.row(owner).id, contentText(content))
+    const ownerKey = this.#store.row(owner).key
     const { key, id, cluster, instability, bundle } = record
     if (key === ownerKey || this.#store.hasDuplicate(key, content)) {
       return { outcome: 'redelivered', decisions: [] }
@@ -129,9 +131,8 @@ export class Fold {
   }
 
   #decision({ sequence, action, reason, cluster, quota }: SettledEvent): Decision {
-    const { id, content, bundle, instability: value } = this.#store.row(sequence)
+    const { key, id, bundle, instability: value } = this.#store.row(sequence)
     const instability = cluster === 'text' ? null : value
-    const key = keyOf(id, contentText(content))
     return { v: 1, key, id, action, reason, cluster, instability, quota, bundle }
   }
 

@@ -11,8 +11,8 @@ export type FoldedAssignment = Pick<
   'key' | 'id' | 'cluster' | 'instability' | 'content' | 'bundle'
 >
 
-const SPECTRUM = Buffer.from('"singularValues":[[')
-const SPECTRUM_END = Buffer.from(']]')
+const SPECTRUM = '"singularValues":[['
+const SPECTRUM_END = ']]'
 const NOTHING = '"singularValues":null'
 
 /**
@@ -26,9 +26,9 @@ export function parseForFold(value: Uint8Array): FoldedAssignment | Control {
   const bytes = Buffer.isBuffer(value)
     ? value
     : Buffer.from(value.buffer, value.byteOffset, value.byteLength)
-  const from = bytes.indexOf(SPECTRUM)
-  const to = from < 0 ? -1 : bytes.indexOf(SPECTRUM_END, from)
-  if (to < 0) return JSON.parse(bytes.toString())
-  const end = to + SPECTRUM_END.length
-  return JSON.parse(bytes.toString('utf8', 0, from) + NOTHING + bytes.toString('utf8', end))
+  const text = bytes.toString()
+  const from = text.indexOf(SPECTRUM)
+  const to = from < 0 ? -1 : text.indexOf(SPECTRUM_END, from)
+  if (to < 0) return JSON.parse(text)
+  return JSON.parse(text.slice(0, from) + NOTHING + text.slice(to + SPECTRUM_END.length))
 }

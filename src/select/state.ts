@@ -31,12 +31,14 @@ import {
   type Row,
 } from './blocks.ts'
 import { type Content, contentText } from './duplicates.ts'
-import { type ExampleStore, Fold, type Folded, type SelectSettings } from './fold.ts'
+import { type ExampleStore, Fold, type Folded, type KeyedRow, type SelectSettings } from './fold.ts'
 import type { FoldedAssignment } from './parse.ts'
 
 const META = 'meta'
 const EXAMPLE = 'example'
 const DUPLICATE = 'duplicate'
+/** Some 4 MB, whatever the history. */
+const RECENT_ROWS_MAX = 1 << 14
 
 const Meta = z.strictObject({
   format: z.literal('xmasd-select'),
@@ -116,9 +118,9 @@ export class SelectState {
   /** The examples kept now, in log order. Reads every one of them from the state. */
   *subset(): Generator<SubsetEntry> {
     for (const sequence of Int32Array.from(this.#fold.policy.subset()).sort()) {
-      const { id, content, cluster, instability: value, bundle } = this.#store.row(sequence)
+      const { key, id, cluster, instability: value, bundle } = this.#store.row(sequence)
       const instability = cluster === 'text' ? null : value
-      yield { v: 1, key: keyOf(id, contentText(content)), id, cluster, instability, bundle }
+      yield { v: 1, key, id, cluster, instability, bundle }
     }
   }
 
@@ -145,7 +147,12 @@ export class SelectState {
 class Store implements ExampleStore {
   readonly #reader: StateReader
   /** Rows from `#first` on, which is at the start of a block. */
-  #rows: Row[] = []
+  #rows: KeyedRow[] = []
+  /**
+   * Rows read from the state lately: those at the edge of a quota are evicted and restored again and
+   * again, so five reads of six end here.
+   */
+  readonly #recent = new Map<number, KeyedRow>()
   #first: number
   /** Rows below it have been written, by the last `write` or before. */
   #written: number
@@ -157,16 +164,21 @@ class Store implements ExampleStore {
     this.#reader = reader
     this.#first = blockStart(examples)
     this.#written = examples
-    if (examples > this.#first) this.#rows = decodeBlock(this.#block(this.#first))
+    if (examples > this.#first) this.#rows = decodeBlock(this.#block(this.#first)).map(keyed)
   }
 
-  row(sequence: number): Row {
+  row(sequence: number): KeyedRow {
     if (sequence >= this.#first) return this.#rows[sequence - this.#first]!
+    const cached = this.#recent.get(sequence)
+    if (cached !== undefined) return cached
     const first = blockStart(sequence)
-    return decodeRow(this.#block(first), sequence - first)
+    const row = keyed(decodeRow(this.#block(first), sequence - first))
+    if (this.#recent.size >= RECENT_ROWS_MAX) this.#recent.clear()
+    this.#recent.set(sequence, row)
+    return row
   }
 
-  append(row: Row): void {
+  append(row: KeyedRow): void {
     this.#rows.push(row)
   }
 
@@ -198,6 +210,10 @@ class Store implements ExampleStore {
     if (block === undefined) throw invalid(`the block of examples from ${first} on is missing`)
     return block
   }
+}
+
+function keyed(row: Row): KeyedRow {
+  return { ...row, key: keyOf(row.id, contentText(row.content)) }
 }
 
 function blockStart(sequence: number): number {
