@@ -7,6 +7,7 @@ import { dirname, resolve } from 'node:path'
 import { closest } from 'fastest-levenshtein'
 import { parse as parseYaml } from 'yaml'
 import { z } from 'zod'
+import { ENGINES } from './engine/engine.ts'
 import { messageOf, XmasdError } from './errors.ts'
 import { TOPICS } from './record.ts'
 import { MODES } from './score/attention.ts'
@@ -45,7 +46,7 @@ const ProxyConfig = z.strictObject({
   path: z.string().min(1).default('./proxy'),
   template: z.string().min(1).optional(),
   mode: z.enum(MODES).default('reference'),
-  engine: z.literal('onnx').default('onnx'),
+  engine: z.enum(ENGINES).default('onnx'),
   device: z.enum(['auto', 'cpu']).default('auto'),
   workers: z.int().min(1).max(256).optional(),
   threads: z.int().min(1).max(256).optional(),

@@ -97,7 +97,7 @@ function findTensorflow(): Finding {
     name: 'tensorflow',
     status: 'warn',
     detail:
-      'no tensorflow addon: `train` runs on WebAssembly, which is slower; scoring does not need it',
+      'no addon: `train` and proxy.engine tensorflow run on WebAssembly, which is slower; onnx needs none',
   }
 }
 

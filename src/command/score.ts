@@ -4,6 +4,7 @@ import { createWriteStream, writeFileSync } from 'node:fs'
 import { rename } from 'node:fs/promises'
 import { Command } from 'commander'
 import { loadConfig } from '../config.ts'
+import { ENGINES } from '../engine/engine.ts'
 import { XmasdError } from '../errors.ts'
 import { countExamples, readExamples } from '../ingest/data.ts'
 import { startProgress } from '../observe/progress.ts'
@@ -39,7 +40,7 @@ export function scoreCommand(): Command {
     .option('--images <dir>', 'folder that image paths are relative to (default: ./images)')
     .option('--mode <mode>', MODES.join(' or '))
     .option('--template <name>', 'a built-in template or a JSON file {system,image,user,assistant}')
-    .option('--engine <engine>', 'onnx')
+    .option('--engine <engine>', ENGINES.join(' or '))
     .option('--device <device>', 'auto or cpu')
     .option('--workers <n>', 'worker threads that run forward passes', positiveInteger)
     .option('--threads <n>', 'threads of each worker', positiveInteger)

@@ -4,6 +4,12 @@
 import type { Ops } from '../proxy/ops.ts'
 import type { Checkpoint } from '../proxy/schedule.ts'
 
+export const ENGINES = ['onnx', 'tensorflow'] as const
+export type EngineName = (typeof ENGINES)[number]
+
+/** Which engine computes, and how: what the configuration says of it. Default: onnx. */
+export type EngineChoice = { engine?: EngineName | undefined }
+
 /** A named size is free: it may differ from run to run. */
 export type InputSpec = { type: 'float32' | 'int32'; shape: readonly (number | string)[] }
 
@@ -20,7 +26,7 @@ export interface Program<Names extends string> {
 }
 
 export interface Engine {
-  readonly name: 'onnx' | 'tensorflow'
+  readonly name: EngineName
   /** Throws ENGINE_FAILED where the graph or the weights can't be loaded. */
   compile<Names extends string>(
     checkpoint: Checkpoint,

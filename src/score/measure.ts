@@ -51,10 +51,11 @@ export async function startMeasuring(
   config: MeasuringConfig,
   hooks: MeasuringHooks = {},
 ): Promise<Measurer> {
-  const { path, mode, workers, threads, tokensMax } = config.proxy
+  const { path, mode, engine, workers, threads, tokensMax } = config.proxy
   const scoring = await startScoring({
     proxyDir: path,
     mode,
+    engine,
     workers,
     threads,
     limits: { tokensMax, examplesMax: 64 },

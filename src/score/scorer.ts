@@ -2,8 +2,8 @@
  * Scores batches in this thread: the vision tower once per distinct image, for all checkpoints
  * where its weights are equal, then checkpoint by checkpoint.
  */
-import type { Engine, Program } from '../engine/engine.ts'
-import { onnxEngine } from '../engine/onnx.ts'
+import type { Engine, EngineChoice, Program } from '../engine/engine.ts'
+import { openEngine } from '../engine/open.ts'
 import { type ErrorCode, XmasdError } from '../errors.ts'
 import { type ProxyConfig, patchesPerImage } from '../proxy/config.ts'
 import type { Checkpoint, Schedule } from '../proxy/schedule.ts'
@@ -17,7 +17,7 @@ export type Scored =
   | { singularValues: number[][] }
   | { error: { code: ErrorCode; message: string; hint: string } }
 
-export type ScorerOptions = {
+export type ScorerOptions = EngineChoice & {
   schedule: Schedule
   mode: Mode
   /** Threads of one run. */
@@ -33,10 +33,11 @@ export interface Scorer {
 type VisionProgram = Program<'patches'>
 type ScoreProgram = Program<keyof ScoreInputs<never>>
 
-/** Loads every checkpoint of the schedule. Throws ENGINE_FAILED. */
-export async function loadScorer({ schedule, mode, threads }: ScorerOptions): Promise<Scorer> {
+/** Loads every checkpoint of the schedule. Throws ENGINE_FAILED, ENGINE_UNAVAILABLE. */
+export async function loadScorer(options: ScorerOptions): Promise<Scorer> {
+  const { schedule, mode } = options
   const { config, checkpoints, visionShared } = schedule
-  const engine = onnxEngine({ threads, positionsMax: config.lengthMax })
+  const engine = await openEngine({ ...options, positionsMax: config.lengthMax })
   const towers: VisionProgram[] = []
   const scores: ScoreProgram[] = []
   for (const [t, checkpoint] of checkpoints.entries()) {

@@ -3,13 +3,14 @@
  * gives every sequence exactly one result, in order.
  */
 import { availableParallelism } from 'node:os'
+import type { EngineChoice } from '../engine/engine.ts'
 import { checkpointBytes, openSchedule, type Schedule } from '../proxy/schedule.ts'
 import type { Mode } from './attention.ts'
 import { type BatchLimits, planBatches, type Sequence } from './batch.ts'
 import { createPool, type Pool, runSurviving } from './pool.ts'
 import type { Scored, ScorerOptions } from './scorer.ts'
 
-export type ScoringOptions = {
+export type ScoringOptions = EngineChoice & {
   proxyDir: string
   mode: Mode
   /** How many worker threads, and how many threads each computes with; see `chooseThreads`. */
@@ -34,7 +35,7 @@ const LIMITS: BatchLimits = { tokensMax: 8192, examplesMax: 64 }
 
 /**
  * Resolves once all workers have loaded. Throws PROXY_INVALID, PROXY_UNSUPPORTED,
- * CHECKPOINT_INVALID or ENGINE_FAILED.
+ * CHECKPOINT_INVALID, ENGINE_UNAVAILABLE or ENGINE_FAILED.
  */
 export async function startScoring(options: ScoringOptions): Promise<Scoring> {
   const schedule = openSchedule(options.proxyDir)
@@ -44,7 +45,8 @@ export async function startScoring(options: ScoringOptions): Promise<Scoring> {
     workers: options.workers,
     threads: options.threads,
   })
-  const workerData: ScorerOptions = { schedule, mode: options.mode, threads }
+  const { mode, engine } = options
+  const workerData: ScorerOptions = { schedule, mode, threads, engine }
   const script = options.script ?? new URL('./worker.js', import.meta.url)
   const pool = createPool<readonly Sequence[], Scored[]>({
     script,
