@@ -46,6 +46,10 @@ const COMMANDS: Record<string, Entry> = {
     summary: 'why an example is kept or dropped',
     load: async () => (await import('./command/explain.ts')).explainCommand(),
   },
+  report: {
+    summary: 'one HTML page that shows what is kept and why',
+    load: async () => (await import('./command/report.ts')).reportCommand(),
+  },
   doctor: {
     summary: 'what works here, what does not, what to do',
     load: async () => (await import('./command/doctor.ts')).doctorCommand(),

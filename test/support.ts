@@ -28,6 +28,21 @@ export function shared(t: TestContext, ...path: string[]): string | undefined {
   return undefined
 }
 
+/**
+ * Chromium's executable, or undefined after a loud skip where none is installed. With
+ * REQUIRE_CHROMIUM=1 its absence is a failure.
+ */
+export function browser(t: TestContext): string | undefined {
+  const found = ['/usr/bin/chromium', '/usr/bin/chromium-browser', '/usr/bin/google-chrome'].find(
+    path => existsSync(path),
+  )
+  if (found !== undefined) return found
+  if (process.env.REQUIRE_CHROMIUM === '1') throw new Error('chromium is not installed')
+  process.stderr.write(`SKIPPED, chromium is not installed: ${t.name}\n`)
+  t.skip('needs chromium')
+  return undefined
+}
+
 /** A temporary folder that is removed after the test. */
 export function temporaryFolder(t: TestContext): string {
   const folder = mkdtempSync(join(tmpdir(), 'xmasd-test-'))

@@ -20,6 +20,7 @@ const STAGES = [
   'cluster',
   'select',
   'role',
+  'report',
   'command',
 ]
 

@@ -4,7 +4,8 @@ import { type Config, loadConfig } from '../config.ts'
 import { XmasdError } from '../errors.ts'
 import type { Log } from '../log/log.ts'
 import { openLogToRead } from '../open-log.ts'
-import type { Assignment, Cluster, Control, Decision } from '../record.ts'
+import type { Assignment, Cluster, Decision } from '../record.ts'
+import { assignmentsOf, decisionsOf } from '../report/history.ts'
 import { batchQuotas, budgetRule } from '../select/quotas.ts'
 
 type Options = { config?: string; json?: boolean }
@@ -73,8 +74,7 @@ async function readDecisions(
 ): Promise<{ duplicates: Set<string>; decisions: Decision[] }> {
   const duplicates = new Set<string>()
   const decisions: Decision[] = []
-  for await (const record of log.read(config.log.topics.decisions)) {
-    const decision = JSON.parse(Buffer.from(record.value!).toString()) as Decision
+  for await (const { decision } of decisionsOf(log, config)) {
     if (decision.reason === 'duplicate') duplicates.add(decision.key)
     if (decision.key === wanted || decision.id === wanted) decisions.push(decision)
   }
@@ -95,7 +95,7 @@ async function readHistory(
   const seen = new Set<string>()
   let steadier = 0
   let isBefore = true
-  for await (const other of assignments(log, config)) {
+  for await (const other of assignmentsOf(log, config)) {
     if (duplicates.has(other.key) || seen.has(other.key)) continue
     seen.add(other.key)
     sizes.set(other.cluster, (sizes.get(other.cluster) ?? 0) + 1)
@@ -113,7 +113,7 @@ function isSteadier(other: Assignment, than: Assignment, isBefore: boolean): num
 }
 
 async function findAssignment(log: Log, config: Config, wanted: string): Promise<Assignment> {
-  for await (const assignment of assignments(log, config)) {
+  for await (const assignment of assignmentsOf(log, config)) {
     if (assignment.key === wanted || assignment.id === wanted) return assignment
   }
   throw new XmasdError(
@@ -121,13 +121,6 @@ async function findAssignment(log: Log, config: Config, wanted: string): Promise
     `no example with the key or id "${wanted}" has been assigned`,
     'keys are <id>@<16 hex digits>; look into dead-letters if it was produced, or wait for the backlog',
   )
-}
-
-async function* assignments(log: Log, config: Config): AsyncIterable<Assignment> {
-  for await (const record of log.read(config.log.topics.assignments)) {
-    const value = JSON.parse(Buffer.from(record.value!).toString()) as Assignment | Control
-    if (!('control' in value)) yield value
-  }
 }
 
 function describe(explanation: Explanation): string {

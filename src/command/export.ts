@@ -3,9 +3,9 @@
 import { Command } from 'commander'
 import { type Config, loadConfig } from '../config.ts'
 import { countExamples, readExamples } from '../ingest/data.ts'
-import type { Log } from '../log/log.ts'
 import { startProgress } from '../observe/progress.ts'
 import { openLogToRead } from '../open-log.ts'
+import { readSubset } from '../report/history.ts'
 import { startIdentifying } from '../score/measure.ts'
 import { writeJsonArray } from './json-array.ts'
 
@@ -39,17 +39,6 @@ async function exportSubset(options: Options): Promise<void> {
   } finally {
     await log.close()
   }
-}
-
-/** The keys kept now, oldest first: the `subset` topic folded by key. */
-export async function readSubset(log: Log, config: Config): Promise<Set<string>> {
-  const keys = new Set<string>()
-  for await (const record of log.read(config.log.topics.subset)) {
-    if (record.key === null) continue
-    keys.delete(record.key)
-    if (record.value !== null) keys.add(record.key)
-  }
-  return keys
 }
 
 const CHUNK_EXAMPLES = 256

@@ -101,7 +101,8 @@ export async function startIdentifying(
   }
 }
 
-function imageSource({ images }: Pick<Config, 'images'>): ImageSource {
+/** Where images come from, as the configuration says. */
+export function imageSource({ images }: Pick<Config, 'images'>): ImageSource {
   const { root, bytesMax, pixelsMax, timeMsMax, hosts, addressesAllowed } = images
   return { root, limits: { bytesMax, pixelsMax, timeMsMax }, hosts, addressesAllowed }
 }

@@ -58,6 +58,7 @@ test('help is there for every command, and no command is a usage error', async (
     'export',
     'fit',
     'produce',
+    'report',
     'run',
     'score',
     'select',

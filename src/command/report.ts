@@ -1,0 +1,73 @@
+/** `report`: one HTML page that shows what is kept and why, for people who would rather look. */
+import { rename, rm, writeFile } from 'node:fs/promises'
+import { Command } from 'commander'
+import { openBundle } from '../cluster/bundle.ts'
+import { type Config, loadConfig } from '../config.ts'
+import { messageOf, XmasdError } from '../errors.ts'
+import { openLogToRead } from '../open-log.ts'
+import { collectReport, type ReportData } from '../report/collect.ts'
+import { reportPage } from '../report/page.ts'
+import { picturesOf } from '../report/pictures.ts'
+import { imageSource } from '../score/measure.ts'
+
+type Options = { config?: string; out: string; images?: string; json?: boolean }
+
+export function reportCommand(): Command {
+  return new Command('report')
+    .description(
+      'Draw the subset as one HTML page: clusters against quotas, trajectories, decisions, examples.',
+    )
+    .requiredOption('--out <file>', 'HTML file to write')
+    .option('--images <dir>', "folder of the images (default: the config's images.root)")
+    .option('--config <file>', 'configuration file')
+    .option('--json', 'what was counted, as one JSON document on stdout')
+    .action(report)
+}
+
+async function report(options: Options): Promise<void> {
+  const config = loadConfig(options.config, process.env, { 'images.root': options.images })
+  const log = await openLogToRead(config)
+  try {
+    const data = await collectReport(log, config)
+    const pictures = await picturesOf(log, imageSource(config), data.ends)
+    await writeWhole(options.out, reportPage(data, pictures, await stepsOf(config)))
+    process.stdout.write(options.json === true ? `${jsonOf(data)}\n` : textOf(data, options.out))
+  } finally {
+    await log.close()
+  }
+}
+
+/** The checkpoints' step numbers; none where the bundle is not at hand: they are numbered then. */
+async function stepsOf(config: Config): Promise<readonly number[]> {
+  try {
+    return (await openBundle(config.bundle)).manifest.schedule.steps ?? []
+  } catch {
+    return []
+  }
+}
+
+function jsonOf({ sample, trajectories, ends, flow, ...counted }: ReportData): string {
+  return JSON.stringify(counted)
+}
+
+function textOf(data: ReportData, out: string): string {
+  return (
+    `${out}: ${data.kept} of ${data.examples} examples kept in ${data.clusters.length} clusters, ` +
+    `${data.duplicates} duplicates; open it in a browser\n`
+  )
+}
+
+async function writeWhole(file: string, text: string): Promise<void> {
+  const temporary = `${file}.${process.pid}.tmp`
+  try {
+    await writeFile(temporary, text)
+    await rename(temporary, file)
+  } catch (error) {
+    await rm(temporary, { force: true })
+    throw new XmasdError(
+      'FILE_UNREADABLE',
+      `cannot write ${file}: ${messageOf(error)}`,
+      'Check that the folder exists, is writable and has room.',
+    )
+  }
+}

@@ -1,0 +1,220 @@
+/**
+ * What the report shows, read off the log in two passes: over `decisions` and over `assignments`.
+ * Counts are exact; what is drawn example by example is a seeded sample of bounded size. Memory: one
+ * key an example.
+ */
+import type { Config } from '../config.ts'
+import type { Log } from '../log/log.ts'
+import { seededRandom } from '../random.ts'
+import type { Action, Assignment, Cluster, Reason, Source } from '../record.ts'
+import { batchQuotas, budgetRule } from '../select/quotas.ts'
+import { assignmentsOf, decisionsOf, readSubset } from './history.ts'
+
+/** One example as it is drawn. */
+export type Drawn = {
+  key: string
+  cluster: Cluster
+  kept: boolean
+  instability: number
+  trajectory: number[]
+  source: Source
+}
+
+export type ClusterRow = { cluster: Cluster; size: number; kept: number; quota: number }
+export type FlowCell = { slice: number; action: Action; reason: Reason; count: number }
+
+export type ReportData = {
+  v: 1
+  bundles: string[]
+  policy: string
+  percent: number
+  /** N: examples that count. */
+  examples: number
+  /** What the batch rule allows of them. */
+  budget: number
+  kept: number
+  duplicates: number
+  deadLetters: { code: string; count: number }[]
+  /** Descending by size. `quota` is the batch rule's over the whole history. */
+  clusters: ClusterRow[]
+  /** Decisions over the stream, in `FLOW_SLICES` slices of equal numbers of decisions. */
+  flow: FlowCell[]
+  /** A uniform sample of examples with a trajectory. */
+  sample: Drawn[]
+  /** Of the largest clusters: a sample of kept and dropped trajectories. */
+  trajectories: Drawn[]
+  /** Of the largest clusters: the steadiest kept and the least steady dropped. */
+  ends: Drawn[]
+}
+
+export const FLOW_SLICES = 40
+const SAMPLE_MAX = 4_000
+const TRAJECTORY_CLUSTERS = 12
+const TRAJECTORIES_MAX = 20
+const PICTURE_CLUSTERS = 6
+const PICTURES_MAX = 3
+
+/** @throws XmasdError LOG_UNAVAILABLE */
+export async function collectReport(log: Log, config: Config): Promise<ReportData> {
+  const kept = await readSubset(log, config)
+  const { duplicates, flow } = await readFlow(log, config)
+  const gathered = await readAssignments(log, config, { kept, duplicates })
+  const sizes = [...gathered.clusters.values()].map(({ cluster, size }) => ({ cluster, size }))
+  const examples = sizes.reduce((sum, { size }) => sum + size, 0)
+  const budget = budgetRule(config.select.percent)(examples)
+  const quotas = new Map(batchQuotas(sizes, budget).map(row => [row.cluster, row.taken]))
+  const groups = [...gathered.clusters.values()].sort((a, b) => b.size - a.size)
+  const numbered = groups.filter(({ cluster }) => cluster !== 'text')
+  return {
+    v: 1,
+    bundles: [...gathered.bundles],
+    policy: config.select.policy,
+    percent: config.select.percent,
+    examples,
+    budget,
+    kept: kept.size,
+    duplicates: duplicates.size,
+    deadLetters: await readDeadLetters(log, config),
+    clusters: groups.map(({ cluster, size, keptCount }) => ({
+      cluster,
+      size,
+      kept: keptCount,
+      quota: quotas.get(cluster) ?? 0,
+    })),
+    flow,
+    sample: gathered.sample,
+    trajectories: numbered
+      .slice(0, TRAJECTORY_CLUSTERS)
+      .flatMap(({ keptSample, droppedSample }) => [...droppedSample.items, ...keptSample.items]),
+    ends: numbered
+      .slice(0, PICTURE_CLUSTERS)
+      .flatMap(({ steadiest, leastSteady }) => [...steadiest, ...leastSteady]),
+  }
+}
+
+async function readFlow(
+  log: Log,
+  config: Config,
+): Promise<{ duplicates: Set<string>; flow: FlowCell[] }> {
+  const duplicates = new Set<string>()
+  const cells = new Map<string, FlowCell>()
+  const [end = 0] = await log.ends(config.log.topics.decisions)
+  for await (const { decision, offset } of decisionsOf(log, config)) {
+    const { key, action, reason, duplicateOf } = decision
+    if (duplicateOf !== undefined) duplicates.add(key)
+    const slice = Math.floor((offset * FLOW_SLICES) / Math.max(1, end))
+    const at = `${slice}/${action}/${reason}`
+    const cell = cells.get(at) ?? { slice, action, reason, count: 0 }
+    cell.count++
+    cells.set(at, cell)
+  }
+  return { duplicates, flow: [...cells.values()] }
+}
+
+async function readDeadLetters(log: Log, config: Config): Promise<ReportData['deadLetters']> {
+  const counts = new Map<string, number>()
+  for await (const { headers } of log.read(config.log.topics.deadLetters)) {
+    const code = headers.code ?? 'unknown'
+    counts.set(code, (counts.get(code) ?? 0) + 1)
+  }
+  return [...counts]
+    .map(([code, count]) => ({ code, count }))
+    .sort((a, b) => b.count - a.count || (a.code < b.code ? -1 : 1))
+}
+
+type Gathered = {
+  clusters: Map<Cluster, ClusterGroup>
+  bundles: Set<string>
+  sample: Drawn[]
+}
+
+type ClusterGroup = {
+  cluster: Cluster
+  size: number
+  keptCount: number
+  keptSample: Reservoir<Drawn>
+  droppedSample: Reservoir<Drawn>
+  steadiest: Drawn[]
+  leastSteady: Drawn[]
+}
+
+async function readAssignments(
+  log: Log,
+  config: Config,
+  { kept, duplicates }: { kept: Set<string>; duplicates: Set<string> },
+): Promise<Gathered> {
+  const random = seededRandom(1)
+  const sample = new Reservoir<Drawn>(SAMPLE_MAX, random)
+  const clusters = new Map<Cluster, ClusterGroup>()
+  const bundles = new Set<string>()
+  const seen = new Set<string>()
+  for await (const assignment of assignmentsOf(log, config)) {
+    const { key, cluster, bundle } = assignment
+    if (duplicates.has(key) || seen.has(key)) continue
+    seen.add(key)
+    bundles.add(bundle)
+    const isKept = kept.has(key)
+    const group = clusters.get(cluster) ?? newGroup(cluster, random)
+    clusters.set(cluster, group)
+    group.size++
+    if (isKept) group.keptCount++
+    const drawn = drawnOf(assignment, isKept)
+    if (drawn === undefined) continue
+    sample.offer(drawn)
+    ;(isKept ? group.keptSample : group.droppedSample).offer(drawn)
+    if (isKept) keepFirst(group.steadiest, drawn, (a, b) => a.instability - b.instability)
+    else keepFirst(group.leastSteady, drawn, (a, b) => b.instability - a.instability)
+  }
+  return { clusters, bundles, sample: sample.items }
+}
+
+function newGroup(cluster: Cluster, random: () => number): ClusterGroup {
+  return {
+    cluster,
+    size: 0,
+    keptCount: 0,
+    keptSample: new Reservoir(TRAJECTORIES_MAX, random),
+    droppedSample: new Reservoir(TRAJECTORIES_MAX, random),
+    steadiest: [],
+    leastSteady: [],
+  }
+}
+
+/** Undefined for text-only examples, which have no trajectory. */
+function drawnOf(assignment: Assignment, kept: boolean): Drawn | undefined {
+  const { key, cluster, instability, trajectory, source } = assignment
+  if (instability === null || trajectory === null) return undefined
+  return { key, cluster, kept, instability, trajectory, source }
+}
+
+/** Puts `item` into `list` where it is among the first few by `order`. */
+function keepFirst(list: Drawn[], item: Drawn, order: (a: Drawn, b: Drawn) => number): void {
+  const last = list.at(-1)
+  if (list.length === PICTURES_MAX && last !== undefined && order(item, last) >= 0) return
+  list.push(item)
+  list.sort(order)
+  list.length = Math.min(list.length, PICTURES_MAX)
+}
+
+/** A uniform sample of at most `sizeMax` of all items offered (Vitter's algorithm R). */
+export class Reservoir<T> {
+  readonly items: T[] = []
+  readonly #sizeMax: number
+  readonly #random: () => number
+  #offered = 0
+
+  constructor(sizeMax: number, random: () => number) {
+    this.#sizeMax = sizeMax
+    this.#random = random
+  }
+
+  offer(item: T): void {
+    this.#offered++
+    if (this.items.length < this.#sizeMax) {
+      this.items.push(item)
+      return
+    }
+    const at = Math.floor(this.#random() * this.#offered)
+    if (at < this.#sizeMax) this.items[at] = item
+  }
+}

@@ -1,0 +1,33 @@
+/** What the log says of single examples, read for people: `explain`, `export`, `report`. */
+import type { Config } from '../config.ts'
+import type { Log } from '../log/log.ts'
+import type { Assignment, Control, Decision } from '../record.ts'
+
+/** Every assignment in log order; controls are left out. */
+export async function* assignmentsOf(log: Log, config: Config): AsyncGenerator<Assignment> {
+  for await (const record of log.read(config.log.topics.assignments)) {
+    const value = JSON.parse(Buffer.from(record.value!).toString()) as Assignment | Control
+    if (!('control' in value)) yield value
+  }
+}
+
+/** Every decision in log order, with its offset. */
+export async function* decisionsOf(
+  log: Log,
+  config: Config,
+): AsyncGenerator<{ decision: Decision; offset: number }> {
+  for await (const { value, offset } of log.read(config.log.topics.decisions)) {
+    yield { decision: JSON.parse(Buffer.from(value!).toString()) as Decision, offset }
+  }
+}
+
+/** The keys kept now, oldest first: the `subset` topic folded by key. */
+export async function readSubset(log: Log, config: Config): Promise<Set<string>> {
+  const keys = new Set<string>()
+  for await (const record of log.read(config.log.topics.subset)) {
+    if (record.key === null) continue
+    keys.delete(record.key)
+    if (record.value !== null) keys.add(record.key)
+  }
+  return keys
+}
