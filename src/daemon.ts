@@ -7,6 +7,7 @@ import type { Config } from './config.ts'
 import { XmasdError } from './errors.ts'
 import type { Log } from './log/log.ts'
 import { type Check, type HttpServer, serveHttp } from './observe/http.ts'
+import { countLogEvents } from './observe/log-events.ts'
 import type { Logger } from './observe/logger.ts'
 import { createMetrics, type Metrics } from './observe/metrics.ts'
 import { groupsOf, openLog, topicSpecs } from './open-log.ts'
@@ -75,7 +76,7 @@ async function assemble(
 
   const bundle = await openBundle(config.bundle)
   loaded.bundle = bundle
-  const log = await openLog(config)
+  const log = await openLog(config, { events: countLogEvents(metrics, roleIn(config)) })
   releasers.push(() => log.close())
   await log.ensureTopics(topicSpecs(config))
   await checkBundleContinues(log, config, bundle)
@@ -110,6 +111,11 @@ async function assemble(
     stop: () => controller.abort(),
     close,
   }
+}
+
+/** The role that a consumer group is of. */
+function roleIn(config: Config): (group: string) => Role {
+  return group => (group === groupsOf(config).select ? 'select' : 'score')
 }
 
 type Parts = {

@@ -2,6 +2,7 @@
 /** argv -> command -> exit code: 0 done, 1 operating error, 2 usage or configuration. */
 import { Command, CommanderError } from 'commander'
 import { messageOf, XmasdError } from './errors.ts'
+import { version } from './version.ts'
 
 /** onnxruntime writes usage data to the home folder unless told not to; workers inherit this. */
 process.env.ORT_DISABLE_TELEMETRY ??= '1'
@@ -59,6 +60,7 @@ const COMMANDS: Record<string, Entry> = {
 async function main(argv: string[]): Promise<number> {
   const program = new Command('xmasd')
     .description('Decides which vision-language instruction data is worth training on.')
+    .version(version(), '--version', 'the version')
     .exitOverride()
   const asked = argv[0] === 'help' ? argv[1] : argv[0]
   for (const [name, { summary, load }] of Object.entries(COMMANDS)) {

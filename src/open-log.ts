@@ -2,8 +2,11 @@
 import type { Config } from './config.ts'
 import { openLocalLog } from './log/local.ts'
 import type { Log, TopicSpec } from './log/log.ts'
+import type { LogEvents } from './observe/log-events.ts'
 
-export function openLog(config: Config, options: { readonly?: boolean } = {}): Promise<Log> {
+export type OpenLogOptions = { readonly?: boolean; events?: LogEvents }
+
+export function openLog(config: Config, options: OpenLogOptions = {}): Promise<Log> {
   return openLocalLog({ path: config.log.path, ...options })
 }
 

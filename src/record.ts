@@ -90,6 +90,14 @@ export const REASONS = [
 ] as const
 export type Reason = (typeof REASONS)[number]
 
+/** Which reasons an action can have. */
+export const REASONS_OF: Record<Action, readonly Reason[]> = {
+  keep: ['within_quota'],
+  drop: ['over_quota', 'cluster_too_small', 'duplicate'],
+  evict: ['over_quota', 'quota_shrank'],
+  restore: ['quota_grew'],
+}
+
 export const Decision = z.strictObject({
   v: z.literal(1),
   key: z.string(),

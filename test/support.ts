@@ -1,16 +1,12 @@
 /** What tests share: where things are, temporary folders that go away, the loud skip. */
 import { existsSync, mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
-import { dirname, join, resolve } from 'node:path'
+import { join, resolve } from 'node:path'
 import type { TestContext } from 'node:test'
-import { fileURLToPath } from 'node:url'
+import { packageRoot } from '../src/version.ts'
 
 /** The project's root folder, wherever the compiled tests stand. */
-export const ROOT = findRoot(dirname(fileURLToPath(import.meta.url)))
-
-function findRoot(folder: string): string {
-  return existsSync(join(folder, 'package.json')) ? folder : findRoot(dirname(folder))
-}
+export const ROOT = packageRoot()
 
 /** The built command: end-to-end tests drive this and nothing else. */
 export const MAIN = join(ROOT, 'dist/main.js')

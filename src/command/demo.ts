@@ -1,8 +1,7 @@
 /** `demo` (= `npm start`): the daemon on a local log, the bundled proxy, a generated stream, a live view. */
-import { existsSync, mkdtempSync, rmSync } from 'node:fs'
+import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
-import { dirname, join } from 'node:path'
-import { fileURLToPath } from 'node:url'
+import { join } from 'node:path'
 import { Command } from 'commander'
 import { type Config, loadConfig } from '../config.ts'
 import { backlogOf, type Daemon, ROLES, startDaemon } from '../daemon.ts'
@@ -12,6 +11,7 @@ import type { OutRecord } from '../log/log.ts'
 import { createLogger } from '../observe/logger.ts'
 import { type Summary, summaryOf, summaryText } from '../observe/summary.ts'
 import { type Snapshot, startView } from '../observe/view.ts'
+import { packageRoot } from '../version.ts'
 import { integer, percent, positiveInteger } from './options.ts'
 import { stopOnSignals } from './run.ts'
 
@@ -85,11 +85,6 @@ export function demoConfig(options: Pick<Options, 'percent'>, folder: string): C
       'http.port': 0,
     },
   )
-}
-
-/** The folder of package.json, from wherever this file was compiled to. */
-function packageRoot(folder: string = dirname(fileURLToPath(import.meta.url))): string {
-  return existsSync(join(folder, 'package.json')) ? folder : packageRoot(dirname(folder))
 }
 
 const BATCH_RECORDS = 16

@@ -3,6 +3,7 @@
  * second is fenced, because the positions that it started from have moved.
  */
 import { XmasdError } from '../errors.ts'
+import type { LogEvents, TransactionOutcome } from '../observe/log-events.ts'
 import { type Environment, OFFSET_MAX } from './environment.ts'
 import { decodeFrame, type Frame } from './frame.ts'
 import { type PreparedAppend, prepareAppend, type RoundRobin, writeAppend } from './local-append.ts'
@@ -28,18 +29,26 @@ export class LocalConsumer implements Consumer {
   readonly #topics: Topics
   readonly #turns: RoundRobin
   readonly #isReadonly: boolean
+  readonly #events: LogEvents
   readonly #group: string
   readonly #owned: Owned[]
   #isClosed = false
 
   constructor(
-    log: { environment: Environment; topics: Topics; turns: RoundRobin; isReadonly: boolean },
+    log: {
+      environment: Environment
+      topics: Topics
+      turns: RoundRobin
+      isReadonly: boolean
+      events: LogEvents
+    },
     options: { group: string; topics: readonly string[] },
   ) {
     this.#environment = log.environment
     this.#topics = log.topics
     this.#turns = log.turns
     this.#isReadonly = log.isReadonly
+    this.#events = log.events
     this.#group = options.group
     this.#owned = [...new Set(options.topics)].flatMap(name => {
       const topic = log.topics.get(name)
@@ -104,7 +113,7 @@ export class LocalConsumer implements Consumer {
     const moves = commit.positions.map(position => this.#move(position))
     const changes = collectState(this.#group, commit.state)
     const append = await prepareAppend(this.#topics, this.#turns, commit.outputs)
-    await write(this.#environment, () => {
+    await this.#transaction(() => {
       this.#checkFence()
       for (const { owned, offset } of moves) this.#checkEnd(owned, offset)
       const finish = () => {
@@ -117,6 +126,20 @@ export class LocalConsumer implements Consumer {
       return appendThen(this.#environment, append, finish)
     })
     for (const { owned, offset } of moves) owned.committed = offset
+  }
+
+  async #transaction(work: () => void | Promise<void>): Promise<void> {
+    const started = performance.now()
+    const told = (outcome: TransactionOutcome): void =>
+      this.#events.onTransaction(outcome, (performance.now() - started) / 1000)
+    try {
+      await write(this.#environment, work)
+      told('committed')
+    } catch (error) {
+      const isFenced = error instanceof XmasdError && error.code === 'LOG_FENCED'
+      told(isFenced ? 'fenced' : 'aborted')
+      throw error
+    }
   }
 
   #move(position: Position): { owned: Owned; offset: number } {

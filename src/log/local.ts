@@ -9,6 +9,7 @@
  */
 import { setImmediate } from 'node:timers/promises'
 import { XmasdError } from '../errors.ts'
+import { type LogEvents, NO_EVENTS } from '../observe/log-events.ts'
 import {
   acquireEnvironment,
   type Environment,
@@ -41,9 +42,13 @@ const READ_BYTES = 4 << 20
  * never writes. Throws LOG_UNAVAILABLE where the folder can't be used, STATE_INVALID where it
  * holds something else or a newer format.
  */
-export async function openLocalLog(options: { path: string; readonly?: boolean }): Promise<Log> {
-  const { path, readonly = false } = options
-  return new LocalLog(await acquireEnvironment(path, readonly), readonly)
+export async function openLocalLog(options: {
+  path: string
+  readonly?: boolean
+  events?: LogEvents
+}): Promise<Log> {
+  const { path, readonly = false, events = NO_EVENTS } = options
+  return new LocalLog(await acquireEnvironment(path, readonly), readonly, events)
 }
 
 class LocalLog implements Log {
@@ -52,12 +57,14 @@ class LocalLog implements Log {
   readonly topics: Topics
   readonly turns = new RoundRobin()
   readonly isReadonly: boolean
+  readonly events: LogEvents
   readonly #consumers = new Set<Consumer>()
   #isClosed = false
 
-  constructor(environment: Environment, isReadonly: boolean) {
+  constructor(environment: Environment, isReadonly: boolean, events: LogEvents) {
     this.environment = environment
     this.isReadonly = isReadonly
+    this.events = events
     this.topics = new Topics(environment)
   }
 

@@ -7,5 +7,11 @@ export type { Logger }
 export function createLogger(level: string, forward?: (line: string) => void): Logger {
   const destination =
     forward === undefined ? pino.destination({ dest: 2, sync: true }) : { write: forward }
-  return pino({ level, base: undefined, timestamp: pino.stdTimeFunctions.isoTime }, destination)
+  const options = {
+    level,
+    base: undefined,
+    timestamp: pino.stdTimeFunctions.isoTime,
+    formatters: { level: (label: string) => ({ level: label }) },
+  }
+  return pino(options, destination)
 }

@@ -3,7 +3,9 @@
  * Names: `xmasd_<noun>_<unit>[_total]`; no label whose values grow with the data.
  */
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client'
-import { ACTIONS } from '../record.ts'
+import { ACTIONS, REASONS_OF } from '../record.ts'
+import { version } from '../version.ts'
+import { RETRY_CAUSES, TRANSACTION_OUTCOMES } from './log-events.ts'
 
 export const OUTCOMES = ['assigned', 'duplicate', 'redelivered', 'dead_letter'] as const
 const SECONDS = [0.001, 0.005, 0.025, 0.1, 0.5, 1, 5, 15, 60, 300]
@@ -16,6 +18,7 @@ export function createMetrics() {
   return {
     registry,
     ...flowMetrics([registry]),
+    ...logMetrics([registry]),
     ...scoreMetrics([registry]),
     ...selectMetrics([registry]),
   }
@@ -54,6 +57,12 @@ function flowMetrics(registers: Registry[]) {
       labelNames: ['role'] as const,
       registers,
     }),
+    buildInfo: new Gauge({
+      name: 'xmasd_build_info',
+      help: '1; the versions of xmasd and Node are in the labels',
+      labelNames: ['version', 'node'] as const,
+      registers,
+    }),
     bundleInfo: new Gauge({
       name: 'xmasd_bundle_info',
       help: '1; the bundle in use is in the labels',
@@ -62,6 +71,45 @@ function flowMetrics(registers: Registry[]) {
     }),
   }
   for (const outcome of OUTCOMES) metrics.examples.inc({ outcome }, 0)
+  metrics.buildInfo.set({ version: version(), node: process.versions.node }, 1)
+  return metrics
+}
+
+function logMetrics(registers: Registry[]) {
+  const metrics = {
+    transactions: new Counter({
+      name: 'xmasd_transactions_total',
+      help: 'Atomic writes of outputs and positions by how they ended; a commit is one, on Kafka one a partition',
+      labelNames: ['outcome'] as const,
+      registers,
+    }),
+    transactionSeconds: new Histogram({
+      name: 'xmasd_transaction_seconds',
+      help: 'Time of one atomic write of outputs and positions, however it ended',
+      buckets: SECONDS,
+      registers,
+    }),
+    rebalances: new Counter({
+      name: 'xmasd_rebalances_total',
+      help: 'Times that the partitions of the group were dealt anew to its members',
+      labelNames: ['role'] as const,
+      registers,
+    }),
+    partitions: new Gauge({
+      name: 'xmasd_owned_partitions',
+      help: 'Partitions that the group has dealt to this process',
+      labelNames: ['role'] as const,
+      registers,
+    }),
+    logRetries: new Counter({
+      name: 'xmasd_log_retries_total',
+      help: 'Requests of the log that failed and were tried again, by cause',
+      labelNames: ['cause'] as const,
+      registers,
+    }),
+  }
+  for (const outcome of TRANSACTION_OUTCOMES) metrics.transactions.inc({ outcome }, 0)
+  for (const cause of RETRY_CAUSES) metrics.logRetries.inc({ cause }, 0)
   return metrics
 }
 
@@ -118,8 +166,8 @@ function selectMetrics(registers: Registry[]) {
   const metrics = {
     decisions: new Counter({
       name: 'xmasd_decisions_total',
-      help: 'Decisions published, by action',
-      labelNames: ['action'] as const,
+      help: 'Decisions published, by action and reason',
+      labelNames: ['action', 'reason'] as const,
       registers,
     }),
     subset: new Gauge({
@@ -143,6 +191,8 @@ function selectMetrics(registers: Registry[]) {
       registers,
     }),
   }
-  for (const action of ACTIONS) metrics.decisions.inc({ action }, 0)
+  for (const action of ACTIONS) {
+    for (const reason of REASONS_OF[action]) metrics.decisions.inc({ action, reason }, 0)
+  }
   return metrics
 }

@@ -27,8 +27,12 @@ type Readable = {
 }
 
 async function byLabel(metric: Readable, label: string): Promise<Record<string, number>> {
-  const { values } = await metric.get()
-  return Object.fromEntries(values.map(({ labels, value }) => [String(labels[label]), value]))
+  const sums: Record<string, number> = {}
+  for (const { labels, value } of (await metric.get()).values) {
+    const name = String(labels[label])
+    sums[name] = (sums[name] ?? 0) + value
+  }
+  return sums
 }
 
 async function single(metric: Readable): Promise<number> {

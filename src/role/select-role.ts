@@ -193,7 +193,7 @@ class Role implements SelectRole {
     for (const { outcome, decisions } of folded) {
       if (outcome !== 'settled') metrics.examples.inc({ outcome })
       for (const { key, action, reason } of decisions) {
-        metrics.decisions.inc({ action })
+        metrics.decisions.inc({ action, reason })
         logger.debug({ key, action, reason }, 'decision')
       }
     }

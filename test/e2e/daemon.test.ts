@@ -237,7 +237,7 @@ test('SIGTERM finishes the batch in hand, commits and exits 0; probes and metric
   assert.equal(health!.status, 200, health!.body)
   assert.equal(ready!.status, 200, ready!.body)
   assert.match(ready!.body, /"name":"engine","ok":true/)
-  assert.match(metrics!.body, /^xmasd_decisions_total\{action="drop"\} \d+$/m)
+  assert.match(metrics!.body, /^xmasd_decisions_total\{action="drop",reason="over_quota"\} \d+$/m)
   assert.match(metrics!.body, /^xmasd_backlog_records\{role="score"\} 0$/m)
   assert.equal(other!.status, 404)
   child.kill('SIGTERM')

@@ -9,6 +9,7 @@ import { open } from 'lmdb'
 import { XmasdError } from '../../src/errors.ts'
 import { openLocalLog } from '../../src/log/local.ts'
 import type { Log, LogRecord, OutRecord, StateKey } from '../../src/log/log.ts'
+import { NO_EVENTS } from '../../src/observe/log-events.ts'
 import { temporaryFolder } from '../support.ts'
 import { logContract } from './contract.ts'
 import { after, bytes, readAll, text } from './helpers.ts'
@@ -261,6 +262,31 @@ test('local log: two logs of one folder in one process share it, the last one cl
   await closing
   assert.equal((await readAll(c, 'in')).length, 2)
   await c.close()
+})
+
+test('local log: tells every commit, how it ended and how long it took', async t => {
+  const told: string[] = []
+  const onTransaction = (outcome: string, seconds: number): void => {
+    assert.ok(seconds > 0 && seconds < 60)
+    told.push(outcome)
+  }
+  const path = temporaryFolder(t)
+  const log = await openLocalLog({ path, events: { ...NO_EVENTS, onTransaction } })
+  await log.ensureTopics([{ name: 'in', partitions: 1 }])
+  await log.append(small(2))
+  const [a, b] = [
+    await log.consume({ group: 'g', topics: ['in'] }),
+    await log.consume({ group: 'g', topics: ['in'] }),
+  ]
+  await a.commit({ positions: [{ topic: 'in', partition: 0, offset: 1 }], outputs: [] })
+  const second = { positions: [{ topic: 'in', partition: 0, offset: 2 }], outputs: [] }
+  await assert.rejects(b.commit(second), { code: 'LOG_FENCED' })
+  await assert.rejects(
+    a.commit({ positions: [{ topic: 'in', partition: 0, offset: 9 }], outputs: [] }),
+    RangeError,
+  )
+  assert.deepEqual(told, ['committed', 'fenced', 'aborted'])
+  await log.close()
 })
 
 test('local log: readonly reads and refuses to write', async t => {
