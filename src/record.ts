@@ -52,7 +52,7 @@ export const Assignment = z.strictObject({
   trajectory: z.array(z.number()).nullable(),
   /** Sum of absolute differences of neighbouring scores; lower is steadier is better. */
   instability: z.number().nullable(),
-  /** Squared Euclidean distance to the centroid of `cluster`. */
+  /** Squared Euclidean distance of the bundle's signature to the centroid of `cluster`. */
   distance: z.number().nullable(),
   /** SHA-256 over the normalised conversation and the decoded RGB pixels, hex. */
   content: z.string(),

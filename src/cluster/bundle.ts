@@ -1,7 +1,7 @@
 /**
  * A bundle: an immutable, checksummed folder that says which schedule and scoring a set of clusters
- * belongs to. `bundle.json` (the manifest), `centroids.safetensors` (tensor `centroids` [K, T] F32) and
- * `index.hnsw`. The same input gives the same bytes: there are no timestamps.
+ * belongs to. `bundle.json` (the manifest), `centroids.safetensors` (tensor `centroids` [K, D] F32, D
+ * dimensions of the signature) and `index.hnsw`. The same input gives the same bytes: there are no timestamps.
  */
 import { createHash } from 'node:crypto'
 import { mkdir, readFile, rename, rm, writeFile } from 'node:fs/promises'
@@ -10,6 +10,7 @@ import { z } from 'zod'
 import { messageOf, XmasdError } from '../errors.ts'
 import { readHeader, readTensor, writeSafetensors } from '../proxy/safetensors.ts'
 import { buildIndex, type Centroids, type ClusterIndex, loadIndex } from './hnsw.ts'
+import { SIGNATURES, signatureDimensions } from './signature.ts'
 
 const MANIFEST = 'bundle.json'
 const CENTROIDS = 'centroids.safetensors'
@@ -33,7 +34,11 @@ export const Manifest = z.strictObject({
   }),
   mode: z.enum(['reference', 'paper']).nullable(),
   topk: z.literal(5),
-  signature: z.literal('sum'),
+  signature: z.enum(SIGNATURES),
+  /** Of each dimension of a signature that is standardised, [D]. */
+  standardisation: z
+    .strictObject({ mean: z.array(z.number()), deviation: z.array(z.number()) })
+    .optional(),
   /** K. */
   clusters: z.int().min(1),
   /** Of the data that it was fitted to: N, text-only ones among them, and the clusters' sizes [K]. */
@@ -42,12 +47,20 @@ export const Manifest = z.strictObject({
     textOnly: z.int().min(0),
     sizes: z.array(z.int().min(0)),
   }),
+  /**
+   * Squared distance to its centroid that 99 % of a cluster's examples keep within [K]; absent in
+   * bundles from before it was learned.
+   */
+  radii: z.array(z.number()).optional(),
   files: z.strictObject({ [CENTROIDS]: Checksum, [INDEX]: Checksum }),
 })
 export type Manifest = z.infer<typeof Manifest>
 
 /** What a caller says of a new bundle; the rest follows. */
-export type NewBundle = Pick<Manifest, 'schedule' | 'mode' | 'baseline'> & { centroids: Centroids }
+export type NewBundle = Pick<
+  Manifest,
+  'schedule' | 'mode' | 'signature' | 'standardisation' | 'baseline' | 'radii'
+> & { centroids: Centroids }
 
 export type Bundle = {
   id: string
@@ -63,10 +76,10 @@ export type Bundle = {
  * @throws XmasdError FILE_UNREADABLE where it can't be written
  */
 export async function writeBundle(dir: string, bundle: NewBundle): Promise<Manifest> {
-  const { centroids, schedule, mode, baseline } = bundle
+  const { centroids, ...said } = bundle
   const { data, count, dimensions } = centroids
-  if (dimensions !== schedule.T || baseline.sizes.length !== count) {
-    throw new RangeError(`centroids [${count}, ${dimensions}] do not fit T and baseline`)
+  if (!fits(centroids, said)) {
+    throw new RangeError(`centroids [${count}, ${dimensions}] do not fit the rest of the bundle`)
   }
   try {
     await mkdir(dir, { recursive: true })
@@ -77,8 +90,14 @@ export async function writeBundle(dir: string, bundle: NewBundle): Promise<Manif
       [CENTROIDS]: await checksumOf(join(dir, CENTROIDS)),
       [INDEX]: await checksumOf(join(dir, INDEX)),
     }
-    const parameters = { schedule, mode, topk: 5, signature: 'sum', clusters: count } as const
-    const content = { format: FORMAT, v: VERSION, ...parameters, baseline, files } as const
+    const content = {
+      format: FORMAT,
+      v: VERSION,
+      ...said,
+      topk: 5,
+      clusters: count,
+      files,
+    } as const
     const manifest = Manifest.parse({ ...content, id: idOf(content) })
     const temporary = join(dir, `${MANIFEST}.tmp`)
     await writeFile(temporary, textOf(manifest))
@@ -108,7 +127,7 @@ export async function openBundle(dir: string): Promise<Bundle> {
   try {
     const centroids = readCentroids(join(dir, CENTROIDS))
     const { count, dimensions } = centroids
-    if (count !== manifest.clusters || dimensions !== manifest.schedule.T) {
+    if (count !== manifest.clusters || !fits(centroids, manifest)) {
       throw new Error(`centroids [${count}, ${dimensions}] do not fit the manifest`)
     }
     const index = loadIndex(centroids, join(dir, INDEX))
@@ -118,8 +137,25 @@ export async function openBundle(dir: string): Promise<Bundle> {
   }
 }
 
+/** Have centroids and what goes with them the sizes that the signature and each other ask for. */
+function fits(
+  { count, dimensions }: Centroids,
+  { signature, schedule, standardisation, baseline, radii }: Omit<NewBundle, 'centroids'>,
+): boolean {
+  const { mean, deviation } = standardisation ?? {}
+  const isOf = (expected: number, found: number | undefined): boolean =>
+    found === undefined || found === expected
+  const isStandardised = standardisation !== undefined
+  return (
+    isOf(dimensions, signatureDimensions(signature, schedule.T)) &&
+    isStandardised === (signature !== 'sum') &&
+    [mean, deviation].every(values => isOf(dimensions, values?.length)) &&
+    [baseline.sizes, radii].every(values => isOf(count, values?.length))
+  )
+}
+
 /**
- * The tensor `centroids` [K, T] of a safetensors file, as float32.
+ * The tensor `centroids` [K, D] of a safetensors file, as float32.
  *
  * @throws XmasdError DATA_INVALID where there is none or it holds what is not finite; CHECKPOINT_INVALID and
  * FILE_UNREADABLE as `readHeader`
@@ -129,7 +165,7 @@ export function readCentroids(file: string): Centroids {
   const [count = 0, dimensions = 0] = entry?.shape ?? []
   if (entry === undefined || entry.shape.length !== 2 || count === 0 || dimensions === 0) {
     const found = entry === undefined ? 'no tensor "centroids"' : `centroids [${entry.shape}]`
-    throw dataInvalid(`${file} holds ${found} where centroids [K, T] are expected`)
+    throw dataInvalid(`${file} holds ${found} where centroids [K, D] are expected`)
   }
   const data = readTensor(file, entry)
   const bad = data.findIndex(value => !Number.isFinite(value))
@@ -204,6 +240,6 @@ function invalid(dir: string, reason: string): XmasdError {
 }
 
 function dataInvalid(message: string): XmasdError {
-  const hint = 'Centroids are a safetensors file with one finite tensor named centroids, [K, T].'
+  const hint = 'Centroids are a safetensors file with one finite tensor named centroids, [K, D].'
   return new XmasdError('DATA_INVALID', message, hint)
 }

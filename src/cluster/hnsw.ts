@@ -3,7 +3,7 @@
  * in float32; which of them is nearest is decided exactly, in float64 on the float32 centroids, ties to
  * the lower number. Equal centroids stand in the graph once, under the lowest of their numbers.
  *
- * Legend: K centroids, T dimensions.
+ * Legend: K centroids, D dimensions of the signature.
  */
 import hnswlib from 'hnswlib-node'
 import { squaredDistance } from './kmeans.ts'
@@ -14,7 +14,7 @@ export type Found = {
   distance: number
 }
 
-/** [K, T] in rows. */
+/** [K, D] in rows. */
 export type Centroids = { data: Float32Array; count: number; dimensions: number }
 
 const CANDIDATES = 16
@@ -33,18 +33,18 @@ export class ClusterIndex {
     graph.setEf(SEARCH_BREADTH)
   }
 
-  /** The nearest centroid of a trajectory [T]. */
-  nearest(trajectory: ArrayLike<number>): Found {
-    this.#checkLength(trajectory)
+  /** The nearest centroid of a signature [D]. */
+  nearest(signature: ArrayLike<number>): Found {
+    this.#checkLength(signature)
     const wanted = Math.min(CANDIDATES, this.#graph.getCurrentCount())
-    const { neighbors } = this.#graph.searchKnn(Array.from(trajectory), wanted)
-    return nearestOf(this.centroids, trajectory, neighbors)
+    const { neighbors } = this.#graph.searchKnn(Array.from(signature), wanted)
+    return nearestOf(this.centroids, signature, neighbors)
   }
 
   /** The same by a scan of all centroids: the oracle of `nearest`. */
-  nearestExact(trajectory: ArrayLike<number>): Found {
-    this.#checkLength(trajectory)
-    return nearestOf(this.centroids, trajectory, rangeOf(this.centroids.count))
+  nearestExact(signature: ArrayLike<number>): Found {
+    this.#checkLength(signature)
+    return nearestOf(this.centroids, signature, rangeOf(this.centroids.count))
   }
 
   /** Writes the graph to a file, as hnswlib does. */
@@ -52,10 +52,10 @@ export class ClusterIndex {
     this.#graph.writeIndexSync(file)
   }
 
-  #checkLength(trajectory: ArrayLike<number>): void {
+  #checkLength(signature: ArrayLike<number>): void {
     const { dimensions } = this.centroids
-    if (trajectory.length === dimensions) return
-    throw new RangeError(`a trajectory of ${trajectory.length} where ${dimensions} are expected`)
+    if (signature.length === dimensions) return
+    throw new RangeError(`a signature of ${signature.length} where ${dimensions} are expected`)
   }
 }
 
@@ -93,12 +93,12 @@ export function loadIndex(centroids: Centroids, file: string): ClusterIndex {
 
 function nearestOf(
   { data, dimensions }: Centroids,
-  trajectory: ArrayLike<number>,
+  signature: ArrayLike<number>,
   candidates: Iterable<number>,
 ): Found {
   const found = { cluster: -1, distance: Number.POSITIVE_INFINITY }
   for (const cluster of candidates) {
-    const distance = squaredDistance(trajectory, 0, data, cluster * dimensions, dimensions)
+    const distance = squaredDistance(signature, 0, data, cluster * dimensions, dimensions)
     const isTie = distance === found.distance && cluster < found.cluster
     if (distance < found.distance || isTie || found.cluster < 0) {
       found.cluster = cluster

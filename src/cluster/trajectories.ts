@@ -7,6 +7,7 @@ import { z } from 'zod'
 import { messageOf, XmasdError } from '../errors.ts'
 import { instabilityOf } from '../score/trajectory.ts'
 import type { Points } from './kmeans.ts'
+import { rawSignature, type Signature } from './signature.ts'
 
 export type Trajectories = {
   /** Of the lines that hold an example; the columns below have one entry for each. */
@@ -18,6 +19,10 @@ export type Trajectories = {
   instability: number[]
   /** [scored examples, T]; T is 0 where there are none. */
   points: Points
+  /** The raw signatures that were asked for and that every scored example has, rows as in `points`. */
+  signatures: Map<Signature, Points>
+  /** The first line that lacks what a signature that was asked for is made of. */
+  lacking: Map<Signature, number>
   /** Which line of the file it stands in, from 0, blank lines left out. */
   lines: number[]
   /** Ids of all lines, those with an error too: undefined where such a line has none. */
@@ -39,6 +44,8 @@ const Line = z.looseObject({
   id: Id,
   key: z.string().nullish(),
   trajectory: z.array(z.number()).min(1).nullish(),
+  singularValues: z.array(z.array(z.number())).nullish(),
+  embedding: z.string().nullish(),
   instability: z.number().nullish(),
 })
 
@@ -50,65 +57,92 @@ const Line = z.looseObject({
  */
 export async function readTrajectories(
   file: string,
-  onProgress?: (lines: number) => void,
+  options: {
+    /** Which raw signatures to read. */
+    signatures?: readonly Signature[]
+    onProgress?: (lines: number) => void
+  } = {},
 ): Promise<Trajectories> {
-  const values = new Values()
-  const read: Trajectories = {
-    ids: [],
-    keys: [],
-    rows: [],
-    instability: [],
-    points: { data: new Float64Array(0), count: 0, dimensions: 0 },
-    lines: [],
-    lineIds: [],
-    failed: 0,
-  }
+  const reader = new Reader(options.signatures ?? [])
   let number = 0
   for await (const text of linesOf(file)) {
     number++
     if (text.trim() === '') continue
     try {
-      takeLine(read, values, text)
+      reader.take(text, number)
     } catch (error) {
       throw invalid(`${file}, line ${number}: ${messageOf(error)}`)
     }
-    onProgress?.(read.lineIds.length)
+    options.onProgress?.(reader.read.lineIds.length)
   }
-  read.points.data = values.whole()
-  return read
+  return reader.finish()
 }
 
-function takeLine(read: Trajectories, values: Values, text: string): void {
-  const json: unknown = JSON.parse(text)
-  const isFailed = z.looseObject({ error: z.unknown() }).safeParse(json).data?.error ?? null
-  if (isFailed !== null) {
-    const id = z.looseObject({ id: Id }).safeParse(json).data?.id
-    read.lineIds.push(id === undefined ? undefined : String(id))
-    read.failed++
-    return
+class Reader {
+  readonly read: Trajectories = {
+    ids: [],
+    keys: [],
+    rows: [],
+    instability: [],
+    points: { data: new Float64Array(0), count: 0, dimensions: 0 },
+    signatures: new Map(),
+    lacking: new Map(),
+    lines: [],
+    lineIds: [],
+    failed: 0,
   }
-  const parsed = Line.safeParse(json)
-  if (!parsed.success) {
-    const issue = parsed.error.issues[0]
-    throw new Error(`${issue?.path.join('.')}: ${issue?.message}`)
+  readonly #trajectories = new Rows('scores')
+  readonly #signatures: Map<Signature, Rows>
+
+  constructor(signatures: readonly Signature[]) {
+    this.#signatures = new Map(signatures.map(name => [name, new Rows(`values of ${name}`)]))
   }
-  const { id, key, trajectory, instability } = parsed.data
-  const { points } = read
-  if (trajectory != null) {
-    if (points.count > 0 && trajectory.length !== points.dimensions) {
-      throw new Error(`${trajectory.length} scores where lines before have ${points.dimensions}`)
+
+  /** Throws where the line is not of the form. */
+  take(text: string, line: number): void {
+    const { read } = this
+    const json: unknown = JSON.parse(text)
+    const isFailed = z.looseObject({ error: z.unknown() }).safeParse(json).data?.error ?? null
+    if (isFailed !== null) {
+      const id = z.looseObject({ id: Id }).safeParse(json).data?.id
+      read.lineIds.push(id === undefined ? undefined : String(id))
+      read.failed++
+      return
     }
-    points.dimensions = trajectory.length
-    values.push(trajectory)
+    const parsed = Line.safeParse(json)
+    if (!parsed.success) {
+      const issue = parsed.error.issues[0]
+      throw new Error(`${issue?.path.join('.')}: ${issue?.message}`)
+    }
+    const { id, key, trajectory, instability } = parsed.data
+    read.rows.push(trajectory == null ? -1 : this.#trajectories.count)
+    if (trajectory != null) this.#takeScored(parsed.data, trajectory, line)
+    read.lines.push(read.lineIds.length)
+    read.lineIds.push(String(id))
+    read.ids.push(String(id))
+    read.keys.push(key ?? String(id))
+    read.instability.push(
+      trajectory == null ? Number.NaN : (instability ?? instabilityOf(trajectory)),
+    )
   }
-  read.lines.push(read.lineIds.length)
-  read.lineIds.push(String(id))
-  read.ids.push(String(id))
-  read.keys.push(key ?? String(id))
-  read.rows.push(trajectory == null ? -1 : points.count++)
-  read.instability.push(
-    trajectory == null ? Number.NaN : (instability ?? instabilityOf(trajectory)),
-  )
+
+  #takeScored(parsed: z.infer<typeof Line>, trajectory: readonly number[], line: number): void {
+    this.#trajectories.push(trajectory)
+    for (const [signature, rows] of this.#signatures) {
+      const values = rawSignature(signature, parsed)
+      if (values !== undefined) rows.push(values)
+      else if (!this.read.lacking.has(signature)) this.read.lacking.set(signature, line)
+    }
+  }
+
+  finish(): Trajectories {
+    const { read } = this
+    read.points = this.#trajectories.points()
+    for (const [signature, rows] of this.#signatures) {
+      if (!read.lacking.has(signature)) read.signatures.set(signature, rows.points())
+    }
+    return read
+  }
 }
 
 /** The sidecar of a file of trajectories; undefined where there is none. */
@@ -147,12 +181,22 @@ async function* linesOf(file: string): AsyncGenerator<string> {
   if (rest !== '') yield rest
 }
 
-/** Numbers end to end; doubles. */
-class Values {
+/** Rows of equal length, end to end; doubles. */
+class Rows {
+  readonly #what: string
   #data = new Float64Array(1024)
   #length = 0
+  count = 0
 
-  push(values: readonly number[]): void {
+  constructor(what: string) {
+    this.#what = what
+  }
+
+  push(values: ArrayLike<number>): void {
+    const dimensions = this.#length / this.count
+    if (this.count > 0 && values.length !== dimensions) {
+      throw new Error(`${values.length} ${this.#what} where lines before have ${dimensions}`)
+    }
     const end = this.#length + values.length
     if (end > this.#data.length) {
       const grown = new Float64Array(Math.max(end, 2 * this.#data.length))
@@ -161,10 +205,12 @@ class Values {
     }
     this.#data.set(values, this.#length)
     this.#length = end
+    this.count++
   }
 
-  whole(): Float64Array {
-    return this.#data.slice(0, this.#length)
+  points(): Points {
+    const dimensions = this.count === 0 ? 0 : this.#length / this.count
+    return { data: this.#data.slice(0, this.#length), count: this.count, dimensions }
   }
 }
 
@@ -175,6 +221,6 @@ function unreadable(file: string, error: unknown): XmasdError {
 
 function invalid(message: string): XmasdError {
   const hint =
-    'Trajectories are JSON lines {"id", "key"?, "trajectory": [T] | null, "instability"?}.'
+    'Trajectories are JSON lines {"id", "key"?, "trajectory": [T] | null, "instability"?, "singularValues"?, "embedding"?}.'
   return new XmasdError('DATA_INVALID', message, hint)
 }

@@ -1,8 +1,9 @@
 /** `fit`: trajectories -> clusters -> a bundle. */
 import { Command, Option } from 'commander'
 import { readCentroids, writeBundle } from '../cluster/bundle.ts'
-import type { Centroids } from '../cluster/hnsw.ts'
-import { assignAll, kmeans, type Points } from '../cluster/kmeans.ts'
+import { type Fitted, fitClusters, fitGiven } from '../cluster/fit.ts'
+import type { Points } from '../cluster/kmeans.ts'
+import { SIGNATURES, type Signature } from '../cluster/signature.ts'
 import {
   readTrajectories,
   readTrajectoriesMeta,
@@ -11,16 +12,25 @@ import {
 } from '../cluster/trajectories.ts'
 import { XmasdError } from '../errors.ts'
 import { startProgress } from '../observe/progress.ts'
-import { countOnce } from '../select/duplicates.ts'
-import { SMALL_CLUSTER_SIZE_MAX } from '../select/quotas.ts'
+import { type CountedOnce, countOnce } from '../select/duplicates.ts'
+import {
+  describeComparison,
+  rowsOf,
+  type SignatureReport,
+  type Sizes,
+  signatureReport,
+  sizeQuantiles,
+} from './fit-report.ts'
 import { integer, positiveInteger } from './options.ts'
 
 type Options = {
   trajectories: string
-  out: string
+  out?: string
   clusters: number
   seed: number
+  signature: Signature
   centroids?: string
+  report?: boolean
   json?: boolean
 }
 
@@ -28,56 +38,98 @@ export function fitCommand(): Command {
   return new Command('fit')
     .description('Cluster trajectories by k-means, or take given centroids, and write a bundle.')
     .requiredOption('--trajectories <file>', 'JSON lines that `xmasd score` wrote')
-    .requiredOption('--out <dir>', 'folder of the bundle')
+    .option('--out <dir>', 'folder of the bundle; with --report it may be left out')
     .option('--clusters <k>', 'how many clusters', positiveInteger, 1000)
     .option('--seed <seed>', 'of the seeding; the same seed gives the same bundle', integer, 0)
     .addOption(
       new Option(
+        '--signature <name>',
+        'cluster trajectories (sum), all singular values (spectrum) or pooled hidden states (embedding)',
+      )
+        .choices(SIGNATURES)
+        .default('sum'),
+    )
+    .addOption(
+      new Option(
         '--centroids <file>',
         'safetensors with a tensor centroids [K, T]: no k-means',
-      ).conflicts(['clusters', 'seed']),
+      ).conflicts(['clusters', 'seed', 'signature', 'report']),
     )
+    .option('--report', 'say how the clusters of the signatures differ and how stable they are')
     .option('--json', 'report as one JSON document on stdout')
-    .action(fit)
+    .action(async (options: Options, command: Command) => {
+      if (options.out === undefined && options.report !== true) {
+        command.error("error: give '--out <dir>', '--report' or both")
+      }
+      await fit(options)
+    })
 }
 
-/** What the clusters are and how they came about. */
-type Fitted = { centroids: Centroids; iterations: number; isConverged: boolean }
+/** Raw signatures of the examples that count, each once, in order. */
+type History = { signatures: Map<Signature, Points>; counts: CountedOnce }
 
 async function fit(options: Options): Promise<void> {
   const progress = startProgress('read', undefined)
-  const read = await readTrajectories(options.trajectories, lines => progress.update(lines))
+  const read = await readTrajectories(options.trajectories, {
+    signatures: options.report === true ? SIGNATURES : [options.signature],
+    onProgress: lines => progress.update(lines),
+  })
   progress.stop()
   const meta = await readTrajectoriesMeta(options.trajectories)
   checkInput(options, read, meta)
-  const { counted, duplicates, redelivered } = countOnce(read.ids, read.keys)
-  const points = pointsOf(read, counted)
-  const { centroids, iterations, isConverged } =
-    options.centroids === undefined ? fitKmeans(points, options) : given(options.centroids, points)
-  const { assignment, objective } = assignAll(points, Float64Array.from(centroids.data))
-  const sizes = new Array<number>(centroids.count).fill(0)
-  for (const cluster of assignment) sizes[cluster]!++
+  const counts = countOnce(read.ids, read.keys)
+  const rows = counts.counted.map(index => read.rows[index]!).filter(row => row >= 0)
+  const signatures = new Map(
+    [...read.signatures].map(([name, points]) => [name, rowsOf(points, rows)]),
+  )
+  const { out } = options
+  const bundle =
+    out === undefined
+      ? undefined
+      : await makeBundle(out, options, read, { signatures, counts }, meta)
+  const comparison =
+    options.report === true ? signatureReport(signatures, read.lacking.keys(), options) : undefined
+  report(options, bundle, comparison)
+}
+
+async function makeBundle(
+  out: string,
+  options: Options,
+  read: Trajectories,
+  { signatures, counts }: History,
+  meta: TrajectoriesMeta | undefined,
+): Promise<BundleReport> {
+  const { signature } = options
+  const points = signatures.get(signature)!
+  const fitted =
+    options.centroids === undefined
+      ? fitWithProgress(points, options)
+      : fitGiven(points, given(options.centroids, points))
+  const { centroids, standardisation, sizes, radii } = fitted
   const { fingerprint = null, steps = null } = meta?.schedule ?? {}
-  const textOnly = counted.length - points.count
-  const manifest = await writeBundle(options.out, {
+  const examples = counts.counted.length
+  const textOnly = examples - points.count
+  const manifest = await writeBundle(out, {
     centroids,
-    schedule: { fingerprint, steps, T: points.dimensions },
+    schedule: { fingerprint, steps, T: read.points.dimensions },
     mode: meta?.mode ?? null,
-    baseline: { examples: counted.length, textOnly, sizes },
+    signature,
+    ...(standardisation === undefined ? {} : { standardisation }),
+    baseline: { examples, textOnly, sizes },
+    radii,
   })
-  const left = { textOnly, failed: read.failed, duplicates, redelivered }
-  report(options, {
-    v: 1,
+  const { duplicates, redelivered } = counts
+  const { iterations, isConverged, objective } = fitted
+  return {
     bundle: manifest.id,
-    out: options.out,
+    out,
+    signature,
     clusters: centroids.count,
     points: points.count,
-    ...left,
-    iterations,
-    isConverged,
-    objective,
+    ...{ textOnly, failed: read.failed, duplicates, redelivered },
+    ...{ iterations, isConverged, objective },
     sizes: sizeQuantiles(sizes),
-  })
+  }
 }
 
 function checkInput(options: Options, read: Trajectories, meta?: TrajectoriesMeta): void {
@@ -89,6 +141,14 @@ function checkInput(options: Options, read: Trajectories, meta?: TrajectoriesMet
       'Score examples with images first: xmasd score.',
     )
   }
+  const lacking = read.lacking.get(options.signature)
+  if (lacking !== undefined) {
+    throw new XmasdError(
+      'DATA_INVALID',
+      `${options.trajectories}, line ${lacking} lacks what signature ${options.signature} is made of`,
+      'Score again with this xmasd, or fit another --signature.',
+    )
+  }
   if (meta === undefined || meta.schedule.steps.length === dimensions) return
   throw new XmasdError(
     'DATA_INVALID',
@@ -97,21 +157,11 @@ function checkInput(options: Options, read: Trajectories, meta?: TrajectoriesMet
   )
 }
 
-/** The points of the examples that count, each once, in order. */
-function pointsOf({ points, rows }: Trajectories, counted: readonly number[]): Points {
-  const { data, dimensions } = points
-  const wanted = counted.map(index => rows[index]!).filter(row => row >= 0)
-  const compact = new Float64Array(wanted.length * dimensions)
-  wanted.forEach((row, index) => {
-    compact.set(data.subarray(row * dimensions, (row + 1) * dimensions), index * dimensions)
-  })
-  return { data: compact, count: wanted.length, dimensions }
-}
-
-function fitKmeans(points: Points, { clusters, seed }: Options): Fitted {
+function fitWithProgress(points: Points, { signature, clusters, seed }: Options): Fitted {
   let phase = ''
   let progress: ReturnType<typeof startProgress> | undefined
-  const found = kmeans(points, {
+  const fitted = fitClusters(points, {
+    signature,
     clusters,
     seed,
     onProgress: step => {
@@ -124,43 +174,29 @@ function fitKmeans(points: Points, { clusters, seed }: Options): Fitted {
     },
   })
   progress?.stop()
-  const count = found.centroids.length / points.dimensions
+  const { count } = fitted.centroids
   if (count < clusters) {
     process.stderr.write(
       `xmasd: only ${count} clusters, not ${clusters}: there are no more distinct trajectories\n`,
     )
   }
-  const data = Float32Array.from(found.centroids)
-  const centroids = { data, count, dimensions: points.dimensions }
-  return { centroids, iterations: found.objectives.length, isConverged: found.isConverged }
+  return fitted
 }
 
-function given(file: string, { dimensions }: Points): Fitted {
+function given(file: string, { dimensions }: Points): Fitted['centroids'] {
   const centroids = readCentroids(file)
-  if (centroids.dimensions !== dimensions) {
-    throw new XmasdError(
-      'DATA_INVALID',
-      `${file} has centroids of ${centroids.dimensions} scores, the trajectories have ${dimensions}`,
-      'Centroids and trajectories must be of the same schedule.',
-    )
-  }
-  return { centroids, iterations: 0, isConverged: true }
+  if (centroids.dimensions === dimensions) return centroids
+  throw new XmasdError(
+    'DATA_INVALID',
+    `${file} has centroids of ${centroids.dimensions} scores, the trajectories have ${dimensions}`,
+    'Centroids and trajectories must be of the same schedule.',
+  )
 }
 
-type Sizes = { min: number; p25: number; median: number; p75: number; max: number; small: number }
-
-/** `small`: clusters of at most two examples, which give nothing to a subset. */
-function sizeQuantiles(sizes: readonly number[]): Sizes {
-  const sorted = [...sizes].sort((a, b) => a - b)
-  const at = (share: number): number => sorted[Math.round(share * (sorted.length - 1))]!
-  const small = sizes.filter(size => size <= SMALL_CLUSTER_SIZE_MAX).length
-  return { min: at(0), p25: at(0.25), median: at(0.5), p75: at(0.75), max: at(1), small }
-}
-
-type Report = {
-  v: 1
+type BundleReport = {
   bundle: string
   out: string
+  signature: Signature
   clusters: number
   points: number
   textOnly: number
@@ -173,19 +209,30 @@ type Report = {
   sizes: Sizes
 }
 
-function report(options: Options, found: Report): void {
+function report(
+  options: Options,
+  bundle: BundleReport | undefined,
+  comparison: SignatureReport | undefined,
+): void {
   if (options.json === true) {
-    process.stdout.write(`${JSON.stringify(found)}\n`)
+    const document = { v: 1, ...bundle, ...(comparison && { report: comparison }) }
+    process.stdout.write(`${JSON.stringify(document)}\n`)
     return
   }
+  if (comparison !== undefined) process.stdout.write(describeComparison(comparison))
+  if (bundle !== undefined) process.stdout.write(describeBundle(options, bundle))
+}
+
+function describeBundle(options: Options, found: BundleReport): string {
   const { sizes } = found
   const how = found.isConverged ? '' : ', not yet at rest'
-  process.stdout.write(
+  return (
     `bundle ${found.bundle}: ${found.clusters} clusters of ${found.points} trajectories\n` +
-      `  left out    ${found.textOnly} text-only, ${found.failed} failed, ${found.duplicates} duplicates, ${found.redelivered} repeated\n` +
-      `  iterations  ${found.iterations}${how}; sum of squared distances ${found.objective.toPrecision(6)}\n` +
-      `  sizes       ${sizes.min} smallest, ${sizes.p25} ${sizes.median} ${sizes.p75} quartiles, ${sizes.max} largest; ${sizes.small} too small to give any\n` +
-      `written to ${found.out}\n` +
-      `next: xmasd select --trajectories ${options.trajectories} --bundle ${found.out} --percent 20 --out subset.json\n`,
+    `  signature   ${found.signature}\n` +
+    `  left out    ${found.textOnly} text-only, ${found.failed} failed, ${found.duplicates} duplicates, ${found.redelivered} repeated\n` +
+    `  iterations  ${found.iterations}${how}; sum of squared distances ${found.objective.toPrecision(6)}\n` +
+    `  sizes       ${sizes.min} smallest, ${sizes.p25} ${sizes.median} ${sizes.p75} quartiles, ${sizes.max} largest; ${sizes.small} too small to give any\n` +
+    `written to ${found.out}\n` +
+    `next: xmasd select --trajectories ${options.trajectories} --bundle ${found.out} --percent 20 --out subset.json\n`
   )
 }

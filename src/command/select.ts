@@ -1,6 +1,7 @@
 /** `select`: the batch rule over a file of trajectories. */
 import { Command } from 'commander'
 import { type Bundle, openBundle } from '../cluster/bundle.ts'
+import { standardised } from '../cluster/signature.ts'
 import {
   readTrajectories,
   readTrajectoriesMeta,
@@ -41,7 +42,10 @@ export function selectCommand(): Command {
 async function select(options: Options): Promise<void> {
   const bundle = await openBundle(options.bundle)
   const progress = startProgress('read', undefined)
-  const read = await readTrajectories(options.trajectories, lines => progress.update(lines))
+  const read = await readTrajectories(options.trajectories, {
+    signatures: [bundle.manifest.signature],
+    onProgress: lines => progress.update(lines),
+  })
   progress.stop()
   await checkFits(options, bundle, read)
   const { counted, duplicates, redelivered } = countOnce(read.ids, read.keys)
@@ -57,9 +61,12 @@ async function select(options: Options): Promise<void> {
 }
 
 async function checkFits(options: Options, bundle: Bundle, read: Trajectories): Promise<void> {
-  const { schedule, mode } = bundle.manifest
+  const { schedule, mode, signature } = bundle.manifest
   const meta = await readTrajectoriesMeta(options.trajectories)
   const { count, dimensions } = read.points
+  const lacking = read.lacking.get(signature)
+  const own = bundle.index.centroids.dimensions
+  const found = read.signatures.get(signature)?.dimensions ?? own
   const isOther = (a: string | null, b: string | undefined): boolean =>
     a !== null && b !== undefined && a !== b
   const mismatch =
@@ -69,7 +76,11 @@ async function checkFits(options: Options, bundle: Bundle, read: Trajectories): 
         ? `mode ${mode}, the file was scored in mode ${meta?.mode}`
         : isOther(schedule.fingerprint, meta?.schedule.fingerprint)
           ? `schedule ${schedule.fingerprint}, the file was scored with ${meta?.schedule.fingerprint}`
-          : undefined
+          : lacking !== undefined
+            ? `signature ${signature}, which line ${lacking} lacks`
+            : count > 0 && found !== own
+              ? `${own} values of ${signature}, the file has ${found}`
+              : undefined
   if (mismatch === undefined) return
   throw new XmasdError(
     'BUNDLE_MISMATCH',
@@ -79,13 +90,14 @@ async function checkFits(options: Options, bundle: Bundle, read: Trajectories): 
 }
 
 function rank(read: Trajectories, counted: readonly number[], bundle: Bundle): Ranked[] {
-  const { data, dimensions } = read.points
+  const { signature, standardisation } = bundle.manifest
+  const { data, dimensions } = read.signatures.get(signature)!
   return counted.map(index => {
     const id = read.ids[index]!
     const row = read.rows[index]!
     if (row < 0) return { cluster: 'text', instability: null, id }
-    const trajectory = data.subarray(row * dimensions, (row + 1) * dimensions)
-    const { cluster } = bundle.index.nearest(trajectory)
+    const raw = data.subarray(row * dimensions, (row + 1) * dimensions)
+    const { cluster } = bundle.index.nearest(standardised(raw, standardisation))
     return { cluster, instability: read.instability[index]!, id }
   })
 }

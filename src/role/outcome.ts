@@ -2,6 +2,7 @@
  * Each record of `examples` ends in exactly one outcome; outputs and positions follow from
  * outcomes here, in one place, purely.
  */
+import type { SignatureSource } from '../cluster/signature.ts'
 import type { XmasdError } from '../errors.ts'
 import type { LogRecord, OutRecord, Position } from '../log/log.ts'
 import type { Assignment, Cluster } from '../record.ts'
@@ -11,8 +12,8 @@ export type Outcome =
   | { kind: 'assigned'; assignment: Assignment; truncated: boolean; tokens: number }
   | { kind: 'dead_letter'; record: LogRecord; error: XmasdError }
 
-/** Nearest centroid of a trajectory: cluster number and squared Euclidean distance. */
-export type Nearest = (trajectory: readonly number[]) => { cluster: number; distance: number }
+/** Nearest centroid of an example's signature: cluster number and squared Euclidean distance. */
+export type Nearest = (example: SignatureSource) => { cluster: number; distance: number }
 
 export function outcomeOf(
   record: LogRecord,
@@ -23,7 +24,7 @@ export function outcomeOf(
   if (measured.kind === 'failed') return { kind: 'dead_letter', record, error: measured.error }
   const { id, key, content, singularValues, trajectory, instability } = measured
   const found: { cluster: Cluster; distance: number | null } =
-    trajectory === null ? { cluster: 'text', distance: null } : nearest(trajectory)
+    trajectory === null ? { cluster: 'text', distance: null } : nearest(measured)
   const { topic, partition, offset } = record
   return {
     kind: 'assigned',

@@ -10,6 +10,7 @@ import { temporaryFolder } from '../support.ts'
 const NEW: NewBundle = {
   schedule: { fingerprint: 'abc', steps: [1, 2, 3], T: 3 },
   mode: 'reference',
+  signature: 'sum',
   baseline: { examples: 12, textOnly: 2, sizes: [4, 6] },
   centroids: { data: Float32Array.from([1, 2, 3, 4, 5, 6]), count: 2, dimensions: 3 },
 }
@@ -39,6 +40,28 @@ test('a bundle opens as it was written, and the same input gives the same bytes'
   assert.deepEqual(bundle.index.nearest([4, 5, 7]), { cluster: 1, distance: 1 })
   const other = await writeBundle(a, { ...NEW, mode: 'paper' })
   assert.notEqual(other.id, manifest.id)
+})
+
+test('a bundle says its signature, how it is standardised and its radii; one without them keeps its id', async t => {
+  const dir = temporaryFolder(t)
+  assert.equal((await writeBundle(dir, NEW)).id, 'de9b832e8bb5')
+  const standardisation = { mean: [1, 2, 3], deviation: [1, 0.5, 1 / 3] }
+  const other: NewBundle = { ...NEW, signature: 'embedding', standardisation, radii: [0.5, 1e-17] }
+  const { id } = await writeBundle(dir, other)
+  const { manifest } = await openBundle(dir)
+  assert.deepEqual(manifest.standardisation, standardisation)
+  assert.deepEqual(
+    [manifest.id, manifest.signature, manifest.radii],
+    [id, 'embedding', other.radii],
+  )
+  const wrong: Partial<NewBundle>[] = [
+    { signature: 'spectrum' },
+    { signature: 'embedding' },
+    { signature: 'embedding', standardisation: { mean: [1], deviation: [1] } },
+    { standardisation },
+    { radii: [1] },
+  ]
+  for (const one of wrong) await assert.rejects(writeBundle(dir, { ...NEW, ...one }), RangeError)
 })
 
 test('one altered byte anywhere is refused, with the file and both checksums', async t => {

@@ -106,6 +106,71 @@ test('fit gives the same bytes for the same seed and says what it did', async t 
   assert.match(few.stderr, /only 379 clusters, not 1000/)
 })
 
+/** Spectra of 3 checkpoints whose second values fall in other groups than their sums do. */
+function writeSpectra(t: TestContext): { work: string; file: string } {
+  const work = temporaryFolder(t)
+  const file = join(work, 'trajectories.jsonl')
+  const random = seededRandom(2)
+  const lines = Array.from({ length: 300 }, (_, i) => {
+    const singularValues = [0, 1, 2].map(() => [50 + (i % 2) + random(), 1 + (i % 3), 1, 0.5, 0])
+    const trajectory = singularValues.map(row => row.reduce((sum, value) => sum + value, 0))
+    return { id: `e${i}`, trajectory, singularValues }
+  })
+  writeLines(file, lines)
+  return { work, file }
+}
+
+test('a bundle of another signature assigns by it, in select too; what lacks it is refused', async t => {
+  const { work, file } = writeSpectra(t)
+  const bundle = join(work, 'bundle')
+  const fit = ['fit', '--trajectories', file, '--clusters', '6', '--out', bundle]
+  assert.match(succeed(...fit, '--signature', 'spectrum'), /signature {3}spectrum/)
+  const { manifest, index } = await openBundle(bundle)
+  assert.equal(index.centroids.dimensions, 15)
+  assert.deepEqual(manifest.baseline.sizes, [50, 50, 50, 50, 50, 50])
+  assert.equal(manifest.radii?.length, 6)
+  const out = join(work, 'subset.json')
+  const select = ['select', '--trajectories', file, '--bundle', bundle, '--percent', '10']
+  const report = JSON.parse(succeed(...select, '--out', out, '--json'))
+  assert.deepEqual(
+    report.clusters.map(({ size, taken }: { size: number; taken: number }) => [size, taken]),
+    Array(6).fill([50, 5]),
+  )
+  const refuse = (args: string[], message: RegExp): void => {
+    const found = xmasd(...args)
+    assert.match(found.stderr, message)
+    assert.equal(found.status, 1)
+  }
+  refuse([...fit, '--signature', 'embedding'], /line 1 lacks .*embedding.*DATA_INVALID/)
+  const bare = join(work, 'bare.jsonl')
+  writeLines(bare, [{ id: 'a', trajectory: [1, 2, 3] }])
+  const other = ['select', '--trajectories', bare, '--bundle', bundle, '--percent', '10']
+  refuse([...other, '--out', out], /spectrum, which line 1 lacks.*BUNDLE_MISMATCH/)
+})
+
+test('fit --report says how the clusters of the signatures differ, with a bundle or without', t => {
+  const { work, file } = writeSpectra(t)
+  const fit = ['fit', '--trajectories', file, '--clusters', '6', '--report']
+  const text = succeed(...fit)
+  assert.match(text, /signatures of 300 examples, seeds 0, 1, 2/)
+  assert.match(text, /spectrum {9,}6 {6,}\d+/)
+  assert.match(text, /embedding: not every line/)
+  const { report, bundle } = JSON.parse(succeed(...fit, '--json'))
+  assert.equal(bundle, undefined)
+  assert.deepEqual([report.examples, report.lacking], [300, ['embedding']])
+  assert.deepEqual(
+    report.signatures.map(({ signature }: { signature: string }) => signature),
+    ['sum', 'spectrum'],
+  )
+  const [sum, spectrum] = report.signatures
+  assert.ok(sum.stability < spectrum.stability && spectrum.stability < 1, JSON.stringify(report))
+  assert.equal(report.agreement.length, 1)
+  assert.ok(report.agreement[0].adjustedRand < 0.9)
+  const both = JSON.parse(succeed(...fit, '--json', '--out', join(work, 'bundle')))
+  assert.deepEqual(both.report, report)
+  assert.match(both.bundle, /^[0-9a-f]{12}$/)
+})
+
 test('select --data writes the selected examples as they stand, and refuses another file', t => {
   const { work, file, ids } = writeTrajectories(t)
   const bundle = join(work, 'bundle')

@@ -1,0 +1,52 @@
+import assert from 'node:assert/strict'
+import { test } from 'node:test'
+import { fitClusters, fitGiven, percentile } from '../../src/cluster/fit.ts'
+import { normalDeviates, seededRandom } from '../../src/random.ts'
+
+test('99 % of a cluster lie within its radius; a small cluster has at least that of all', () => {
+  const random = seededRandom(1)
+  const data = Float64Array.from(normalDeviates(random, 3050))
+  for (let i = 1000; i < 3000; i++) data[i] = 100 + 3 * data[i]!
+  for (let i = 3000; i < 3050; i++) data[i] = -100 + 0.01 * data[i]!
+  const centroids = { data: Float32Array.of(0, 100, -100), count: 3, dimensions: 1 }
+  const { sizes, radii, assignment } = fitGiven({ data, count: 3050, dimensions: 1 }, centroids)
+  assert.deepEqual(sizes, [1000, 2000, 50])
+  const within = sizes.map((_, cluster) => {
+    const distances = [...data].filter((_, i) => assignment[i] === cluster)
+    return distances.filter(x => (x - centroids.data[cluster]!) ** 2 <= radii[cluster]!).length
+  })
+  assert.deepEqual(within, [990, 1980, 50])
+  const all = Float64Array.from(data, (x, i) => (x - centroids.data[assignment[i]!]!) ** 2)
+  assert.equal(radii[2], percentile(all, 0.99))
+})
+
+test('percentiles are by nearest rank', () => {
+  const values = Float64Array.from({ length: 200 }, (_, i) => (i * 37) % 200)
+  assert.deepEqual(
+    [0, 0.005, 0.5, 0.99, 1].map(share => percentile(values, share)),
+    [0, 0, 99, 197, 199],
+  )
+  assert.equal(percentile(new Float64Array(0), 0.99), 0)
+})
+
+test('spectrum is clustered by all its dimensions alike, whatever their scale', () => {
+  const random = seededRandom(2)
+  const data = new Float64Array(2 * 400)
+  for (let i = 0; i < 400; i++) {
+    data[2 * i] = 1e6 * random()
+    data[2 * i + 1] = (i % 2) + 0.01 * random()
+  }
+  const points = { data, count: 400, dimensions: 2 }
+  const groupsOf = (signature: 'sum' | 'spectrum'): Set<number>[] => {
+    const { assignment } = fitClusters(points, { signature, clusters: 2, seed: 1 })
+    return [0, 1].map(side => new Set(assignment.filter((_, i) => i % 2 === side)))
+  }
+  assert.deepEqual(
+    groupsOf('spectrum').map(({ size }) => size),
+    [1, 1],
+  )
+  assert.deepEqual(
+    groupsOf('sum').map(({ size }) => size),
+    [2, 2],
+  )
+})
