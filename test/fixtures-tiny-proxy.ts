@@ -29,6 +29,8 @@ export type TinyShape = {
   rope: RopeScaling
   /** StableLM alone may choose. */
   parallelResidual: boolean
+  /** StableLM and Phi may choose: `qk_layernorm`. */
+  headNorm: boolean
 }
 
 export const TINY: TinyShape = {
@@ -48,6 +50,7 @@ export const TINY: TinyShape = {
   rotaryFraction: null,
   rope: { kind: 'default' },
   parallelResidual: false,
+  headNorm: false,
 }
 
 export const VOCAB = 40
@@ -105,22 +108,13 @@ function textJson(shape: TinyShape): object {
     tie_word_embeddings: shape.tied,
     attention_bias: shape.attentionBias,
     ...(shape.family === 'stablelm' ? { use_parallel_residual: shape.parallelResidual } : {}),
+    ...(shape.headNorm ? { qk_layernorm: true } : {}),
   }
 }
 
 function ropeJson({ family, rope, rotaryFraction }: TinyShape, style: '4.x' | '5.x'): object {
   const partial = rotaryFraction === null ? {} : { partial_rotary_factor: rotaryFraction }
-  const scaling =
-    rope.kind === 'llama3'
-      ? {
-          factor: rope.factor,
-          low_freq_factor: rope.lowFrequencyFactor,
-          high_freq_factor: rope.highFrequencyFactor,
-          original_max_position_embeddings: rope.positionsBefore,
-        }
-      : rope.kind === 'linear'
-        ? { factor: rope.factor }
-        : {}
+  const scaling = scalingJson(rope)
   if (style === '4.x') {
     const old = rope.kind === 'default' ? null : { type: rope.kind, ...scaling }
     return { rope_theta: 5000, ...partial, rope_scaling: old }
@@ -128,6 +122,33 @@ function ropeJson({ family, rope, rotaryFraction }: TinyShape, style: '4.x' | '5
   return {
     rope_parameters: { rope_theta: 5000, rope_type: rope.kind, ...scaling, ...partial },
     hidden_act: family === 'phi' ? 'gelu_new' : 'silu',
+  }
+}
+
+function scalingJson(rope: RopeScaling): object {
+  switch (rope.kind) {
+    case 'default':
+      return {}
+    case 'linear':
+      return { factor: rope.factor }
+    case 'dynamic':
+      return { factor: 2 }
+    case 'llama3':
+      return {
+        factor: rope.factor,
+        low_freq_factor: rope.lowFrequencyFactor,
+        high_freq_factor: rope.highFrequencyFactor,
+        original_max_position_embeddings: rope.positionsBefore,
+      }
+    case 'yarn':
+      return {
+        factor: rope.factor,
+        beta_fast: rope.turnsFast,
+        beta_slow: rope.turnsSlow,
+        truncate: rope.truncates,
+        attention_factor: rope.amplitude,
+        original_max_position_embeddings: rope.positionsBefore,
+      }
   }
 }
 
@@ -175,7 +196,7 @@ function randomTensor(
   data: Float32Array
 } {
   const random = seededRandom([...name].reduce((h, c) => (h * 31 + c.charCodeAt(0)) | 0, seed))
-  const isNorm = /norm\d?\.weight$/.test(name)
+  const isNorm = /norm(\d|s\.\d+)?\.weight$/.test(name)
   const width = name.includes('embed') ? 2 : 0.9
   const size = shape.reduce((product, n) => product * n, 1)
   const data = Float32Array.from(

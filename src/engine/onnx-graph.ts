@@ -3,7 +3,7 @@
  * into the checkpoint's .safetensors. Shapes as in `ops.ts`; O output channels.
  */
 import { basename } from 'node:path'
-import type { Activation, Ops } from '../proxy/ops.ts'
+import type { Activation, Ops, RotaryOptions } from '../proxy/ops.ts'
 import type { Checkpoint, CheckpointTensor } from '../proxy/schedule.ts'
 import type { Build, InputSpec } from './engine.ts'
 import {
@@ -121,6 +121,17 @@ class GraphOps implements Ops<Edge> {
     })
   }
 
+  layerNormHeads(x: Edge, names: readonly string[], epsilon: number): Edge {
+    const width = this.#tensor(`${names[0]}.weight`).shape[0]!
+    const ones = this.#floats(`ones.${width}`, [width], new Float32Array(width).fill(1))
+    const unit = this.#emit('LayerNormalization', [x, ones], {
+      axis: -1,
+      epsilon: { float: epsilon },
+    })
+    const rows = names.map(name => this.weight(`${name}.weight`, [1, width]))
+    return this.mul(unit, this.#emit('Concat', rows, { axis: 0 })) // [B, T, H, D] * [H, D]
+  }
+
   activation(x: Edge, kind: Activation): Edge {
     switch (kind) {
       case 'gelu':
@@ -137,12 +148,9 @@ class GraphOps implements Ops<Edge> {
   }
 
   /** Tables are worked out in float64: angles of late positions lose digits in float32. */
-  rotary(
-    x: Edge,
-    options: { heads: number; headDim: number; inverseFrequencies: Float64Array },
-  ): Edge {
-    const { heads, headDim, inverseFrequencies } = options
-    const [cos, sin] = this.#rotaryTables(inverseFrequencies)
+  rotary(x: Edge, options: RotaryOptions): Edge {
+    const { heads, headDim, inverseFrequencies, amplitude } = options
+    const [cos, sin] = this.#rotaryTables(inverseFrequencies, amplitude)
     const isPartial = inverseFrequencies.length * 2 < headDim
     const attributes = {
       num_heads: heads,
@@ -221,14 +229,14 @@ class GraphOps implements Ops<Edge> {
     return this.#emit('Reshape', [wide, this.#integers([0, 0, heads * count * headDim])])
   }
 
-  #rotaryTables(inverseFrequencies: Float64Array): [Edge, Edge] {
+  #rotaryTables(inverseFrequencies: Float64Array, amplitude: number): [Edge, Edge] {
     const columns = inverseFrequencies.length
     const tables = ([Math.cos, Math.sin] as const).map(turn => {
       const name = `rotary.${turn.name}.${columns}.${inverseFrequencies[1] ?? 1}`
       if (this.initializers.has(name)) return name
       const table = new Float32Array(this.#positionsMax * columns)
       for (let i = 0; i < table.length; i++) {
-        table[i] = turn(Math.floor(i / columns) * inverseFrequencies[i % columns]!)
+        table[i] = amplitude * turn(Math.floor(i / columns) * inverseFrequencies[i % columns]!)
       }
       return this.#floats(name, [this.#positionsMax, columns], table)
     })

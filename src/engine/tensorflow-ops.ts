@@ -11,7 +11,7 @@
  * of a head, N rows.
  */
 import * as tf from '@tensorflow/tfjs-core'
-import type { Activation, Ops } from '../proxy/ops.ts'
+import type { Activation, Ops, RotaryOptions } from '../proxy/ops.ts'
 
 /** A parameter by canonical name: a variable while training, a constant otherwise. */
 export type WeightSource = (name: string) => tf.Tensor | undefined
@@ -44,6 +44,10 @@ export function tensorflowOps(weights: WeightSource): Ops<tf.Tensor> {
     layerNorm: (x, name, epsilon) =>
       layerNorm(x, weight(`${name}.weight`), weights(`${name}.bias`), epsilon),
     rmsNorm: (x, name, epsilon) => tf.mul(unitRms(x, epsilon), weight(`${name}.weight`)),
+    layerNormHeads: (x, names, epsilon) => {
+      const scales = tf.stack(names.map(name => weight(`${name}.weight`))) // [H, D]
+      return layerNorm(x, scales, undefined, epsilon)
+    },
     activation,
     rotary,
     attention,
@@ -201,13 +205,10 @@ function activation(x: tf.Tensor, kind: Activation): tf.Tensor {
 const GELU_TANH_SCALE = Math.sqrt(2 / Math.PI)
 
 /** x cos + turned(x) sin, where `turned` swaps a head's halves and negates the first. */
-function rotary(
-  x: tf.Tensor,
-  options: { heads: number; headDim: number; inverseFrequencies: Float64Array },
-): tf.Tensor {
+function rotary(x: tf.Tensor, options: RotaryOptions): tf.Tensor {
   const { heads, headDim, inverseFrequencies } = options
   const [b, t] = x.shape as [number, number]
-  const { cos, sin } = rotaryTables(t, headDim, inverseFrequencies)
+  const { cos, sin } = rotaryTables(t, options)
   const split = tf.reshape(x, [b, t, heads, headDim])
   const turned = tf.reshape(linear(split, turnMatrix(headDim, inverseFrequencies.length)), [
     b,
@@ -221,8 +222,7 @@ function rotary(
 /** [T, 1, D] each: angles of the rotated channels; 1 and 0 where a channel is not rotated. */
 function rotaryTables(
   tokens: number,
-  headDim: number,
-  inverseFrequencies: Float64Array,
+  { headDim, inverseFrequencies, amplitude }: RotaryOptions,
 ): { cos: tf.Tensor; sin: tf.Tensor } {
   const half = inverseFrequencies.length
   const [cos, sin] = [
@@ -232,8 +232,8 @@ function rotaryTables(
   for (let t = 0; t < tokens; t++) {
     for (let i = 0; i < 2 * half; i++) {
       const angle = t * inverseFrequencies[i % half]!
-      cos[t * headDim + i] = Math.cos(angle)
-      sin[t * headDim + i] = Math.sin(angle)
+      cos[t * headDim + i] = amplitude * Math.cos(angle)
+      sin[t * headDim + i] = amplitude * Math.sin(angle)
     }
   }
   const shape: [number, number, number] = [tokens, 1, headDim]

@@ -60,8 +60,8 @@ const DEFAULTS = {
 } as const
 
 /**
- * Reads `preprocessor_config.json` of a checkpoint (or the `image_processor` of processor_config.json).
- * Throws PROXY_INVALID where it is missing or malformed, PROXY_UNSUPPORTED for a processor that is
+ * Reads `preprocessor_config.json` of a checkpoint (or the `image_processor` of processor_config.json;
+ * or what the base model of a TinyLLaVA checkpoint has: its trainer saves none). Throws PROXY_INVALID where it is missing or malformed, PROXY_UNSUPPORTED for a processor that is
  * neither CLIP's nor SigLIP's.
  */
 export function readImageProcessor(
@@ -90,13 +90,44 @@ export function readImageProcessor(
 function readProcessorFile(folder: string): { file: string; json: unknown } {
   const direct = join(folder, 'preprocessor_config.json')
   const nested = join(folder, 'processor_config.json')
-  const file = !existsSync(direct) && existsSync(nested) ? nested : direct
+  if (existsSync(direct)) return { file: direct, json: readObject(direct) }
+  if (existsSync(nested)) return { file: nested, json: readObject(nested).image_processor }
+  const json = impliedProcessor(join(folder, 'config.json'))
+  if (json !== undefined) return { file: join(folder, 'config.json'), json }
+  throw invalid(direct, 'there is no such file')
+}
+
+function readObject(file: string): Record<string, unknown> {
   try {
-    const json = JSON.parse(readFileSync(file, 'utf8'))
-    return { file, json: file === nested ? json.image_processor : json }
+    return JSON.parse(readFileSync(file, 'utf8')) ?? {}
   } catch (error) {
     throw invalid(file, messageOf(error), error)
   }
+}
+
+const TinyLlavaConfig = z.looseObject({
+  model_type: z.literal('tinyllava'),
+  vision_model_name_or_path: z.string(),
+  vision_config: z.looseObject({ image_size: z.int().min(1) }),
+})
+
+/**
+ * TinyLLaVA-Factory loads the processor of its vision tower's base model. OpenAI's CLIP and Google's
+ * SigLIP differ from their classes' defaults in the size alone; SigLIP 2 in the resampling too.
+ */
+function impliedProcessor(configFile: string): unknown {
+  if (!existsSync(configFile)) return undefined
+  const config = TinyLlavaConfig.safeParse(readObject(configFile)).data
+  if (config === undefined) return undefined
+  const side = config.vision_config.image_size
+  const base = config.vision_model_name_or_path
+  if (/openai\/clip-vit-[^/]*$/.test(base)) {
+    return { image_processor_type: 'CLIPImageProcessor', size: side, crop_size: side }
+  }
+  if (/google\/siglip-[^/]*$/.test(base)) {
+    return { image_processor_type: 'SiglipImageProcessor', size: { height: side, width: side } }
+  }
+  return undefined
 }
 
 function familyOf(json: ProcessorFile, file: string): 'clip' | 'siglip' {

@@ -32,11 +32,18 @@ const vicuna = (end: string): Template => ({
   assistant: `ASSISTANT: ${CONTENT}${end}`,
 })
 
-/** The built-in templates by name: LLaVA-1.5's v1, TinyLLaVA's qwen2_base and phi, ChatML. */
+/**
+ * The built-in templates by name. LLaVA-1.5's `v1` and TinyLLaVA-Factory's all speak Vicuna's way
+ * and differ in their end token; StableLM goes with `phi` there.
+ */
 export const TEMPLATES: Readonly<Record<string, Template>> = {
+  v1: vicuna('</s>'),
   llama: vicuna('</s>'),
-  qwen2_base: vicuna('<|endoftext|>'),
   phi: vicuna('<|endoftext|>'),
+  stablelm: vicuna('<|endoftext|>'),
+  qwen2: vicuna('<|endoftext|>'),
+  qwen2_base: vicuna('<|endoftext|>'),
+  qwen2_instruct: vicuna('<|im_end|>'),
   chatml: {
     system: '<|im_start|>system\nAnswer the questions.<|im_end|>\n',
     image: `${IMAGE_MARK}\n${CONTENT}`,

@@ -81,6 +81,12 @@ export class ConfigReader {
     throw this.invalid(key, 'a positive integer is expected')
   }
 
+  real(key: string, otherwise: number): number {
+    const value = this.#json[key] ?? otherwise
+    if (typeof value === 'number' && Number.isFinite(value)) return value
+    throw this.invalid(key, 'a number is expected')
+  }
+
   positiveReal(key: string, otherwise: number): number {
     const value = this.#json[key] ?? otherwise
     if (typeof value === 'number' && Number.isFinite(value) && value > 0) return value
@@ -91,6 +97,10 @@ export class ConfigReader {
     const value = this.#json[key] ?? otherwise
     if (typeof value === 'boolean') return value
     throw this.invalid(key, 'true or false is expected')
+  }
+
+  isList(key: string): boolean {
+    return Array.isArray(this.#json[key])
   }
 
   /** Empty where absent. */

@@ -5,6 +5,8 @@ import type { RopeScaling } from './rope.ts'
 
 type Family = Pick<TextConfig, 'width' | 'intermediate' | 'layers' | 'heads' | 'vocab'> &
   Pick<TextConfig, 'norm' | 'headNorm' | 'mlp'> & {
+    /** What `qk_layernorm` asks for; null where there is no such key. */
+    headNormAsked: TextConfig['headNorm'] | null
     /** null: as many as heads. */
     kvHeads: number | null
     /** null: width / heads. */
@@ -31,6 +33,7 @@ const LLAMA: Family = {
   epsilon: 1e-6,
   norm: 'rms',
   headNorm: 'none',
+  headNormAsked: null,
   mlp: 'gated',
   rotaryFraction: null,
   parallelResidual: false,
@@ -57,6 +60,7 @@ const FAMILIES: Readonly<Record<TextConfig['family'], Family>> = {
     positions: 4096,
     epsilon: 1e-5,
     norm: 'layer',
+    headNormAsked: 'layer-per-head',
     rotaryFraction: 0.25,
   },
   phi: {
@@ -68,6 +72,7 @@ const FAMILIES: Readonly<Record<TextConfig['family'], Family>> = {
     activation: 'gelu_new',
     epsilon: 1e-5,
     norm: 'layer',
+    headNormAsked: 'layer',
     mlp: 'plain',
     rotaryFraction: 0.5,
     parallelResidual: true,
@@ -75,7 +80,7 @@ const FAMILIES: Readonly<Record<TextConfig['family'], Family>> = {
 }
 
 /** Biases follow from the weights. Throws PROXY_UNSUPPORTED, PROXY_INVALID. */
-export function readText(top: ConfigReader): TextConfig {
+export function readText(top: ConfigReader, lengthMax: number): TextConfig {
   const reader = textSection(top)
   const family = familyOf(reader)
   const defaults = FAMILIES[family]
@@ -96,13 +101,13 @@ export function readText(top: ConfigReader): TextConfig {
     heads,
     kvHeads,
     headDim,
-    ...readRope(reader, headDim, defaults),
+    ...readRope(reader, headDim, defaults, lengthMax),
     epsilon: reader.positiveReal(
       defaults.norm === 'rms' ? 'rms_norm_eps' : 'layer_norm_eps',
       defaults.epsilon,
     ),
     norm: defaults.norm,
-    headNorm: defaults.headNorm,
+    headNorm: readHeadNorm(reader, defaults),
     parallelResidual:
       family === 'stablelm'
         ? reader.flag('use_parallel_residual', false)
@@ -129,33 +134,44 @@ function familyOf(reader: ConfigReader): TextConfig['family'] {
   return type as TextConfig['family']
 }
 
-/** Every position sees all before it, and nothing but Qwen3's norms stands between q, k and heads. */
+/** Every position sees all before it. */
 function checkPlainAttention(reader: ConfigReader): void {
-  for (const key of ['use_sliding_window', 'qk_layernorm']) {
-    if (reader.flag(key, false)) throw reader.unsupported(key, 'false')
+  if (reader.flag('use_sliding_window', false)) {
+    throw reader.unsupported('use_sliding_window', 'false')
   }
   if (reader.list('layer_types').some(type => type !== 'full_attention')) {
     throw reader.unsupported('layer_types', 'full_attention')
   }
 }
 
+function readHeadNorm(
+  reader: ConfigReader,
+  { headNorm, headNormAsked }: Family,
+): TextConfig['headNorm'] {
+  if (!reader.flag('qk_layernorm', false)) return headNorm
+  if (headNormAsked !== null) return headNormAsked
+  throw reader.unsupported('qk_layernorm', 'false; true for stablelm and phi')
+}
+
 /** 4.x writes `rope_theta`, `partial_rotary_factor` and `rope_scaling`; 5.x `rope_parameters`. */
 function readRope(
   reader: ConfigReader,
   headDim: number,
-  { rotaryFraction }: Family,
+  { rotaryFraction, positions }: Family,
+  lengthMax: number,
 ): Pick<TextConfig, 'ropeTheta' | 'rotaryDims' | 'ropeScaling'> {
   let ropeTheta = reader.positiveReal('rope_theta', 10_000)
   let fraction = reader.positiveReal('partial_rotary_factor', rotaryFraction ?? 1)
   let at = reader
   let ropeScaling: RopeScaling = { kind: 'default' }
+  const lengths = { lengthMax, positions: reader.positive('max_position_embeddings', positions) }
   for (const key of ['rope_scaling', 'rope_parameters']) {
     const section = reader.section(key)
     if (section === undefined) continue
     at = new ConfigReader(reader.file, section, `${reader.prefix}${key}.`)
     ropeTheta = at.positiveReal('rope_theta', ropeTheta)
     fraction = at.positiveReal('partial_rotary_factor', fraction)
-    ropeScaling = readScaling(at, reader)
+    ropeScaling = readScaling(at, reader, lengths)
   }
   const rotaryDims = Math.trunc(headDim * fraction)
   if (rotaryFraction === null && fraction !== 1) throw at.unsupported('partial_rotary_factor', '1')
@@ -166,19 +182,52 @@ function readRope(
   return { ropeTheta, rotaryDims, ropeScaling }
 }
 
-const SCALINGS = ['default', 'linear', 'llama3'] as const
+const SCALINGS = ['default', 'linear', 'dynamic', 'yarn', 'llama3'] as const
 
-function readScaling(rope: ConfigReader, reader: ConfigReader): RopeScaling {
+/** Of the model before scaling, and of the longest sequence that will be run. */
+type Lengths = { positions: number; lengthMax: number }
+
+function readScaling(rope: ConfigReader, reader: ConfigReader, lengths: Lengths): RopeScaling {
   const kind = rope.oneOf('rope_type', SCALINGS) ?? rope.oneOf('type', SCALINGS) ?? 'default'
   if (kind === 'default') return { kind }
   const factor = rope.positiveReal('factor', Number.NaN)
   if (kind === 'linear') return { kind, factor }
-  const positions = reader.positive('max_position_embeddings', FAMILIES[familyOf(reader)].positions)
+  if (kind === 'dynamic') return readDynamic(rope, lengths)
+  // Phi-3's place for it, which counts where it is there; elsewhere it stands with the scaling.
+  const positionsBefore = reader.positive(
+    'original_max_position_embeddings',
+    rope.positive('original_max_position_embeddings', lengths.positions),
+  )
+  if (kind === 'yarn') return readYarn(rope, factor, positionsBefore)
   return {
     kind: 'llama3',
     factor,
     lowFrequencyFactor: rope.positiveReal('low_freq_factor', Number.NaN),
     highFrequencyFactor: rope.positiveReal('high_freq_factor', Number.NaN),
-    positionsBefore: rope.positive('original_max_position_embeddings', positions),
+    positionsBefore,
+  }
+}
+
+/** Beyond the model's own length its frequencies would depend on each sequence's. */
+function readDynamic(rope: ConfigReader, { positions, lengthMax }: Lengths): RopeScaling {
+  if (lengthMax <= positions) return { kind: 'dynamic' }
+  throw rope.unsupported(
+    'rope_type',
+    `dynamic up to max_position_embeddings ${positions}; the longest sequence is ${lengthMax}`,
+  )
+}
+
+function readYarn(rope: ConfigReader, factor: number, positionsBefore: number): RopeScaling {
+  const growth = (scale: number): number => (factor <= 1 ? 1 : 0.1 * scale * Math.log(factor) + 1)
+  const [scale, scaleAll] = [rope.real('mscale', 0), rope.real('mscale_all_dim', 0)]
+  const implied = scale !== 0 && scaleAll !== 0 ? growth(scale) / growth(scaleAll) : growth(1)
+  return {
+    kind: 'yarn',
+    factor,
+    turnsFast: rope.positiveReal('beta_fast', 32),
+    turnsSlow: rope.positiveReal('beta_slow', 1),
+    positionsBefore,
+    truncates: rope.flag('truncate', true),
+    amplitude: rope.positiveReal('attention_factor', implied),
   }
 }

@@ -64,6 +64,9 @@ export function readVision(top: ConfigReader, kind: 'llava' | 'tinyllava'): Visi
 
 /** `vision_feature_layer` counts hidden states: 0 the embeddings, -1 the last layer's output. */
 function readLayersRun(top: ConfigReader, layers: number): number {
+  if (top.isList('vision_feature_layer')) {
+    throw top.unsupported('vision_feature_layer', 'the number of one layer')
+  }
   const index = top.integer('vision_feature_layer', -2)
   const layersRun = index < 0 ? layers + 1 + index : index
   if (layersRun < 0 || layersRun > layers) {

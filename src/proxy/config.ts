@@ -43,7 +43,7 @@ export type TextConfig = {
   epsilon: number
   norm: 'rms' | 'layer'
   /** What each head of q and k goes through before rotary; the score reads q and k without it. */
-  headNorm: 'none' | 'rms'
+  headNorm: 'none' | 'rms' | 'layer' | 'layer-per-head'
   /** Attention and feed-forward both read the layer's one norm, and are added together. */
   parallelResidual: boolean
   /** down(act(gate) * up), or down(act(up)). */
@@ -83,7 +83,8 @@ export function readProxyConfig(checkpointDir: string): ProxyConfig {
     reader.oneOf('model_type', ['llava', 'tinyllava']) === 'tinyllava' ? 'tinyllava' : 'llava'
   reader.absent('quantization_config')
   const vision = readVision(reader, kind)
-  const text = readText(reader)
+  const lengthMax = readLengthMax(checkpointDir, reader, kind)
+  const text = readText(reader, lengthMax)
   return {
     kind,
     vision,
@@ -94,7 +95,7 @@ export function readProxyConfig(checkpointDir: string): ProxyConfig {
       'image_token_index',
       reader.integer('image_token_id', kind === 'tinyllava' ? -200 : 32_000),
     ),
-    lengthMax: readLengthMax(checkpointDir, reader, kind),
+    lengthMax,
     aspect: reader.oneOf('image_aspect_ratio', ['square', 'pad']) === 'pad' ? 'pad' : 'square',
   }
 }

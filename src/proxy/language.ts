@@ -4,7 +4,8 @@
  */
 import type { TextConfig } from './config.ts'
 import type { Ops } from './ops.ts'
-import { ropeInverseFrequencies } from './rope.ts'
+import { perHead } from './parameters.ts'
+import { ropeAmplitude, ropeInverseFrequencies } from './rope.ts'
 
 /**
  * Token embeddings with the connector's output put in at the image positions -> [B, T, C].
@@ -59,17 +60,27 @@ function selfAttention<V>(
   { q, k, v }: { q: V; k: V; v: V },
   at: string,
 ): V {
-  const { heads, kvHeads, headDim, headNorm, epsilon } = config
+  const { heads, kvHeads, headDim } = config
+  const amplitude = ropeAmplitude(config.ropeScaling)
   const turned = (y: V, count: number, name: string): V => {
-    const normed =
-      headNorm === 'rms' ? ops.mergeHeads(ops.rmsNorm(ops.splitHeads(y, count), name, epsilon)) : y
-    return ops.rotary(normed, { heads: count, headDim, inverseFrequencies })
+    const normed = normedHeads(ops, config, y, count, `${at}self_attn.${name}`)
+    return ops.rotary(normed, { heads: count, headDim, inverseFrequencies, amplitude })
   }
-  return ops.attention(
-    turned(q, heads, `${at}self_attn.q_norm`),
-    turned(k, kvHeads, `${at}self_attn.k_norm`),
-    v,
-    { heads, kvHeads, headDim, causal: true },
+  const shape = { heads, kvHeads, headDim, causal: true }
+  return ops.attention(turned(q, heads, 'q'), turned(k, kvHeads, 'k'), v, shape)
+}
+
+/** Every head of q or k through its norm: [B, T, H*D] -> [B, T, H*D]. `at` ends in `.q` or `.k`. */
+function normedHeads<V>(ops: Ops<V>, config: TextConfig, x: V, heads: number, at: string): V {
+  const { headNorm, epsilon } = config
+  if (headNorm === 'none') return x
+  const split = ops.splitHeads(x, heads) // [B, T, H, D]
+  return ops.mergeHeads(
+    headNorm === 'rms'
+      ? ops.rmsNorm(split, `${at}_norm`, epsilon)
+      : headNorm === 'layer'
+        ? ops.layerNorm(split, `${at}_layernorm`, epsilon)
+        : ops.layerNormHeads(split, perHead(`${at}_layernorm`, heads), epsilon),
   )
 }
 

@@ -7,6 +7,13 @@
  */
 export type Activation = 'gelu' | 'gelu_pytorch_tanh' | 'quick_gelu' | 'silu' | 'relu'
 
+export type RotaryOptions = {
+  heads: number
+  headDim: number
+  inverseFrequencies: Float64Array
+  amplitude: number
+}
+
 export interface Ops<V> {
   /** A parameter of the checkpoint by canonical name; `shape` reinterprets it (same element count). */
   weight(name: string, shape?: readonly number[]): V
@@ -28,12 +35,15 @@ export interface Ops<V> {
   /** Over the last axis, with `${name}.weight` and, for layerNorm, `${name}.bias` where it exists. */
   layerNorm(x: V, name: string, epsilon: number): V
   rmsNorm(x: V, name: string, epsilon: number): V
+  /** x [B, T, H, D]: a layerNorm of its own, without a bias, for every head: `${names[h]}.weight`. */
+  layerNormHeads(x: V, names: readonly string[], epsilon: number): V
   activation(x: V, kind: Activation): V
   /**
    * Rotary embedding of the first channels of each head, two for each of `inverseFrequencies`,
-   * half-split convention, position = index in the sequence. x [B, T, H*D] -> [B, T, H*D]
+   * half-split convention, position = index in the sequence; they are multiplied by `amplitude`.
+   * x [B, T, H*D] -> [B, T, H*D]
    */
-  rotary(x: V, options: { heads: number; headDim: number; inverseFrequencies: Float64Array }): V
+  rotary(x: V, options: RotaryOptions): V
   /**
    * softmax(q k^T / sqrt(D)) v by heads. q [B, T, H*D], k and v [B, T, kvHeads*D] (each kv head
    * serves H/kvHeads query heads in a row) -> [B, T, H*D]

@@ -102,10 +102,8 @@ function textParameters({ text }: ProxyConfig): Parameter[] {
     list.push(...linear(`${at}self_attn.q_proj`, [wide, width]))
     list.push(...linear(`${at}self_attn.k_proj`, [narrow, width]))
     if (layer === text.layers - 1) continue // the score ends at the last layer's projections
-    if (text.headNorm === 'rms') {
-      list.push(parameter(`${at}self_attn.q_norm.weight`, [text.headDim]))
-      list.push(parameter(`${at}self_attn.k_norm.weight`, [text.headDim]))
-    }
+    list.push(...headNorms(text, `${at}self_attn.q`, text.heads))
+    list.push(...headNorms(text, `${at}self_attn.k`, text.kvHeads))
     list.push(...linear(`${at}self_attn.v_proj`, [narrow, width]))
     list.push(...linear(`${at}self_attn.o_proj`, [width, wide]))
     if (!text.parallelResidual) list.push(...norm(text, `${at}post_attention_layernorm`))
@@ -129,6 +127,18 @@ function norm(text: TextConfig, name: string): Parameter[] {
   return text.norm === 'layer'
     ? affine(name, [text.width])
     : [parameter(`${name}.weight`, [text.width])]
+}
+
+function headNorms({ headNorm, headDim }: TextConfig, at: string, heads: number): Parameter[] {
+  if (headNorm === 'none') return []
+  if (headNorm === 'rms') return [parameter(`${at}_norm.weight`, [headDim])]
+  if (headNorm === 'layer') return affine(`${at}_layernorm`, [headDim])
+  return perHead(`${at}_layernorm`, heads).map(name => parameter(`${name}.weight`, [headDim]))
+}
+
+/** Where StableLM keeps the norm of each head. */
+export function perHead(name: string, heads: number): string[] {
+  return Array.from({ length: heads }, (_, head) => `${name}.norms.${head}`)
 }
 
 /** Weight [O, I] and a bias [O] where the checkpoint has one. */

@@ -130,7 +130,10 @@ function checkTensors(
 /** Tensors by their names on disk, from one file or the shards that the index names. */
 function readTensors(dir: string): Map<string, CheckpointTensor> {
   const index = join(dir, 'model.safetensors.index.json')
-  if (!existsSync(index)) return readFile(dir, 'model.safetensors')
+  if (!existsSync(index)) {
+    if (!existsSync(join(dir, 'model.safetensors'))) checkOtherWeights(dir)
+    return readFile(dir, 'model.safetensors')
+  }
   const map = Object.entries(readIndex(dir, index))
   const files = new Map<string, Map<string, CheckpointTensor>>()
   const tensors = new Map<string, CheckpointTensor>()
@@ -142,6 +145,39 @@ function readTensors(dir: string): Map<string, CheckpointTensor> {
     tensors.set(key, tensor)
   }
   return tensors
+}
+
+/** What trainers leave instead of safetensors, and what makes them of it. */
+const OTHER_WEIGHTS: readonly (readonly [file: RegExp, what: string, hint: string])[] = [
+  [
+    /^pytorch_model.*\.bin(\.index\.json)?$/,
+    'pickled weights, which are not read',
+    'Load it with its own code and save it again as safetensors: model.save_pretrained(folder, safe_serialization=True).',
+  ],
+  [
+    /^adapter_(model|config)\./,
+    'a LoRA adapter and not the model',
+    'Merge it into the model, model.merge_and_unload(), and save every checkpoint whole.',
+  ],
+  [
+    /^global_step\d+$/,
+    'the parts of a sharded DeepSpeed or FSDP model',
+    'Gather them: zero_to_fp32.py in the same folder, with --safe_serialization; train with stage3_gather_16bit_weights_on_model_save.',
+  ],
+  [
+    /^language_model$/,
+    "TinyLLaVA-Factory's separate parts of a finished model",
+    'Give the folder of checkpoint-N/ that its trainer left; those hold the whole model.',
+  ],
+]
+
+function checkOtherWeights(dir: string): void {
+  const names = readdirSync(dir)
+  for (const [file, what, hint] of OTHER_WEIGHTS) {
+    const name = names.find(name => file.test(name))
+    if (name === undefined) continue
+    throw new XmasdError('CHECKPOINT_INVALID', `${dir} holds ${what}: ${name}`, hint)
+  }
 }
 
 function readIndex(dir: string, file: string): Record<string, string> {

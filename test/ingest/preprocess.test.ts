@@ -116,6 +116,28 @@ test('a missing, broken or foreign processor is an error with its own code', t =
   assert.throws(read(folderWith(t, other)), hasCode('PROXY_UNSUPPORTED'))
 })
 
+test('a TinyLLaVA checkpoint without one has its base model’s, which its trainer loads', t => {
+  const read = (base: string, model_type = 'tinyllava') =>
+    readImageProcessor(
+      folderWith(
+        t,
+        { model_type, vision_model_name_or_path: base, vision_config: { image_size: 56 } },
+        'config.json',
+      ),
+      square,
+    )
+  const written = (config: unknown) => readImageProcessor(folderWith(t, config), square)
+  const clip = { image_processor_type: 'CLIPImageProcessor', size: { shortest_edge: 56 } }
+  assert.deepEqual(
+    read('openai/clip-vit-large-patch14-336'),
+    written({ ...clip, crop_size: { height: 56, width: 56 } }),
+  )
+  assert.deepEqual(read('google/siglip-so400m-patch14-384'), written(siglip(56)))
+  const unknown = ['google/siglip2-so400m-patch14-384', 'facebook/dinov2-large', '/models/mine']
+  for (const base of unknown) assert.throws(() => read(base), hasCode('PROXY_INVALID'))
+  assert.throws(() => read('openai/clip-vit-large-patch14-336', 'llava'), hasCode('PROXY_INVALID'))
+})
+
 function siglip(side: number): Record<string, unknown> {
   return { image_processor_type: 'SiglipImageProcessor', size: { height: side, width: side } }
 }

@@ -153,6 +153,41 @@ test('rope scaling is read in both shapes', t => {
   assert.deepEqual(scaling({ rope_parameters: llama3 }), { ...read3, positionsBefore: 128 })
   const from64 = { ...llama3, original_max_position_embeddings: 64 }
   assert.deepEqual(scaling({ rope_scaling: from64 }), { ...read3, positionsBefore: 64 })
+  const asPhi3 = { rope_scaling: from64, original_max_position_embeddings: 32 }
+  assert.deepEqual(scaling(asPhi3), { ...read3, positionsBefore: 32 })
+  const dynamic = { rope_scaling: { type: 'dynamic', factor: 2 } }
+  assert.deepEqual(scaling(dynamic), { kind: 'dynamic' })
+})
+
+test('yarn has the defaults of its paper, and an amplitude that follows from its factor', t => {
+  const yarn = (more: Json): Json => {
+    const rope_parameters = { rope_type: 'yarn', factor: 4, ...more }
+    return read(t, changed({}, { rope_parameters })).text.ropeScaling
+  }
+  const plain = { kind: 'yarn', factor: 4, turnsFast: 32, turnsSlow: 1, positionsBefore: 128 }
+  const amplitude = 0.1 * Math.log(4) + 1
+  assert.deepEqual(yarn({}), { ...plain, truncates: true, amplitude })
+  assert.equal(yarn({ attention_factor: 0.5 }).amplitude, 0.5)
+  assert.equal(yarn({ factor: 0.5 }).amplitude, 1)
+  const scales = yarn({ mscale: 0.7, mscale_all_dim: 1 }).amplitude
+  assert.equal(scales, (0.07 * Math.log(4) + 1) / amplitude)
+  const asked = { beta_fast: 16, beta_slow: 2, truncate: false }
+  assert.deepEqual(yarn({ ...asked, original_max_position_embeddings: 64 }), {
+    ...plain,
+    turnsFast: 16,
+    turnsSlow: 2,
+    positionsBefore: 64,
+    truncates: false,
+    amplitude,
+  })
+})
+
+test('qk_layernorm is one norm for every head of StableLM and one for all heads of Phi', t => {
+  const headNorm = (model_type: string, qk_layernorm: boolean): string =>
+    read(t, changed({}, { model_type, qk_layernorm, partial_rotary_factor: 1 })).text.headNorm
+  assert.equal(headNorm('stablelm', true), 'layer-per-head')
+  assert.equal(headNorm('phi', true), 'layer')
+  assert.equal(headNorm('stablelm', false), 'none')
 })
 
 test('what is not supported is refused by name', t => {
@@ -165,17 +200,21 @@ test('what is not supported is refused by name', t => {
       /"siglip2_vision_model" is not supported \(supported: clip_vision_model, siglip_vision_model/,
     ],
     [
-      changed({}, { rope_scaling: { type: 'dynamic', factor: 2 } }),
-      /rope_scaling\.type "dynamic" is not supported \(supported: default, linear, llama3\)/,
+      changed({}, { rope_scaling: { type: 'longrope', factor: 2 } }),
+      /rope_scaling\.type "longrope" is not supported \(supported: default, linear, dynamic, yarn, llama3\)/,
     ],
     [
-      changed({}, { rope_parameters: { rope_type: 'yarn', rope_theta: 5e5 } }),
-      /rope_parameters\.rope_type "yarn"/,
+      changed(
+        { tokenizer_model_max_length: 129 },
+        { rope_parameters: { rope_type: 'dynamic', factor: 2 } },
+      ),
+      /rope_type "dynamic".*up to max_position_embeddings 128; the longest sequence is 129/,
     ],
+    [changed({ vision_feature_layer: [-2, -5] }), /vision_feature_layer \[-2,-5\].*one layer/],
     [changed({}, { partial_rotary_factor: 0.5 }), /partial_rotary_factor 0\.5.*supported: 1/],
     [changed({}, { use_sliding_window: true }), /use_sliding_window true/],
     [changed({}, { layer_types: ['full_attention', 'sliding_attention'] }), /layer_types/],
-    [changed({}, { model_type: 'phi', qk_layernorm: true }), /qk_layernorm true/],
+    [changed({}, { qk_layernorm: true }), /qk_layernorm true.*stablelm and phi/],
     [changed({ image_aspect_ratio: 'anyres' }), /image_aspect_ratio "anyres".*square, pad/],
     [
       changed({ model_type: 'tinyllava', vision_feature_select_strategy: 'default' }),
@@ -202,7 +241,7 @@ test('what makes no sense is PROXY_INVALID, with the value', t => {
     [changed({}, { num_key_value_heads: 3 }), /num_key_value_heads 3: it does not divide 4/],
     [changed({}, { head_dim: 5 }), /head_dim 5/],
     [changed({}, {}, { num_attention_heads: 5 }), /vision_config\.num_attention_heads 5/],
-    [changed({ vision_feature_layer: [-2, -5] }), /vision_feature_layer \[-2,-5\]/],
+    [changed({ vision_feature_layer: '-2' }), /vision_feature_layer "-2"/],
     [changed({ text_config: 'llama' }), /text_config "llama"/],
     [changed({}, { num_hidden_layers: 0 }), /num_hidden_layers 0/],
     [changed({}, { layer_types: 'full_attention' }), /layer_types "full_attention": a list/],

@@ -51,13 +51,14 @@ function saveShards(folder: string, weights: Weights): void {
   writeFileSync(join(folder, 'model.safetensors.index.json'), index)
 }
 
-function refused(dir: string, code: string, message: RegExp): void {
+function refused(dir: string, code: string, message: RegExp, hint = /./): void {
   assert.throws(
     () => openSchedule(dir),
     (error: unknown) => {
       assert.ok(error instanceof XmasdError, String(error))
       assert.equal(error.code, code)
       assert.match(error.message, message)
+      assert.match(error.hint, hint)
       return true
     },
   )
@@ -153,6 +154,21 @@ test('a checkpoint that lacks its config, its weights or a shard is named', t =>
   saveShards(three.last, three.weights[1]!)
   rmSync(join(three.last, 'model-00002-of-00002.safetensors'))
   refused(three.dir, 'CHECKPOINT_INVALID', /checkpoint-10: .*model-00002-of-00002/)
+})
+
+test('weights that are not safetensors are named, with what makes them so', t => {
+  const cases: [string, RegExp, RegExp][] = [
+    ['pytorch_model.bin', /checkpoint-10 holds pickled weights/, /safe_serialization/],
+    ['pytorch_model.bin.index.json', /pickled weights/, /safe_serialization/],
+    ['adapter_model.safetensors', /LoRA adapter/, /merge_and_unload/],
+    ['global_step10', /DeepSpeed/, /zero_to_fp32/],
+    ['language_model', /separate parts/, /checkpoint-N/],
+  ]
+  for (const [name, message, hint] of cases) {
+    const { dir, last } = tiny(t)
+    renameSync(join(last, 'model.safetensors'), join(last, name))
+    refused(dir, 'CHECKPOINT_INVALID', message, hint)
+  }
 })
 
 test('a truncated file, a broken index and an index that leads outside are named', t => {

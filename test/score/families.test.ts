@@ -30,6 +30,16 @@ const ROPES: readonly RopeScaling[] = [
   { kind: 'linear', factor: 2.5 },
   // Wavelengths of theta 5000 are 6 to 20,000 positions: some stay, some are blended, some divided.
   { kind: 'llama3', factor: 8, lowFrequencyFactor: 1, highFrequencyFactor: 4, positionsBefore: 64 },
+  { kind: 'dynamic' },
+  {
+    kind: 'yarn',
+    factor: 4,
+    turnsFast: 8,
+    turnsSlow: 0.5,
+    positionsBefore: 64,
+    truncates: false,
+    amplitude: 1.25,
+  },
 ]
 
 const FAMILIES: Record<TinyShape['family'], fc.Arbitrary<Partial<TinyShape>>> = {
@@ -41,8 +51,13 @@ const FAMILIES: Record<TinyShape['family'], fc.Arbitrary<Partial<TinyShape>>> = 
     headDim: fc.constantFrom(8, 16),
     rotaryFraction: fc.constantFrom(null, 0.5, 0.75, 1), // null: a quarter
     parallelResidual: fc.boolean(),
+    headNorm: fc.boolean(),
   }),
-  phi: fc.record({ headDim: fc.constant(20), rotaryFraction: fc.constantFrom(null, 0.4) }),
+  phi: fc.record({
+    headDim: fc.constant(20),
+    rotaryFraction: fc.constantFrom(null, 0.4),
+    headNorm: fc.boolean(),
+  }),
 }
 
 const SHARED = fc.record({

@@ -62,7 +62,7 @@ class Reference {
     const v = this.#linear(h, `${at}self_attn.v_proj`)
     const turned = (y: Rows, name: string): Rows =>
       this.#rotate(this.#headNorm(y, `${at}self_attn.${name}`))
-    const mixed = heads2d(turned(q, 'q_norm'), turned(k, 'k_norm'), v, {
+    const mixed = heads2d(turned(q, 'q'), turned(k, 'k'), v, {
       heads,
       kvHeads,
       headDim,
@@ -148,7 +148,7 @@ class Reference {
     return norm === 'rms' ? this.#rms(x, name) : this.#layerNorm(x, name, epsilon)
   }
 
-  /** Qwen3: every head of q and of k alone, all with one weight. */
+  /** Every head of q and of k alone; Qwen3 and Phi: all with one weight, StableLM: each its own. */
   #headNorm(x: Rows, name: string): Rows {
     const { headNorm, headDim } = this.#config.text
     if (headNorm === 'none') return x
@@ -156,7 +156,13 @@ class Reference {
       Array.from({ length: row.length / headDim }, (_, h) =>
         row.slice(h * headDim, (h + 1) * headDim),
       )
-    return x.map(row => this.#rms(heads(row), name).flat())
+    if (headNorm === 'rms') return x.map(row => this.#rms(heads(row), `${name}_norm`).flat())
+    const { epsilon } = this.#config.text
+    const at = `${name}_layernorm`
+    const nameOf = (h: number): string => (headNorm === 'layer' ? at : `${at}.norms.${h}`)
+    return x.map(row =>
+      heads(row).flatMap((head, h) => this.#layerNorm([head], nameOf(h), epsilon).flat()),
+    )
   }
 
   #rms(x: Rows, name: string): Rows {
@@ -169,12 +175,12 @@ class Reference {
 
   #layerNorm(x: Rows, name: string, epsilon: number): Rows {
     const weight = this.#weights.get(`${name}.weight`)!.data
-    const bias = this.#weights.get(`${name}.bias`)!.data
+    const bias = this.#weights.get(`${name}.bias`)?.data
     return x.map(row => {
       const mean = row.reduce((sum, value) => sum + value, 0) / row.length
       const variance = row.reduce((sum, value) => sum + (value - mean) ** 2, 0) / row.length
       const deviation = Math.sqrt(variance + epsilon)
-      return row.map((value, i) => ((value - mean) / deviation) * weight[i]! + bias[i]!)
+      return row.map((value, i) => ((value - mean) / deviation) * weight[i]! + (bias?.[i] ?? 0))
     })
   }
 
@@ -182,26 +188,40 @@ class Reference {
   #rotate(x: Rows): Rows {
     const { headDim, rotaryDims } = this.#config.text
     const half = rotaryDims / 2
+    const { ropeScaling } = this.#config.text
+    const f = ropeScaling.kind === 'yarn' ? ropeScaling.amplitude : 1
     return x.map((row, position) => {
       const out = [...row]
       for (let start = 0; start < row.length; start += headDim) {
         for (let i = 0; i < half; i++) {
           const angle = position * this.#frequency(i)
           const [a, b] = [row[start + i]!, row[start + i + half]!]
-          out[start + i] = a * Math.cos(angle) - b * Math.sin(angle)
-          out[start + i + half] = b * Math.cos(angle) + a * Math.sin(angle)
+          out[start + i] = f * (a * Math.cos(angle) - b * Math.sin(angle))
+          out[start + i + half] = f * (b * Math.cos(angle) + a * Math.sin(angle))
         }
       }
       return out
     })
   }
 
-  /** By wavelength, as transformers' `_compute_llama3_parameters` puts it. */
+  /** `llama3` by wavelength, `yarn` by a ramp: as transformers' `modeling_rope_utils` puts them. */
   #frequency(i: number): number {
     const { ropeTheta, rotaryDims, ropeScaling } = this.#config.text
     const plain = 1 / ropeTheta ** ((2 * i) / rotaryDims)
-    if (ropeScaling.kind === 'default') return plain
+    if (ropeScaling.kind === 'default' || ropeScaling.kind === 'dynamic') return plain
     if (ropeScaling.kind === 'linear') return plain / ropeScaling.factor
+    if (ropeScaling.kind === 'yarn') {
+      const { turnsFast, turnsSlow, positionsBefore, truncates, factor } = ropeScaling
+      const found = [turnsFast, turnsSlow].map(
+        turns =>
+          (rotaryDims * Math.log(positionsBefore / (turns * 2 * Math.PI))) /
+          (2 * Math.log(ropeTheta)),
+      )
+      const low = Math.max(truncates ? Math.floor(found[0]!) : found[0]!, 0)
+      const high = Math.min(truncates ? Math.ceil(found[1]!) : found[1]!, rotaryDims - 1)
+      const kept = 1 - Math.min(1, Math.max(0, (i - low) / (high === low ? 0.001 : high - low)))
+      return (plain / factor) * (1 - kept) + plain * kept
+    }
     const { factor, lowFrequencyFactor, highFrequencyFactor, positionsBefore } = ropeScaling
     const wavelength = (2 * Math.PI) / plain
     if (wavelength < positionsBefore / highFrequencyFactor) return plain
