@@ -1,13 +1,13 @@
 /** `doctor`: what works, what does not, what to do. Exit 0 unless something that is needed is broken. */
 import { existsSync, statfsSync } from 'node:fs'
-import { createRequire } from 'node:module'
 import { availableParallelism, totalmem } from 'node:os'
 import { dirname } from 'node:path'
 import { Command } from 'commander'
 import { openBundle } from '../cluster/bundle.ts'
 import { type Config, loadConfig } from '../config.ts'
+import { backlogOf, ROLES } from '../daemon.ts'
+import { BUILD_HINT, describeTensorflow } from '../engine/tensorflow-backend.ts'
 import { messageOf, XmasdError } from '../errors.ts'
-import { backlogOf, ROLES } from '../gauges.ts'
 import { openLogToRead } from '../open-log.ts'
 import { checkpointBytes, openSchedule } from '../proxy/schedule.ts'
 
@@ -31,7 +31,7 @@ async function doctor(options: Options): Promise<void> {
   const findings = [
     machine(),
     await attempt('onnx engine', findOnnx),
-    findTensorflow(),
+    await attempt('tensorflow', () => findTensorflow(config)),
     await attempt('proxy', () => findProxy(config)),
     await attempt('bundle', () => findBundle(config)),
     await attempt('log', () => findLog(config)),
@@ -81,24 +81,19 @@ async function findOnnx(): Promise<Finding> {
   return { name: 'onnx engine', status: 'ok', detail }
 }
 
-function findTensorflow(): Finding {
-  const require = createRequire(import.meta.url)
-  const found = ['@tensorflow/tfjs-node-gpu', '@tensorflow/tfjs-node'].find(name => {
-    try {
-      require.resolve(name)
-      return true
-    } catch {
-      return false
-    }
-  })
-  if (found !== undefined)
-    return { name: 'tensorflow', status: 'ok', detail: `${found} is installed` }
-  return {
-    name: 'tensorflow',
-    status: 'warn',
-    detail:
-      'no addon: `train` and proxy.engine tensorflow run on WebAssembly, which is slower; onnx needs none',
+async function findTensorflow(config: Config): Promise<Finding> {
+  const name = 'tensorflow'
+  const found = await describeTensorflow()
+  if (found.backend === 'tensorflow') {
+    const { device, version, dir } = found
+    const where = device === 'cuda' ? 'on a CUDA GPU' : 'on the CPU'
+    return { name, status: 'ok', detail: `TensorFlow ${version} computes ${where} (${dir})` }
   }
+  const detail = 'no addon is built: this engine, and `train`, run on WebAssembly, which is slow'
+  if (config.proxy.engine !== 'tensorflow') {
+    return { name, status: 'warn', detail: `${detail}; proxy.engine onnx needs none` }
+  }
+  return { name, status: 'warn', detail, fix: BUILD_HINT }
 }
 
 function findProxy(config: Config): Finding {

@@ -1,16 +1,27 @@
 /**
- * Which tfjs backend computes: tfjs-node with CUDA, tfjs-node, else the wasm files of the npm
- * package, read from the disk. Nothing is fetched.
+ * Which tfjs backend computes: the native addon where it is built (tfjs-node-gpu before tfjs-node), else
+ * the wasm files of the npm package, read from the disk. Nothing is fetched.
  */
+import { existsSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { dirname, join, sep } from 'node:path'
+import { fileURLToPath } from 'node:url'
 import * as tf from '@tensorflow/tfjs-core'
 import { messageOf, XmasdError } from '../errors.ts'
 import { registerGradients } from './tensorflow-gradients.ts'
 
-const NATIVE = ['@tensorflow/tfjs-node-gpu', '@tensorflow/tfjs-node'] as const
+const PACKAGES = ['@tensorflow/tfjs-node-gpu', '@tensorflow/tfjs-node'] as const
+const BINARY = 'lib/napi-v8/tfjs_binding.node'
 
 export type TensorflowBackend = 'tensorflow' | 'wasm'
+
+/** What computes, once it is started. */
+export type TensorflowDescription =
+  | { backend: 'wasm' }
+  | { backend: 'tensorflow'; device: 'cuda' | 'cpu'; version: string; dir: string }
+
+/** A package whose addon is there: built by deploy/tensorflow, or installed beside us. */
+export type TensorflowAddon = { name: string; dir: string }
 
 /**
  * Starts the best backend there is and makes it current; a second call gives what runs already.
@@ -27,48 +38,81 @@ export async function startTensorflow(wanted?: TensorflowBackend): Promise<Tenso
   return backend
 }
 
-async function start(wanted: TensorflowBackend | undefined): Promise<TensorflowBackend> {
-  if (wanted !== 'wasm' && (await startNative())) return 'tensorflow'
-  if (wanted === 'tensorflow') {
-    throw unavailable('@tensorflow/tfjs-node-gpu or @tensorflow/tfjs-node is not installed')
+/** Starts the best backend and says what it is. Throws ENGINE_UNAVAILABLE. */
+export async function describeTensorflow(): Promise<TensorflowDescription> {
+  const addon = findTensorflowAddon()
+  if ((await startTensorflow()) === 'wasm' || addon === undefined) return { backend: 'wasm' }
+  const { binding } = tf.backend() as NativeBackend
+  const device = binding.isUsingGpuDevice() ? 'cuda' : 'cpu'
+  return { backend: 'tensorflow', device, version: binding.TF_Version, dir: addon.dir }
+}
+
+/** What we use of tfjs-node's backend beyond tfjs-core's interface. */
+export type NativeBackend = tf.KernelBackend & {
+  binding: { TF_Version: string; isUsingGpuDevice(): boolean }
+}
+
+/** Undefined where no addon is built. */
+export function findTensorflowAddon(): TensorflowAddon | undefined {
+  const root = rootFolder(dirname(fileURLToPath(import.meta.url)))
+  for (const folder of [join(root, 'deploy/tensorflow'), root]) {
+    for (const name of PACKAGES) {
+      const dir = packageFolder(name, folder)
+      if (dir !== undefined && existsSync(join(dir, BINARY))) return { name, dir }
+    }
   }
+  return undefined
+}
+
+function rootFolder(folder: string): string {
+  return existsSync(join(folder, 'package.json')) ? folder : rootFolder(dirname(folder))
+}
+
+function packageFolder(name: string, from: string): string | undefined {
+  try {
+    return dirname(createRequire(join(from, 'package.json')).resolve(`${name}/package.json`))
+  } catch {
+    return undefined
+  }
+}
+
+async function start(wanted: TensorflowBackend | undefined): Promise<TensorflowBackend> {
+  const addon = wanted === 'wasm' ? undefined : findTensorflowAddon()
+  if (addon !== undefined) {
+    await startNative(addon)
+    return 'tensorflow'
+  }
+  if (wanted === 'tensorflow') throw unavailable('its addon is not built', BUILD_HINT)
   await startWasm()
   return 'wasm'
 }
 
-async function startNative(): Promise<boolean> {
-  for (const name of NATIVE) {
-    if (!isInstalled(name)) continue
-    try {
-      await import(name)
-      return await tf.setBackend('tensorflow')
-    } catch (error) {
-      process.stderr.write(`xmasd: ${name} does not start: ${messageOf(error)}\n`)
-    }
+async function startNative({ name, dir }: TensorflowAddon): Promise<void> {
+  try {
+    createRequire(import.meta.url)(dir)
+    if (!(await tf.setBackend('tensorflow'))) throw new Error('its backend does not start')
+  } catch (error) {
+    const hint = `Build it again; without ${dir} this engine runs on WebAssembly`
+    throw unavailable(`the addon of ${name} does not start: ${messageOf(error)}`, hint)
   }
-  return false
 }
 
 async function startWasm(): Promise<void> {
   const { setWasmPaths } = await import('@tensorflow/tfjs-backend-wasm')
   const main = createRequire(import.meta.url).resolve('@tensorflow/tfjs-backend-wasm')
   setWasmPaths(join(dirname(main), '..', 'wasm-out') + sep)
-  if (!(await tf.setBackend('wasm'))) throw unavailable('the wasm backend does not start')
-}
-
-function isInstalled(name: string): boolean {
-  try {
-    createRequire(import.meta.url).resolve(name)
-    return true
-  } catch {
-    return false
+  if (!(await tf.setBackend('wasm'))) {
+    throw unavailable('the wasm backend does not start', 'Run `npm ci` again')
   }
 }
 
-function unavailable(reason: string): XmasdError {
+/** What makes the tensorflow engine fast. */
+export const BUILD_HINT = 'npm run build:tensorflow builds the addon (with `-- --cuda` for CUDA 12)'
+
+function unavailable(reason: string, hint: string): XmasdError {
   return new XmasdError(
     'ENGINE_UNAVAILABLE',
     `the tensorflow engine cannot start: ${reason}`,
-    'Run `npm ci` again; `xmasd doctor` shows which engines work.',
+    `${hint}; \`xmasd doctor\` shows which engines work`,
   )
 }

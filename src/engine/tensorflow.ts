@@ -14,14 +14,13 @@ import { tensorflowOps } from './tensorflow-ops.ts'
 export function tensorflowEngine({ backend }: { backend?: TensorflowBackend } = {}): Engine {
   return {
     name: 'tensorflow',
-    device: 'cpu',
     compile: async <Names extends string>(
       checkpoint: Checkpoint,
       inputs: Record<Names, InputSpec>,
       build: Build<Names>,
     ) => {
       await startTensorflow(backend)
-      return compile(checkpoint, inputs, build)
+      return compile(checkpoint, inputs, build, backend)
     },
   }
 }
@@ -30,11 +29,13 @@ function compile<Names extends string>(
   checkpoint: Checkpoint,
   inputs: Record<Names, InputSpec>,
   build: Build<Names>,
+  backend: TensorflowBackend | undefined,
 ): Program<Names> {
   const weights = loadWeights(checkpoint)
   const ops = tensorflowOps(name => weights.get(name))
   return {
     run: async values => {
+      await startTensorflow(backend) // another program may have made another one current
       const output = failing(checkpoint, () => tf.tidy(() => build(ops, upload(inputs, values))))
       try {
         return { data: (await output.data()) as Float32Array, shape: output.shape }

@@ -17,7 +17,7 @@ import type { Cluster, Control, Decision, SubsetEntry } from '../record.ts'
 import type { Folded } from '../select/fold.ts'
 import { type FoldedAssignment, parseForFold } from '../select/parse.ts'
 import { openSelectState, type SelectState } from '../select/state.ts'
-import { oldestOf, positionsAfter, traceOf } from './outcome.ts'
+import { positionsAfter } from './outcome.ts'
 import type { RoleStatus } from './status.ts'
 
 export type SelectRoleParts = {
@@ -124,7 +124,6 @@ class Role implements SelectRole {
       })
       status.movedAt = performance.now()
       status.idle = records.length === 0 && this.#opened.pending === 0
-      status.oldest = oldestOf(records)
       if (records.length > 0) await this.#step(records)
       else await this.#settleWhenIdle()
     }
@@ -136,10 +135,9 @@ class Role implements SelectRole {
     const { metrics, logger, status, config } = this.#parts
     const started = performance.now()
     const folded = await this.#fold(records)
-    const outputs = folded.flatMap(({ decisions }, i) => {
-      const trace = decisions.length === 0 ? {} : traceOf(records[i]!)
-      return decisions.flatMap(decision => outputsOf(decision, config.log.topics, trace))
-    })
+    const outputs = folded.flatMap(({ decisions }) =>
+      decisions.flatMap(decision => outputsOf(decision, config.log.topics)),
+    )
     const stopTimer = metrics.commitSeconds.startTimer({ role: 'select' })
     try {
       await this.#consumer.commit({
@@ -154,7 +152,6 @@ class Role implements SelectRole {
     stopTimer()
     status.movedAt = performance.now()
     status.batches++
-    metrics.lastCommit.set({ role: 'select' }, Date.now() / 1000)
     this.#idleSince = performance.now()
     this.#count(folded)
     const ms = Math.round(performance.now() - started)
@@ -209,7 +206,7 @@ class Role implements SelectRole {
     metrics.subset.set(state.kept)
     metrics.history.set(state.examples)
     metrics.pending.set(state.pending)
-    metrics.redundant.set(shareOf(state.duplicates, state.duplicates + state.examples))
+    metrics.level.set(levelOf(state))
   }
 
   async close(): Promise<void> {
@@ -221,8 +218,11 @@ function isFenced(error: unknown): boolean {
   return error instanceof XmasdError && error.code === 'LOG_FENCED'
 }
 
-function shareOf(part: number, whole: number): number {
-  return whole === 0 ? 0 : part / whole
+/** The largest quota of a cluster that is not exhausted; 0 where all are. */
+function levelOf(state: SelectState): number {
+  let level = 0
+  for (const { size, quota } of state.clusters()) if (quota < size && quota > level) level = quota
+  return level
 }
 
 /** @throws XmasdError RECORD_INVALID: `assignments` is ours alone, what can't be read there stops the fold */
@@ -239,11 +239,10 @@ function parse(record: LogRecord): FoldedAssignment | Control {
   }
 }
 
-/** The event itself, and what it does to the compacted subset; `headers` go with both. */
+/** The event itself, and what it does to the compacted subset. */
 export function outputsOf(
   decision: Decision,
   topics: { decisions: string; subset: string },
-  headers: Record<string, string> = {},
 ): OutRecord[] {
   const { key, action } = decision
   const event: OutRecord = {
@@ -251,10 +250,9 @@ export function outputsOf(
     key,
     value: Buffer.from(JSON.stringify(decision)),
     partition: 0,
-    headers,
   }
   if (action === 'drop') return [event]
-  return [event, { topic: topics.subset, key, value: subsetValue(decision), partition: 0, headers }]
+  return [event, { topic: topics.subset, key, value: subsetValue(decision), partition: 0 }]
 }
 
 function subsetValue({ action, key, id, cluster, instability, bundle }: Decision): Buffer | null {

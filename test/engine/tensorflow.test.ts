@@ -1,6 +1,4 @@
 import assert from 'node:assert/strict'
-import { readFileSync } from 'node:fs'
-import { join } from 'node:path'
 import test from 'node:test'
 import * as tf from '@tensorflow/tfjs-core'
 import type { Engine } from '../../src/engine/engine.ts'
@@ -8,17 +6,15 @@ import { onnxEngine } from '../../src/engine/onnx.ts'
 import { tensorflowEngine } from '../../src/engine/tensorflow.ts'
 import { startTensorflow } from '../../src/engine/tensorflow-backend.ts'
 import { tensorflowOps } from '../../src/engine/tensorflow-ops.ts'
-import { patches } from '../../src/ingest/preprocess.ts'
 import { patchesPerImage } from '../../src/proxy/config.ts'
 import { openSchedule, type Schedule } from '../../src/proxy/schedule.ts'
 import { seededRandom } from '../../src/random.ts'
 import { MODES, type Mode } from '../../src/score/attention.ts'
 import { ownPart, packBatch, type Sequence } from '../../src/score/batch.ts'
 import { compileScore, compileVision } from '../../src/score/scorer.ts'
-import { largestSingularValues } from '../../src/score/singular.ts'
 import { randomSequence, TINY, writeTinyProxy } from '../fixtures-tiny-proxy.ts'
-import { readTensors } from '../goldens.ts'
-import { shared, temporaryFolder } from '../support.ts'
+import { temporaryFolder } from '../support.ts'
+import { withBackend } from '../tensorflow.ts'
 
 const RELATIVE_MAX = 1e-5
 
@@ -30,51 +26,32 @@ const SHAPES = {
 }
 
 for (const [name, shape] of Object.entries(SHAPES)) {
-  for (const mode of MODES) {
-    test(`tensorflow and onnx agree on a padded batch: ${name}, ${mode}`, async t => {
+  for (const backend of ['wasm', 'tensorflow'] as const) {
+    test(`tensorflow (${backend}) and onnx agree on a padded batch: ${name}, both modes`, async t => {
+      if (!(await withBackend(t, backend))) return
       const dir = temporaryFolder(t)
       writeTinyProxy(dir, { shape, steps: [1] })
       const schedule = openSchedule(dir)
       const sequences = randomBatch(schedule)
-      const onnx = await scores(onnxEngine({ threads: 1, positionsMax: 128 }), schedule, mode, {
-        sequences,
-      })
-      const tensorflow = await scores(tensorflowEngine(), schedule, mode, { sequences })
-      for (const [i, expected] of onnx.entries()) {
-        const difference = largestRelativeDifference(tensorflow[i]!, expected)
-        assert.ok(difference <= RELATIVE_MAX, `example ${i}: ${difference}`)
+      for (const mode of MODES) {
+        const onnx = await scores(onnxEngine({ threads: 1, positionsMax: 128 }), schedule, mode, {
+          sequences,
+        })
+        const engine = tensorflowEngine({ backend })
+        const tensorflow = await scores(engine, schedule, mode, { sequences })
+        for (const [i, expected] of onnx.entries()) {
+          const difference = largestRelativeDifference(tensorflow[i]!, expected)
+          assert.ok(difference <= RELATIVE_MAX, `${mode}, example ${i}: ${difference}`)
+        }
+        const alone = await scores(engine, schedule, mode, { sequences: [sequences[0]!] })
+        assert.ok(largestRelativeDifference(alone[0]!, tensorflow[0]!) <= RELATIVE_MAX)
       }
-      const alone = await scores(tensorflowEngine(), schedule, mode, { sequences: [sequences[0]!] })
-      assert.ok(largestRelativeDifference(alone[0]!, tensorflow[0]!) <= RELATIVE_MAX)
     })
   }
 }
 
-test("tensorflow gives the goldens' singular values", async t => {
-  const folder = shared(t, 'goldens/llava-clip-llama')
-  if (folder === undefined) return
-  const expected = JSON.parse(readFileSync(join(folder, 'expected.json'), 'utf8'))
-  const schedule = openSchedule(join(folder, 'run'))
-  const { sequences, indices } = goldenSequences(folder, schedule)
-  let worst = 0
-  for (const mode of MODES) {
-    const matrices = await scores(tensorflowEngine(), schedule, mode, { sequences })
-    for (const [i, matrix] of matrices.entries()) {
-      const { columns, rows } = sequences[i]!
-      const values = largestSingularValues(matrix, columns.length, rows.length)
-      const top5: number[] = expected.modes[mode].top5[indices[i]!][0]
-      for (const [k, value] of top5.entries()) {
-        const difference = Math.abs(values[k]! - value) / top5[0]!
-        worst = Math.max(worst, difference)
-      }
-    }
-  }
-  t.diagnostic(`largest difference to the goldens ${worst.toExponential(1)} of the first value`)
-  assert.ok(worst <= 1e-5, `${worst}`)
-})
-
 test('gradients of a product and of a gather are those of plain tfjs operations', async () => {
-  await startTensorflow()
+  await startTensorflow('wasm')
   const random = seededRandom(3)
   const tensor = (...shape: number[]): tf.Tensor =>
     tf.tensor(Float32Array.from({ length: shape.reduce((a, b) => a * b) }, random), shape)
@@ -134,34 +111,6 @@ function randomBatch({ config }: Schedule): Sequence[] {
   return lengths.map(([before, after]) =>
     randomSequence(random, { before, after, imageTokens: config.imageTokens, patchValues }),
   )
-}
-
-function goldenSequences(
-  folder: string,
-  { config }: Schedule,
-): { sequences: Sequence[]; indices: number[] } {
-  const { examples } = JSON.parse(readFileSync(join(folder, 'expected.json'), 'utf8'))
-  const tensors = readTensors(join(folder, 'expected.safetensors'))
-  const { imageSize, patchSize } = config.vision
-  const sequences: Sequence[] = []
-  const indices: number[] = []
-  for (const { index, input_ids, image_positions, text_rows } of examples) {
-    const pixels = tensors.get(`pixel_values.${index}`)?.data as Float32Array | undefined
-    if (pixels === undefined) continue // text-only, or the second of two equal images
-    indices.push(index)
-    sequences.push({
-      ids: Int32Array.from(input_ids as number[]),
-      columns: range(image_positions),
-      rows: range(text_rows),
-      image: { hash: String(index), patches: patches(pixels, imageSize, patchSize) },
-    })
-  }
-  assert.ok(sequences.length >= 5)
-  return { sequences, indices }
-}
-
-function range([from, to]: [number, number]): Int32Array {
-  return Int32Array.from({ length: to - from }, (_, i) => from + i)
 }
 
 /** Of the largest absolute value. */

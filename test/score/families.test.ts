@@ -20,6 +20,7 @@ import {
   writeTinyProxy,
 } from '../fixtures-tiny-proxy.ts'
 import { temporaryFolder } from '../support.ts'
+import { withBackend } from '../tensorflow.ts'
 import { referenceScore } from './reference.ts'
 
 /** Of the largest entry of A; float32 against float64. */
@@ -75,29 +76,32 @@ const SHARED = fc.record({
 
 const LAYOUTS = { llava: ['legacy', 'v5', '4.52'], tinyllava: ['tinyllava'] } as const
 
-for (const [family, own] of Object.entries(FAMILIES)) {
-  test(`random ${family} proxies score as the float64 reference does, on both engines`, async t => {
-    const worst = { onnx: 0, tensorflow: 0 }
-    const engines = [onnxEngine({ threads: 1, positionsMax: 128 }), tensorflowEngine()]
-    await fc.assert(
-      fc.asyncProperty(SHARED, own, fc.constantFrom(...MODES), async (drawn, more, mode) => {
-        const { seed, imageSize, heads: [heads, kvHeads] = [4, 4], ...rest } = drawn
-        const shape = { ...TINY, ...rest, heads, kvHeads, ...more, family } as TinyShape
-        shape.vision = { ...TINY.vision, imageSize }
-        shape.width = heads! * 4
-        for (const engine of engines) {
+const ENGINES: readonly [name: string, engine: Engine][] = [
+  ['onnx', onnxEngine({ threads: 1, positionsMax: 128 })],
+  ['tensorflow on wasm', tensorflowEngine({ backend: 'wasm' })],
+  ['tensorflow', tensorflowEngine({ backend: 'tensorflow' })],
+]
+
+for (const [family, own] of Object.entries(FAMILIES))
+  for (const [name, engine] of ENGINES) {
+    test(`random ${family} proxies score as the float64 reference does, on ${name}`, async t => {
+      if (name === 'tensorflow' && !(await withBackend(t, 'tensorflow'))) return
+      let worst = 0
+      await fc.assert(
+        fc.asyncProperty(SHARED, own, fc.constantFrom(...MODES), async (drawn, more, mode) => {
+          const { seed, imageSize, heads: [heads, kvHeads] = [4, 4], ...rest } = drawn
+          const shape = { ...TINY, ...rest, heads, kvHeads, ...more, family } as TinyShape
+          shape.vision = { ...TINY.vision, imageSize }
+          shape.width = heads! * 4
           const apart = await difference(t, engine, shape, mode, seed)
-          worst[engine.name] = Math.max(worst[engine.name], apart)
-          assert.ok(apart <= TOLERANCE, `${engine.name}: ${apart}`)
-        }
-      }),
-      { numRuns: 25, seed: 11 },
-    )
-    t.diagnostic(
-      `${family}: onnx ${worst.onnx.toExponential(2)}, tensorflow ${worst.tensorflow.toExponential(2)}`,
-    )
-  })
-}
+          worst = Math.max(worst, apart)
+          assert.ok(apart <= TOLERANCE, `${apart}`)
+        }),
+        { numRuns: 25, seed: 11 },
+      )
+      t.diagnostic(`${family}: ${worst.toExponential(2)}`)
+    })
+  }
 
 /** Largest difference of any entry of A, of the largest entry, over a padded batch of three. */
 async function difference(

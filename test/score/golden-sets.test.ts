@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict'
 import { dirname, join } from 'node:path'
 import { test } from 'node:test'
-import type { Engine } from '../../src/engine/engine.ts'
+import type { Engine, EngineName } from '../../src/engine/engine.ts'
 import { tensorflowEngine } from '../../src/engine/tensorflow.ts'
 import { patchesPerImage } from '../../src/proxy/config.ts'
 import type { Schedule } from '../../src/proxy/schedule.ts'
@@ -11,7 +11,15 @@ import { ownPart, packBatch, type Sequence } from '../../src/score/batch.ts'
 import { compileScore, compileVision, type Scored } from '../../src/score/scorer.ts'
 import { startScoring } from '../../src/score/scoring.ts'
 import { largestSingularValues } from '../../src/score/singular.ts'
-import { GOLDEN_SETS, goldenSequences, goldenSets, type Top5, worstOf } from '../golden-sets.ts'
+import {
+  GOLDEN_SETS,
+  type GoldenSet,
+  goldenSequences,
+  goldenSets,
+  type Top5,
+  worstOf,
+} from '../golden-sets.ts'
+import { withBackend } from '../tensorflow.ts'
 
 const EXACT_MAX = 1e-5
 const ENGINES_MAX = 1e-4
@@ -26,7 +34,7 @@ for (const name of GOLDEN_SETS) {
       )
       for (const mode of MODES) {
         const scored = await scoreAll(join(set.dir, 'run'), mode, sequences)
-        const worst = worstOf(scored, set.expected.modes[mode].float64.top5)
+        const worst = worstOf(scored, expectedOf(set, 'run', mode))
         t.diagnostic(`${set.dir} ${mode}: ${worst.toExponential(2)} from float64`)
         assert.ok(worst <= EXACT_MAX, `${set.dir} ${mode}: ${worst}`)
       }
@@ -35,11 +43,11 @@ for (const name of GOLDEN_SETS) {
 
   test(`${name}: half-precision weights, both modes`, async t => {
     for (const set of goldenSets(t, name)) {
-      for (const [variant, expected] of Object.entries(set.expected.variants)) {
+      for (const variant of Object.keys(set.expected.variants)) {
         const { sequences } = await goldenSequences(set, dirname(variant))
         for (const mode of MODES) {
           const scored = await scoreAll(join(set.dir, dirname(variant)), mode, sequences)
-          const worst = worstOf(scored, ofOneCheckpoint(expected[mode].top5))
+          const worst = worstOf(scored, expectedOf(set, dirname(variant), mode))
           t.diagnostic(`${set.dir} ${variant} ${mode}: ${worst.toExponential(2)} from PyTorch`)
           assert.ok(worst <= EXACT_MAX, `${set.dir} ${variant} ${mode}: ${worst}`)
         }
@@ -47,31 +55,65 @@ for (const name of GOLDEN_SETS) {
     }
   })
 
-  test(`${name}: the tensorflow engine agrees on the first checkpoint, both modes`, async t => {
+  test(`${name}: the tensorflow addon, every example and checkpoint, half-precision weights, both modes`, async t => {
+    if (!(await withBackend(t, 'tensorflow'))) return
+    for (const set of goldenSets(t, name)) {
+      const variants = Object.keys(set.expected.variants).map(variant => dirname(variant))
+      for (const run of ['run', ...variants]) {
+        const { sequences } = await goldenSequences(set, run)
+        for (const mode of MODES) {
+          const [onnx, tensorflow] = [
+            await scoreAll(join(set.dir, run), mode, sequences),
+            await scoreAll(join(set.dir, run), mode, sequences, 'tensorflow'),
+          ]
+          const worst = worstOf(tensorflow, expectedOf(set, run, mode))
+          const apart = worstOf(tensorflow, onnx.map(valuesOf))
+          t.diagnostic(
+            `${set.dir} ${run} ${mode}: ${worst.toExponential(2)}, engines ${apart.toExponential(2)} apart`,
+          )
+          assert.ok(worst <= EXACT_MAX, `${set.dir} ${run} ${mode}: ${worst}`)
+          assert.ok(apart <= ENGINES_MAX, `${set.dir} ${run} ${mode}: engines ${apart} apart`)
+        }
+      }
+    }
+  })
+
+  test(`${name}: tensorflow on wasm, every example, the first checkpoint, both modes`, async t => {
     for (const set of goldenSets(t, name)) {
       const { schedule, sequences } = await goldenSequences(set, 'run')
       for (const mode of MODES) {
         const first = { ...schedule, checkpoints: schedule.checkpoints.slice(0, 1) }
-        const scored = await scoreOn(tensorflowEngine(), first, mode, sequences)
-        const exact = set.expected.modes[mode].float64.top5.map(rows => rows?.slice(0, 1) ?? null)
+        const scored = await scoreOn(tensorflowEngine({ backend: 'wasm' }), first, mode, sequences)
+        const exact = expectedOf(set, 'run', mode).map(rows => rows?.slice(0, 1) ?? null)
         const worst = worstOf(scored, exact)
-        t.diagnostic(`${set.dir} ${mode}: tensorflow ${worst.toExponential(2)} from float64`)
-        assert.ok(worst <= ENGINES_MAX, `${set.dir} ${mode}: ${worst}`)
+        t.diagnostic(`${set.dir} ${mode}: wasm ${worst.toExponential(2)} from float64`)
+        assert.ok(worst <= EXACT_MAX, `${set.dir} ${mode}: ${worst}`)
       }
     }
   })
 }
 
-function ofOneCheckpoint(top5: readonly (number[] | null)[]): Top5 {
-  return top5.map(row => row && [row])
+/** Of `run` in float64; of a half-precision variant as PyTorch gave it. */
+function expectedOf({ expected }: GoldenSet, run: string, mode: Mode): Top5 {
+  const variant = Object.entries(expected.variants).find(([name]) => dirname(name) === run)?.[1]
+  return variant === undefined
+    ? expected.modes[mode].float64.top5
+    : variant[mode].top5.map(row => row && [row])
+}
+
+function valuesOf(scored: Scored | null): number[][] | null {
+  if (scored === null) return null
+  assert.ok('singularValues' in scored, JSON.stringify(scored))
+  return scored.singularValues
 }
 
 async function scoreAll(
   proxyDir: string,
   mode: Mode,
   sequences: readonly (Sequence | null)[],
+  engine: EngineName = 'onnx',
 ): Promise<(Scored | null)[]> {
-  const scoring = await startScoring({ proxyDir, mode, workers: 1, threads: 1 })
+  const scoring = await startScoring({ proxyDir, mode, engine, workers: 1, threads: 1 })
   try {
     const scored = await scoring.score(sequences.filter(sequence => sequence !== null))
     return sequences.map(sequence => (sequence === null ? null : scored.shift()!))

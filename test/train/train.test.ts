@@ -3,7 +3,6 @@ import { readdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import test from 'node:test'
 import { demoExamples } from '../../src/demo/stream.ts'
-import { startTensorflow } from '../../src/engine/tensorflow-backend.ts'
 import { XmasdError } from '../../src/errors.ts'
 import { IMAGE_LIMITS } from '../../src/ingest/image.ts'
 import type { PreparerOptions } from '../../src/ingest/prepare.ts'
@@ -21,6 +20,7 @@ import { prepareSamples, type Samples } from '../../src/train/samples.ts'
 import { configOf, type ProxyShape, SMALL_PROXY, TRAINING_TEMPLATE } from '../../src/train/shape.ts'
 import { evaluate, lossAndGradients, TRAINING } from '../../src/train/train.ts'
 import { temporaryFolder } from '../support.ts'
+import { withBackend } from '../tensorflow.ts'
 
 const TINY: ProxyShape = {
   ...SMALL_PROXY,
@@ -47,27 +47,31 @@ async function* demo(count: number): AsyncGenerator<Uint8Array> {
   for (const example of await demoExamples(1, count)) yield Buffer.from(JSON.stringify(example))
 }
 
-test('the same seed gives the same bytes; the vision tower stands still over the schedule', async t => {
-  const folder = temporaryFolder(t)
-  const [first, second] = [join(folder, 'a'), join(folder, 'b')]
-  const report = await runTraining(demo(20), { ...RUN, out: first })
-  await runTraining(demo(20), { ...RUN, out: second })
-  const files = readdirSync(first, { recursive: true, withFileTypes: true })
-    .filter(entry => entry.isFile())
-    .map(entry => join(entry.parentPath, entry.name).slice(first.length))
-  assert.equal(files.length, 2 * 7 + 1)
-  for (const file of files) {
-    assert.ok(readFileSync(first + file).equals(readFileSync(second + file)), file)
-  }
-  const schedule = openSchedule(first)
-  assert.deepEqual(
-    schedule.checkpoints.map(({ step }) => step),
-    [6, 12],
-  )
-  assert.equal(schedule.visionShared, true)
-  assert.equal(report.samples, 20)
-  assert.ok(report.finalLoss < 0.8 * report.firstLoss, JSON.stringify(report))
-})
+const BACKENDS = ['wasm', 'tensorflow'] as const
+
+for (const backend of BACKENDS)
+  test(`on ${backend} the same seed gives the same bytes; the vision tower stands still`, async t => {
+    if (!(await withBackend(t, backend))) return
+    const folder = temporaryFolder(t)
+    const [first, second] = [join(folder, 'a'), join(folder, 'b')]
+    const report = await runTraining(demo(20), { ...RUN, out: first })
+    await runTraining(demo(20), { ...RUN, out: second })
+    const files = readdirSync(first, { recursive: true, withFileTypes: true })
+      .filter(entry => entry.isFile())
+      .map(entry => join(entry.parentPath, entry.name).slice(first.length))
+    assert.equal(files.length, 2 * 7 + 1)
+    for (const file of files) {
+      assert.ok(readFileSync(first + file).equals(readFileSync(second + file)), file)
+    }
+    const schedule = openSchedule(first)
+    assert.deepEqual(
+      schedule.checkpoints.map(({ step }) => step),
+      [6, 12],
+    )
+    assert.equal(schedule.visionShared, true)
+    assert.equal(report.samples, 20)
+    assert.ok(report.finalLoss < 0.8 * report.firstLoss, JSON.stringify(report))
+  })
 
 test('what is written is read back as the same proxy', t => {
   const folder = temporaryFolder(t)
@@ -129,38 +133,39 @@ test('examples that cannot be used are counted; none left is an error', async t 
   await assert.rejects(samplesOf(folder, config, [{ id: 7 }]), code('DATA_INVALID'))
 })
 
-test('gradients are the slopes of the loss', async t => {
-  await startTensorflow()
-  const config = configOf(TINY)
-  const { samples } = await samplesOf(temporaryFolder(t), config, await demoExamples(9, 3))
-  const parameters = initialParameters(config, 2)
-  const names = [...parameters.keys()].filter(name => !name.includes('post_layernorm'))
-  const batch = packSamples(samples, config)
-  const { gradients } = lossAndGradients(parameters, names, config, batch)
-  const norm = Math.hypot(...gradients.map(gradient => Math.hypot(...gradient)))
-  const random = seededRandom(1)
-  for (let direction = 0; direction < 5; direction++) {
-    // Half along the gradient, half anywhere: a slope well above float32's noise.
-    const step = gradients.map(gradient =>
-      gradient.map(g => g / norm + (random() - 0.5) / Math.sqrt(gradient.length * names.length)),
-    )
-    const slope = gradients.reduce(
-      (sum, gradient, i) => sum + gradient.reduce((s, g, j) => s + g * step[i]![j]!, 0),
-      0,
-    )
-    const at = (size: number): Promise<number> => {
-      const moved = new Map(parameters)
-      for (const [i, name] of names.entries()) {
-        const { shape, data } = parameters.get(name)!
-        moved.set(name, { shape, data: data.map((x, j) => x + size * step[i]![j]!) })
+for (const backend of BACKENDS)
+  test(`on ${backend} gradients are the slopes of the loss`, async t => {
+    if (!(await withBackend(t, backend))) return
+    const config = configOf(TINY)
+    const { samples } = await samplesOf(temporaryFolder(t), config, await demoExamples(9, 3))
+    const parameters = initialParameters(config, 2)
+    const names = [...parameters.keys()].filter(name => !name.includes('post_layernorm'))
+    const batch = packSamples(samples, config)
+    const { gradients } = lossAndGradients(parameters, names, config, batch)
+    const norm = Math.hypot(...gradients.map(gradient => Math.hypot(...gradient)))
+    const random = seededRandom(1)
+    for (let direction = 0; direction < 5; direction++) {
+      // Half along the gradient, half anywhere: a slope well above float32's noise.
+      const step = gradients.map(gradient =>
+        gradient.map(g => g / norm + (random() - 0.5) / Math.sqrt(gradient.length * names.length)),
+      )
+      const slope = gradients.reduce(
+        (sum, gradient, i) => sum + gradient.reduce((s, g, j) => s + g * step[i]![j]!, 0),
+        0,
+      )
+      const at = (size: number): Promise<number> => {
+        const moved = new Map(parameters)
+        for (const [i, name] of names.entries()) {
+          const { shape, data } = parameters.get(name)!
+          moved.set(name, { shape, data: data.map((x, j) => x + size * step[i]![j]!) })
+        }
+        return evaluate(samples, config, moved, samples.length)
       }
-      return evaluate(samples, config, moved, samples.length)
+      const size = 5e-3
+      const measured = ((await at(size)) - (await at(-size))) / (2 * size)
+      assert.ok(Math.abs(measured - slope) <= 0.01 * Math.abs(slope), `${measured}, not ${slope}`)
     }
-    const size = 5e-3
-    const measured = ((await at(size)) - (await at(-size))) / (2 * size)
-    assert.ok(Math.abs(measured - slope) <= 0.01 * Math.abs(slope), `${measured}, not ${slope}`)
-  }
-})
+  })
 
 test('checkpoints spread evenly over what follows the joint phase, and nowhere else', async t => {
   assert.deepEqual(evenCheckpoints(4, { steps: 100, jointSteps: 20 }), [40, 60, 80, 100])
