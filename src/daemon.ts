@@ -3,6 +3,7 @@
  * in reverse order.
  */
 import { type Bundle, openBundle } from './cluster/bundle.ts'
+import { DriftWindow } from './cluster/drift.ts'
 import type { Config } from './config.ts'
 import { XmasdError } from './errors.ts'
 import type { Log } from './log/log.ts'
@@ -148,10 +149,11 @@ async function openScore(parts: Parts): Promise<(signal: AbortSignal) => Promise
 }
 
 async function openSelect(parts: Parts): Promise<SelectRole> {
-  const { options, releasers, metrics, log } = parts
+  const { options, releasers, metrics, log, bundle } = parts
   const status = parts.statuses.find(({ role }) => role === 'select')!
   const { config, logger } = options
-  const role = await openSelectRole({ config, log, metrics, logger, status })
+  const drift = new DriftWindow(bundle.manifest)
+  const role = await openSelectRole({ config, log, metrics, logger, status, drift })
   releasers.push(() => role.close())
   return role
 }

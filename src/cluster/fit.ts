@@ -56,12 +56,8 @@ function describe(points: Points, centroids: Centroids) {
   const { assignment, objective } = assignAll(points, Float64Array.from(centroids.data))
   const sizes = new Array<number>(centroids.count).fill(0)
   for (const cluster of assignment) sizes[cluster]!++
-  const distances = Float64Array.from(assignment, (cluster, point) => {
-    const { dimensions } = points
-    const at = cluster * dimensions
-    return squaredDistance(points.data, point * dimensions, centroids.data, at, dimensions)
-  })
-  return { centroids, assignment, objective, sizes, radii: radiiOf(assignment, distances, sizes) }
+  const radii = radiiOf(points, centroids, assignment, sizes)
+  return { centroids, assignment, objective, sizes, radii }
 }
 
 const WITHIN_SHARE = 0.99
@@ -69,23 +65,31 @@ const WITHIN_SHARE = 0.99
 const RADIUS_EXAMPLES_MIN = 100
 
 /**
- * Squared distance to its centroid that 99 % of each cluster's examples keep within [K]. A cluster of
- * under 100 examples gets at least that of all examples together.
+ * Squared distance to its centroid that 99 % of each cluster's examples keep within [K]. Of each example
+ * the distance to the mean of the others counts, n / (n - 1) times that to the centroid which it
+ * has pulled towards itself: so far would it lie were it new. A cluster of under 100 examples gets at
+ * least what all examples together keep within.
  */
-export function radiiOf(
+function radiiOf(
+  { data, dimensions }: Points,
+  centroids: Centroids,
   assignment: Int32Array,
-  distances: Float64Array,
   sizes: readonly number[],
 ): number[] {
   const groups = sizes.map(size => new Float64Array(size))
   const filled = new Int32Array(sizes.length)
-  assignment.forEach((cluster, point) => {
-    groups[cluster]![filled[cluster]!++] = distances[point]!
+  const distances = Float64Array.from(assignment, (cluster, point) => {
+    const [from, to] = [point * dimensions, cluster * dimensions]
+    const distance = squaredDistance(data, from, centroids.data, to, dimensions)
+    const others = sizes[cluster]! - 1
+    const whenNew = others === 0 ? distance : distance * ((others + 1) / others) ** 2
+    groups[cluster]![filled[cluster]!++] = whenNew
+    return whenNew
   })
   const overall = percentile(distances, WITHIN_SHARE)
   return groups.map(group => {
-    if (group.length >= RADIUS_EXAMPLES_MIN) return percentile(group, WITHIN_SHARE)
-    return Math.max(overall, percentile(group, WITHIN_SHARE))
+    const own = percentile(group, WITHIN_SHARE)
+    return group.length >= RADIUS_EXAMPLES_MIN ? own : Math.max(overall, own)
   })
 }
 

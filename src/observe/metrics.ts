@@ -21,6 +21,7 @@ export function createMetrics() {
     ...logMetrics([registry]),
     ...scoreMetrics([registry]),
     ...selectMetrics([registry]),
+    ...driftMetrics([registry]),
   }
 }
 
@@ -195,4 +196,29 @@ function selectMetrics(registers: Registry[]) {
     for (const reason of REASONS_OF[action]) metrics.decisions.inc({ action, reason }, 0)
   }
   return metrics
+}
+
+function driftMetrics(registers: Registry[]) {
+  return {
+    driftWindow: new Gauge({
+      name: 'xmasd_drift_window_examples',
+      help: 'Counted examples that the other drift metrics look back on',
+      registers,
+    }),
+    driftStability: new Gauge({
+      name: 'xmasd_drift_stability_index',
+      help: 'Population stability index of cluster shares against the baseline of the bundle',
+      registers,
+    }),
+    driftNoise: new Gauge({
+      name: 'xmasd_drift_noise_index',
+      help: 'What xmasd_drift_stability_index comes to by chance alone, with so many examples and clusters',
+      registers,
+    }),
+    driftBeyond: new Gauge({
+      name: 'xmasd_drift_beyond_ratio',
+      help: 'Share of examples beyond the radius that 99 % of their cluster kept within when it was fitted',
+      registers,
+    }),
+  }
 }

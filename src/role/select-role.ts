@@ -7,6 +7,7 @@
  *        ▲                                                     │
  *        └──────────── LOG_FENCED: open again ◄────────────────┘
  */
+import type { DriftWindow } from '../cluster/drift.ts'
 import type { Config } from '../config.ts'
 import { messageOf, XmasdError } from '../errors.ts'
 import type { Consumer, Log, LogRecord, OutRecord } from '../log/log.ts'
@@ -26,6 +27,7 @@ export type SelectRoleParts = {
   metrics: Metrics
   logger: Logger
   status: RoleStatus
+  drift: DriftWindow
 }
 
 export type SelectRole = {
@@ -163,7 +165,11 @@ class Role implements SelectRole {
   async #fold(records: readonly LogRecord[]): Promise<Folded[]> {
     const folded: Folded[] = []
     for (const [i, record] of records.entries()) {
-      folded.push(this.#opened.fold(parse(record), record.offset))
+      const parsed = parse(record)
+      const one = this.#opened.fold(parsed, record.offset)
+      folded.push(one)
+      const counts = one.outcome === 'assigned' && !('control' in parsed)
+      if (counts) this.#parts.drift.add(parsed.cluster, parsed.distance)
       if (i % FOLD_RECORDS === FOLD_RECORDS - 1) await new Promise(setImmediate)
     }
     return folded
@@ -201,12 +207,17 @@ class Role implements SelectRole {
   }
 
   #gauges(): void {
-    const { metrics } = this.#parts
+    const { metrics, drift } = this.#parts
     const state = this.#opened
     metrics.subset.set(state.kept)
     metrics.history.set(state.examples)
     metrics.pending.set(state.pending)
     metrics.level.set(levelOf(state))
+    const { examples, stabilityIndex, stabilityNoise, beyondShare } = drift.measure()
+    metrics.driftWindow.set(examples)
+    metrics.driftStability.set(stabilityIndex)
+    metrics.driftNoise.set(stabilityNoise)
+    metrics.driftBeyond.set(beyondShare)
   }
 
   async close(): Promise<void> {

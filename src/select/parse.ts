@@ -5,10 +5,10 @@
  */
 import type { Assignment, Control } from '../record.ts'
 
-/** What the fold looks at. */
+/** What the fold looks at, and the distance that drift is measured by. */
 export type FoldedAssignment = Pick<
   Assignment,
-  'key' | 'id' | 'cluster' | 'instability' | 'content' | 'bundle'
+  'key' | 'id' | 'cluster' | 'instability' | 'distance' | 'content' | 'bundle'
 >
 
 const SPECTRUM = '"singularValues":[['

@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { fitClusters, fitGiven, percentile } from '../../src/cluster/fit.ts'
+import { buildIndex } from '../../src/cluster/hnsw.ts'
 import { normalDeviates, seededRandom } from '../../src/random.ts'
 
 test('99 % of a cluster lie within its radius; a small cluster has at least that of all', () => {
@@ -11,13 +12,33 @@ test('99 % of a cluster lie within its radius; a small cluster has at least that
   const centroids = { data: Float32Array.of(0, 100, -100), count: 3, dimensions: 1 }
   const { sizes, radii, assignment } = fitGiven({ data, count: 3050, dimensions: 1 }, centroids)
   assert.deepEqual(sizes, [1000, 2000, 50])
-  const within = sizes.map((_, cluster) => {
-    const distances = [...data].filter((_, i) => assignment[i] === cluster)
-    return distances.filter(x => (x - centroids.data[cluster]!) ** 2 <= radii[cluster]!).length
+  const whenNew = Float64Array.from(data, (x, i) => {
+    const size = sizes[assignment[i]!]!
+    return ((x - centroids.data[assignment[i]!]!) * (size / (size - 1))) ** 2
   })
+  const within = radii.map(
+    (radius, cluster) =>
+      whenNew.filter((d, i) => assignment[i] === cluster && d <= 1.000001 * radius).length,
+  )
   assert.deepEqual(within, [990, 1980, 50])
-  const all = Float64Array.from(data, (x, i) => (x - centroids.data[assignment[i]!]!) ** 2)
-  assert.equal(radii[2], percentile(all, 0.99))
+  const all = percentile(whenNew, 0.99)
+  assert.ok(Math.abs(radii[2]! - all) < 1e-9 * all)
+})
+
+test('the radii hold for examples that no cluster was fitted to', () => {
+  const random = seededRandom(9)
+  const points = (count: number) => {
+    return { data: Float64Array.from(normalDeviates(random, 4 * count)), count, dimensions: 4 }
+  }
+  const fitted = fitClusters(points(3000), { signature: 'sum', clusters: 150, seed: 1 })
+  const { data, count } = points(3000)
+  const index = buildIndex(fitted.centroids)
+  let beyond = 0
+  for (let i = 0; i < count; i++) {
+    const { cluster, distance } = index.nearest(data.subarray(4 * i, 4 * i + 4))
+    beyond += Number(distance > fitted.radii[cluster]!)
+  }
+  assert.ok(beyond / count > 0.003 && beyond / count < 0.02, `${beyond} of ${count}`)
 })
 
 test('percentiles are by nearest rank', () => {
