@@ -6,6 +6,7 @@ import { type Bundle, openBundle } from './cluster/bundle.ts'
 import { DriftWindow } from './cluster/drift.ts'
 import type { Config } from './config.ts'
 import { XmasdError } from './errors.ts'
+import { backlogOf, createGauges, type Role } from './gauges.ts'
 import type { Log } from './log/log.ts'
 import { type Check, type HttpServer, serveHttp } from './observe/http.ts'
 import { countLogEvents } from './observe/log-events.ts'
@@ -17,9 +18,6 @@ import { runScoreRole } from './role/score-role.ts'
 import { openSelectRole, type SelectRole } from './role/select-role.ts'
 import { newStatus, type RoleStatus } from './role/status.ts'
 import { type Measurer, startMeasuring } from './score/measure.ts'
-
-export const ROLES = ['score', 'select'] as const
-export type Role = (typeof ROLES)[number]
 
 export type DaemonOptions = {
   config: Config
@@ -48,7 +46,12 @@ export type Daemon = {
 type Releasers = (() => Promise<void>)[]
 
 /** What `/readyz` looks at, filled in as the parts come up. */
-type Loaded = { log: Log | undefined; bundle: Bundle | undefined; engine: Measurer | undefined }
+type Loaded = {
+  log: Log | undefined
+  bundle: Bundle | undefined
+  engine: Measurer | undefined
+  select: SelectRole | undefined
+}
 
 export async function startDaemon(options: DaemonOptions): Promise<Daemon> {
   const releasers: Releasers = []
@@ -71,7 +74,8 @@ async function assemble(
   const { config, roles, logger } = options
   const metrics = createMetrics()
   const statuses = roles.map(newStatus)
-  const loaded: Loaded = { log: undefined, bundle: undefined, engine: undefined }
+  for (const role of roles) metrics.lastCommit.set({ role }, Date.now() / 1000)
+  const loaded: Loaded = { log: undefined, bundle: undefined, engine: undefined, select: undefined }
   const http = await startHttp(options, metrics, statuses, loaded)
   if (http !== undefined) releasers.push(() => http.close())
 
@@ -134,6 +138,7 @@ async function openScore(parts: Parts): Promise<(signal: AbortSignal) => Promise
   const { config, logger } = options
   const measurer = await startMeasuring(config, {
     onWorkerReplaced: () => metrics.workersReplaced.inc(),
+    onDeviceUse: ({ device, seconds }) => metrics.deviceSeconds.inc({ device }, seconds),
     onStage: (stage, seconds) => metrics[`${stage}Seconds`].observe(seconds),
   })
   releasers.push(() => measurer.close())
@@ -155,6 +160,7 @@ async function openSelect(parts: Parts): Promise<SelectRole> {
   const drift = new DriftWindow(bundle.manifest)
   const role = await openSelectRole({ config, log, metrics, logger, status, drift })
   releasers.push(() => role.close())
+  parts.loaded.select = role
   return role
 }
 
@@ -205,15 +211,16 @@ async function startHttp(
   loaded: Loaded,
 ): Promise<HttpServer | undefined> {
   if (!config.http.enabled) return undefined
+  const refresh = createGauges()
   return serveHttp({
     host: config.http.host,
     port: config.http.port,
     registry: metrics.registry,
     refresh: async () => {
-      if (loaded.log === undefined) return
-      for (const role of roles) {
-        metrics.backlogRecords.set({ role }, await backlogOf(loaded.log, config, role))
-      }
+      const { log, bundle, engine, select } = loaded
+      if (log === undefined || bundle === undefined) return
+      const clusters = bundle.manifest.clusters
+      await refresh({ config, metrics, log, statuses, clusters, select, engine })
     },
     health: () => statuses.map(status => healthOf(status, config.http.stallMsMax)),
     readiness: () => readinessOf(loaded, config, roles),
@@ -245,19 +252,6 @@ async function reach(log: Log | undefined, config: Config): Promise<Check> {
   return log.ends(config.log.topics.examples).then(
     ends => ({ name: 'log', ok: true, detail: `examples end at ${ends.join(', ')}` }),
     error => ({ name: 'log', ok: false, detail: String(error) }),
-  )
-}
-
-/** Records that a role has still to read: between its group's positions and the end of its topic. */
-export async function backlogOf(log: Log, config: Config, role: Role): Promise<number> {
-  const topic = role === 'score' ? config.log.topics.examples : config.log.topics.assignments
-  const [ends, committed] = [
-    await log.ends(topic),
-    await log.committed(groupsOf(config)[role], topic),
-  ]
-  return ends.reduce(
-    (sum, end, partition) => sum + Math.max(0, end - (committed[partition] ?? 0)),
-    0,
   )
 }
 

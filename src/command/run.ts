@@ -1,7 +1,8 @@
 /** `run`: the daemon. */
 import { Command, InvalidArgumentError } from 'commander'
 import { loadConfig } from '../config.ts'
-import { type Daemon, ROLES, type Role, startDaemon } from '../daemon.ts'
+import { type Daemon, startDaemon } from '../daemon.ts'
+import { ROLES, type Role } from '../gauges.ts'
 import { createLogger } from '../observe/logger.ts'
 import { summaryOf, summaryText } from '../observe/summary.ts'
 

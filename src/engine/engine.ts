@@ -7,6 +7,9 @@ import type { Checkpoint } from '../proxy/schedule.ts'
 export const ENGINES = ['onnx', 'tensorflow'] as const
 export type EngineName = (typeof ENGINES)[number]
 
+/** Where an engine computes. */
+export type Device = 'cpu' | 'webgpu' | 'cuda'
+
 /** Which engine computes, and how: what the configuration says of it. Default: onnx. */
 export type EngineChoice = { engine?: EngineName | undefined }
 
@@ -27,6 +30,7 @@ export interface Program<Names extends string> {
 
 export interface Engine {
   readonly name: EngineName
+  readonly device: Device
   /** Throws ENGINE_FAILED where the graph or the weights can't be loaded. */
   compile<Names extends string>(
     checkpoint: Checkpoint,

@@ -20,6 +20,7 @@ export function onnxEngine({
 }): Engine {
   return {
     name: 'onnx',
+    device: 'cpu',
     compile: <Names extends string>(
       checkpoint: Checkpoint,
       inputs: Record<Names, InputSpec>,

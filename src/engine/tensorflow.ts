@@ -14,6 +14,7 @@ import { tensorflowOps } from './tensorflow-ops.ts'
 export function tensorflowEngine({ backend }: { backend?: TensorflowBackend } = {}): Engine {
   return {
     name: 'tensorflow',
+    device: 'cpu',
     compile: async <Names extends string>(
       checkpoint: Checkpoint,
       inputs: Record<Names, InputSpec>,

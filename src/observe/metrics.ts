@@ -64,6 +64,24 @@ function flowMetrics(registers: Registry[]) {
       labelNames: ['version', 'node'] as const,
       registers,
     }),
+    backlogSeconds: new Gauge({
+      name: 'xmasd_backlog_seconds',
+      help: 'Seconds that the backlog takes at the rate of the last minutes; the age of the oldest record while nothing moves',
+      labelNames: ['role'] as const,
+      registers,
+    }),
+    backlogAge: new Gauge({
+      name: 'xmasd_backlog_age_seconds',
+      help: 'Seconds since the oldest record not yet committed was appended; 0 where there is none',
+      labelNames: ['role'] as const,
+      registers,
+    }),
+    lastCommit: new Gauge({
+      name: 'xmasd_last_commit_timestamp_seconds',
+      help: 'When the role last committed, or started where it has not yet; seconds since the epoch',
+      labelNames: ['role'] as const,
+      registers,
+    }),
     bundleInfo: new Gauge({
       name: 'xmasd_bundle_info',
       help: '1; the bundle in use is in the labels',
@@ -149,6 +167,24 @@ function scoreMetrics(registers: Registry[]) {
       help: 'Batches read and not yet committed by the score role',
       registers,
     }),
+    deviceSeconds: new Counter({
+      name: 'xmasd_device_seconds_total',
+      help: 'Time in forward passes, summed over worker threads, by device',
+      labelNames: ['device'] as const,
+      registers,
+    }),
+    jobsWaiting: new Gauge({
+      name: 'xmasd_queue_depth_jobs',
+      help: 'Jobs that wait for a worker thread',
+      labelNames: ['stage'] as const,
+      registers,
+    }),
+    workersBusy: new Gauge({
+      name: 'xmasd_busy_workers',
+      help: 'Worker threads that have a job',
+      labelNames: ['stage'] as const,
+      registers,
+    }),
     workersReplaced: new Counter({
       name: 'xmasd_workers_replaced_total',
       help: 'Worker threads that died and were replaced',
@@ -184,6 +220,28 @@ function selectMetrics(registers: Registry[]) {
     level: new Gauge({
       name: 'xmasd_level_examples',
       help: 'The level: the quota of clusters that are not exhausted',
+      registers,
+    }),
+    balance: new Gauge({
+      name: 'xmasd_balance_ratio',
+      help: 'Entropy of the subset over clusters, over that of the batch rule for clusters of these sizes',
+      registers,
+    }),
+    evenness: new Gauge({
+      name: 'xmasd_evenness_ratio',
+      help: 'Entropy over clusters, over that of equal counts',
+      labelNames: ['of'] as const,
+      registers,
+    }),
+    clusters: new Gauge({
+      name: 'xmasd_quota_clusters',
+      help: 'Clusters by what they give to the subset',
+      labelNames: ['state'] as const,
+      registers,
+    }),
+    redundant: new Gauge({
+      name: 'xmasd_redundant_ratio',
+      help: 'Share of all distinct examples that are duplicates of another',
       registers,
     }),
     pending: new Gauge({

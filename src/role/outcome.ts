@@ -9,7 +9,13 @@ import type { Assignment, Cluster } from '../record.ts'
 import type { Measured } from '../score/measure.ts'
 
 export type Outcome =
-  | { kind: 'assigned'; assignment: Assignment; truncated: boolean; tokens: number }
+  | {
+      kind: 'assigned'
+      assignment: Assignment
+      truncated: boolean
+      tokens: number
+      trace: Record<string, string>
+    }
   | { kind: 'dead_letter'; record: LogRecord; error: XmasdError }
 
 /** Nearest centroid of an example's signature: cluster number and squared Euclidean distance. */
@@ -30,6 +36,7 @@ export function outcomeOf(
     kind: 'assigned',
     truncated: measured.truncated,
     tokens: measured.tokens,
+    trace: traceOf(record),
     assignment: {
       v: 1,
       key,
@@ -52,7 +59,8 @@ export function outputOf(
 ): OutRecord {
   if (outcome.kind === 'assigned') {
     const value = Buffer.from(JSON.stringify(outcome.assignment))
-    return { topic: topics.assignments, key: outcome.assignment.key, value, partition: 0 }
+    const { key } = outcome.assignment
+    return { topic: topics.assignments, key, value, partition: 0, headers: outcome.trace }
   }
   const { record, error } = outcome
   const { topic, partition, offset } = record
@@ -61,12 +69,28 @@ export function outputOf(
     key: record.key,
     value: record.value ?? new Uint8Array(),
     headers: {
+      ...traceOf(record),
       code: error.code,
       hint: error.hint,
       message: error.message,
       source: JSON.stringify({ topic, partition, offset }),
     },
   }
+}
+
+/** W3C Trace Context and Baggage: passed from a record to what is written because of it. */
+const TRACE_HEADERS = ['traceparent', 'tracestate', 'baggage']
+
+export function traceOf({ headers }: Pick<LogRecord, 'headers'>): Record<string, string> {
+  return Object.fromEntries(
+    Object.entries(headers).filter(([name]) => TRACE_HEADERS.includes(name)),
+  )
+}
+
+/** When the oldest of `records` was appended; undefined where there are none. */
+export function oldestOf(records: readonly LogRecord[]): number | undefined {
+  if (records.length === 0) return undefined
+  return records.reduce((oldest, { timestamp }) => Math.min(oldest, timestamp), Number.MAX_VALUE)
 }
 
 /** The next offsets to read once all of `records` are done with. */

@@ -12,7 +12,14 @@ import type { Consumer, LogRecord } from '../log/log.ts'
 import type { Logger } from '../observe/logger.ts'
 import type { Metrics } from '../observe/metrics.ts'
 import type { Measurer } from '../score/measure.ts'
-import { type Nearest, type Outcome, outcomeOf, outputOf, positionsAfter } from './outcome.ts'
+import {
+  type Nearest,
+  type Outcome,
+  oldestOf,
+  outcomeOf,
+  outputOf,
+  positionsAfter,
+} from './outcome.ts'
 import type { RoleStatus } from './status.ts'
 
 export type ScoreRoleParts = {
@@ -40,6 +47,7 @@ export async function runScoreRole(parts: ScoreRoleParts, signal: AbortSignal): 
     parts.status.movedAt = performance.now()
     if (records.length > 0) inFlight.push(start(parts, records))
     parts.status.idle = inFlight.length === 0
+    parts.status.oldest = oldestOf(inFlight[0]?.records ?? [])
     if (inFlight.length > 0 && records.length === 0) await finishFirst(parts, inFlight)
   }
   parts.metrics.batchesInFlight.set(0)
@@ -80,6 +88,7 @@ async function finishFirst(parts: ScoreRoleParts, inFlight: Batch[]): Promise<vo
   stopTimer()
   parts.status.movedAt = performance.now()
   parts.status.batches++
+  parts.metrics.lastCommit.set({ role: 'score' }, Date.now() / 1000)
   count(parts, batch, outcomes)
 }
 
@@ -112,7 +121,7 @@ function count(parts: ScoreRoleParts, batch: Batch, outcomes: Outcome[]): void {
       if (outcome.truncated) metrics.truncated.inc()
       tokens += outcome.tokens
       const { key, cluster, source } = outcome.assignment
-      logger.debug({ key, cluster, source }, 'assigned')
+      logger.debug({ key, cluster, source, ...outcome.trace }, 'assigned')
     }
   }
   metrics.tokens.inc(tokens)

@@ -18,7 +18,7 @@ import type { Cluster, Control, Decision, SubsetEntry } from '../record.ts'
 import type { Folded } from '../select/fold.ts'
 import { type FoldedAssignment, parseForFold } from '../select/parse.ts'
 import { openSelectState, type SelectState } from '../select/state.ts'
-import { positionsAfter } from './outcome.ts'
+import { oldestOf, positionsAfter, traceOf } from './outcome.ts'
 import type { RoleStatus } from './status.ts'
 
 export type SelectRoleParts = {
@@ -126,6 +126,7 @@ class Role implements SelectRole {
       })
       status.movedAt = performance.now()
       status.idle = records.length === 0 && this.#opened.pending === 0
+      status.oldest = oldestOf(records)
       if (records.length > 0) await this.#step(records)
       else await this.#settleWhenIdle()
     }
@@ -137,9 +138,10 @@ class Role implements SelectRole {
     const { metrics, logger, status, config } = this.#parts
     const started = performance.now()
     const folded = await this.#fold(records)
-    const outputs = folded.flatMap(({ decisions }) =>
-      decisions.flatMap(decision => outputsOf(decision, config.log.topics)),
-    )
+    const outputs = folded.flatMap(({ decisions }, i) => {
+      const trace = decisions.length === 0 ? {} : traceOf(records[i]!)
+      return decisions.flatMap(decision => outputsOf(decision, config.log.topics, trace))
+    })
     const stopTimer = metrics.commitSeconds.startTimer({ role: 'select' })
     try {
       await this.#consumer.commit({
@@ -154,6 +156,7 @@ class Role implements SelectRole {
     stopTimer()
     status.movedAt = performance.now()
     status.batches++
+    metrics.lastCommit.set({ role: 'select' }, Date.now() / 1000)
     this.#idleSince = performance.now()
     this.#count(folded)
     const ms = Math.round(performance.now() - started)
@@ -212,12 +215,12 @@ class Role implements SelectRole {
     metrics.subset.set(state.kept)
     metrics.history.set(state.examples)
     metrics.pending.set(state.pending)
-    metrics.level.set(levelOf(state))
     const { examples, stabilityIndex, stabilityNoise, beyondShare } = drift.measure()
     metrics.driftWindow.set(examples)
     metrics.driftStability.set(stabilityIndex)
     metrics.driftNoise.set(stabilityNoise)
     metrics.driftBeyond.set(beyondShare)
+    metrics.redundant.set(shareOf(state.duplicates, state.duplicates + state.examples))
   }
 
   async close(): Promise<void> {
@@ -229,11 +232,8 @@ function isFenced(error: unknown): boolean {
   return error instanceof XmasdError && error.code === 'LOG_FENCED'
 }
 
-/** The largest quota of a cluster that is not exhausted; 0 where all are. */
-function levelOf(state: SelectState): number {
-  let level = 0
-  for (const { size, quota } of state.clusters()) if (quota < size && quota > level) level = quota
-  return level
+function shareOf(part: number, whole: number): number {
+  return whole === 0 ? 0 : part / whole
 }
 
 /** @throws XmasdError RECORD_INVALID: `assignments` is ours alone, what can't be read there stops the fold */
@@ -250,10 +250,11 @@ function parse(record: LogRecord): FoldedAssignment | Control {
   }
 }
 
-/** The event itself, and what it does to the compacted subset. */
+/** The event itself, and what it does to the compacted subset; `headers` go with both. */
 export function outputsOf(
   decision: Decision,
   topics: { decisions: string; subset: string },
+  headers: Record<string, string> = {},
 ): OutRecord[] {
   const { key, action } = decision
   const event: OutRecord = {
@@ -261,9 +262,10 @@ export function outputsOf(
     key,
     value: Buffer.from(JSON.stringify(decision)),
     partition: 0,
+    headers,
   }
   if (action === 'drop') return [event]
-  return [event, { topic: topics.subset, key, value: subsetValue(decision), partition: 0 }]
+  return [event, { topic: topics.subset, key, value: subsetValue(decision), partition: 0, headers }]
 }
 
 function subsetValue({ action, key, id, cluster, instability, bundle }: Decision): Buffer | null {

@@ -5,10 +5,12 @@ export type RoleStatus = {
   movedAt: number
   /** Nothing read that is not committed, and the last poll found nothing. */
   idle: boolean
+  /** When the oldest record in hand was appended, milliseconds since the epoch; undefined where none is. */
+  oldest: number | undefined
   /** What the last batch was, for the view. */
   batches: number
 }
 
 export function newStatus(role: RoleStatus['role']): RoleStatus {
-  return { role, movedAt: performance.now(), idle: false, batches: 0 }
+  return { role, movedAt: performance.now(), idle: false, oldest: undefined, batches: 0 }
 }

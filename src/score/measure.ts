@@ -11,8 +11,8 @@ import { resolveTemplate } from '../ingest/template.ts'
 import type { Schedule } from '../proxy/schedule.ts'
 import type { Sequence } from './batch.ts'
 import type { Ingested, IngestJob, IngestWorkerData } from './ingest-worker.ts'
-import { createPool, type Failure, type Pool, runSurviving } from './pool.ts'
-import type { Scored } from './scorer.ts'
+import { createPool, type Failure, type Load, type Pool, runSurviving } from './pool.ts'
+import type { DeviceUse, Scored } from './scorer.ts'
 import { type Scoring, startScoring } from './scoring.ts'
 import { instabilityOf, trajectoryOf } from './trajectory.ts'
 
@@ -32,15 +32,20 @@ export type Measured =
     }
   | { kind: 'failed'; id: string | null; error: XmasdError }
 
+export type Stage = 'ingest' | 'score'
+
 export type MeasuringHooks = {
   onWorkerReplaced?: () => void
-  onStage?: (stage: 'ingest' | 'score', seconds: number) => void
+  onStage?: (stage: Stage, seconds: number) => void
+  onDeviceUse?: (use: DeviceUse) => void
 }
 
 export type Measurer = {
   schedule: { steps: number[]; fingerprint: string }
   /** One result a record, in order; equal content is scored once. Throws where scoring as such is broken. */
   measure(values: readonly Uint8Array[]): Promise<Measured[]>
+  /** How busy the workers of each stage are. */
+  loads(): Record<Stage, Load>
   close(): Promise<void>
 }
 
@@ -60,6 +65,7 @@ export async function startMeasuring(
     threads,
     limits: { tokensMax, examplesMax: 64 },
     onWorkerReplaced: hooks.onWorkerReplaced,
+    onDeviceUse: hooks.onDeviceUse,
   })
   let ingest: Pool<IngestJob, Ingested[]> | undefined
   try {
@@ -74,6 +80,7 @@ export async function startMeasuring(
   return {
     schedule: { steps: checkpoints.map(({ step }) => step), fingerprint },
     measure: values => measure(pool, scoring, values, hooks),
+    loads: () => ({ ingest: pool.load(), score: scoring.load() }),
     close: async () => {
       await pool.close()
       await scoring.close()

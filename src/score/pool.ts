@@ -9,7 +9,11 @@
  */
 import { type Transferable, Worker } from 'node:worker_threads'
 import { type ErrorCode, messageOf, XmasdError } from '../errors.ts'
+import type { DeviceUse } from './scorer.ts'
 import { type FromWorker, type ToWorker, toError } from './serve.ts'
+
+/** Jobs that wait for a worker, and workers that have one. */
+export type Load = { waiting: number; busy: number }
 
 export interface Pool<Job, Result> {
   /**
@@ -19,6 +23,7 @@ export interface Pool<Job, Result> {
   run(job: Job, transfer?: readonly Transferable[]): Promise<Result>
   /** Resolves once every worker has loaded; rejects with why the first failed one could not. */
   ready(): Promise<void>
+  load(): Load
   /** Ends all workers; jobs that are not done reject with WORKER_DIED. */
   close(): Promise<void>
 }
@@ -32,6 +37,8 @@ export type PoolOptions = {
   size: number
   /** Told of every worker that died and was replaced. */
   onReplaced?: (() => void) | undefined
+  /** Told what each job cost, where its worker says. */
+  onUse?: ((use: DeviceUse) => void) | undefined
 }
 
 type Task<Job, Result> = {
@@ -125,6 +132,11 @@ class ThreadPool<Job, Result> implements Pool<Job, Result> {
     })
   }
 
+  load(): Load {
+    const busy = [...this.#members].filter(({ task }) => task !== undefined).length
+    return { waiting: this.#queue.length, busy }
+  }
+
   async close(): Promise<void> {
     this.#isClosed = true
     this.#rejectLoading(died('the pool was closed'))
@@ -160,8 +172,10 @@ class ThreadPool<Job, Result> implements Pool<Job, Result> {
     } else {
       const { task } = member
       member.task = undefined
-      if (message.type === 'done') task?.resolve(message.result)
-      else task?.reject(toError(message.error))
+      if (message.type === 'done') {
+        if (message.use !== undefined) this.#options.onUse?.(message.use)
+        task?.resolve(message.result)
+      } else task?.reject(toError(message.error))
     }
     this.#dispatch()
   }

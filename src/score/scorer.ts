@@ -2,8 +2,9 @@
  * Scores batches in this thread: the vision tower once per distinct image, for all checkpoints
  * where its weights are equal, then checkpoint by checkpoint.
  */
-import type { Engine, EngineChoice, Program } from '../engine/engine.ts'
+import type { Device, Engine, EngineChoice, Program } from '../engine/engine.ts'
 import { openEngine } from '../engine/open.ts'
+import { timed } from '../engine/timed.ts'
 import { type ErrorCode, XmasdError } from '../errors.ts'
 import { type ProxyConfig, patchesPerImage } from '../proxy/config.ts'
 import type { Checkpoint, Schedule } from '../proxy/schedule.ts'
@@ -24,9 +25,13 @@ export type ScorerOptions = EngineChoice & {
   threads: number
 }
 
+export type DeviceUse = { device: Device; seconds: number }
+
 export interface Scorer {
   /** One result a sequence, in order. Throws ENGINE_FAILED where the whole batch failed. */
   scoreBatch(sequences: readonly Sequence[]): Promise<Scored[]>
+  /** Seconds in forward passes since it was last asked. */
+  takeDeviceUse(): DeviceUse
   close(): Promise<void>
 }
 
@@ -37,7 +42,11 @@ type ScoreProgram = Program<keyof ScoreInputs<never>>
 export async function loadScorer(options: ScorerOptions): Promise<Scorer> {
   const { schedule, mode } = options
   const { config, checkpoints, visionShared } = schedule
-  const engine = await openEngine({ ...options, positionsMax: config.lengthMax })
+  const bare = await openEngine({ ...options, positionsMax: config.lengthMax })
+  let seconds = 0
+  const engine = timed(bare, more => {
+    seconds += more
+  })
   const towers: VisionProgram[] = []
   const scores: ScoreProgram[] = []
   for (const [t, checkpoint] of checkpoints.entries()) {
@@ -46,6 +55,11 @@ export async function loadScorer(options: ScorerOptions): Promise<Scorer> {
   }
   return {
     scoreBatch: sequences => scoreBatch(config, towers, scores, sequences),
+    takeDeviceUse: () => {
+      const use = { device: engine.device, seconds }
+      seconds = 0
+      return use
+    },
     close: async () => {
       for (const program of [...towers, ...scores]) await program.release()
     },

@@ -7,8 +7,8 @@ import type { EngineChoice } from '../engine/engine.ts'
 import { checkpointBytes, openSchedule, type Schedule } from '../proxy/schedule.ts'
 import type { Mode } from './attention.ts'
 import { type BatchLimits, planBatches, type Sequence } from './batch.ts'
-import { createPool, type Pool, runSurviving } from './pool.ts'
-import type { Scored, ScorerOptions } from './scorer.ts'
+import { createPool, type Load, type Pool, runSurviving } from './pool.ts'
+import type { DeviceUse, Scored, ScorerOptions } from './scorer.ts'
 
 export type ScoringOptions = EngineChoice & {
   proxyDir: string
@@ -18,6 +18,7 @@ export type ScoringOptions = EngineChoice & {
   threads?: number | undefined
   limits?: BatchLimits
   onWorkerReplaced?: (() => void) | undefined
+  onDeviceUse?: ((use: DeviceUse) => void) | undefined
   /** Tests give their own. */
   script?: URL
 }
@@ -28,6 +29,7 @@ export interface Scoring {
   readonly threads: number
   /** One result a sequence, in order. Throws where scoring as such is broken, not one example. */
   score(sequences: readonly Sequence[]): Promise<Scored[]>
+  load(): Load
   close(): Promise<void>
 }
 
@@ -53,6 +55,7 @@ export async function startScoring(options: ScoringOptions): Promise<Scoring> {
     workerData,
     size: workers,
     onReplaced: options.onWorkerReplaced,
+    onUse: options.onDeviceUse,
   })
   try {
     await pool.ready()
@@ -65,6 +68,7 @@ export async function startScoring(options: ScoringOptions): Promise<Scoring> {
     workers,
     threads,
     score: sequences => scoreAll(pool, sequences, options.limits ?? LIMITS),
+    load: () => pool.load(),
     close: () => pool.close(),
   }
 }

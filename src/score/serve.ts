@@ -1,6 +1,7 @@
 /** The worker's side of the pool: loads once, then answers jobs one by one. */
 import { parentPort, type Transferable, workerData } from 'node:worker_threads'
 import { type ErrorCode, messageOf, XmasdError } from '../errors.ts'
+import type { DeviceUse } from './scorer.ts'
 
 export type ToWorker<Job> = { job: Job }
 
@@ -16,11 +17,15 @@ export type WireError = {
 export type FromWorker<Result> =
   | { type: 'ready' }
   | { type: 'loadFailed'; error: WireError }
-  | { type: 'done'; result: Result }
+  | { type: 'done'; result: Result; use?: DeviceUse | undefined }
   | { type: 'failed'; error: WireError }
 
-/** What a worker answers a job with; `transfer` is moved, not copied. */
-export type Answer<Result> = { result: Result; transfer?: readonly Transferable[] }
+/** What a worker answers a job with, and what it cost; `transfer` is moved, not copied. */
+export type Answer<Result> = {
+  result: Result
+  use?: DeviceUse
+  transfer?: readonly Transferable[]
+}
 
 /**
  * Call it once at the top of a worker's script. `load` gets the pool's `workerData` and returns
@@ -42,8 +47,8 @@ export async function serve<Data, Job, Result>(
   }
   port.on('message', async ({ job }: ToWorker<Job>) => {
     try {
-      const { result, transfer } = await answer(job)
-      send({ type: 'done', result }, transfer)
+      const { result, use, transfer } = await answer(job)
+      send({ type: 'done', result, use }, transfer)
     } catch (error) {
       send({ type: 'failed', error: toWire(error) })
     }

@@ -5,5 +5,8 @@ import { serve } from './serve.ts'
 
 await serve<ScorerOptions, readonly Sequence[], Scored[]>(async options => {
   const scorer = await loadScorer(options)
-  return async sequences => ({ result: await scorer.scoreBatch(sequences) })
+  return async sequences => {
+    const result = await scorer.scoreBatch(sequences)
+    return { result, use: scorer.takeDeviceUse() }
+  }
 })

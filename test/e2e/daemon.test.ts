@@ -239,11 +239,53 @@ test('SIGTERM finishes the batch in hand, commits and exits 0; probes and metric
   assert.match(ready!.body, /"name":"engine","ok":true/)
   assert.match(metrics!.body, /^xmasd_decisions_total\{action="drop",reason="over_quota"\} \d+$/m)
   assert.match(metrics!.body, /^xmasd_backlog_records\{role="score"\} 0$/m)
+  assert.match(metrics!.body, /^xmasd_backlog_seconds\{role="select"\} \d/m)
+  assert.match(metrics!.body, /^xmasd_device_seconds_total\{device="cpu"\} 0\.\d+$/m)
+  assert.match(metrics!.body, /^xmasd_balance_ratio 1$/m)
+  assert.match(metrics!.body, /^xmasd_busy_workers\{stage="score"\} 0$/m)
+  const committed = /^xmasd_last_commit_timestamp_seconds\{role="select"\} (.+)$/m
+  const age = Date.now() / 1000 - Number(committed.exec(metrics!.body)![1])
+  assert.ok(age >= 0 && age < 60, `${age} s`)
   assert.equal(other!.status, 404)
   child.kill('SIGTERM')
   const { code, stdout } = await ended
   assert.equal(code, 0)
   assert.equal(JSON.parse(stdout).examples.assigned, 30)
+})
+
+test('trace context goes from an example to its assignment, decision and dead letter', async t => {
+  const site = makeSite(t, 'select: { percent: 100 }')
+  const { openLocalLog } = await import('../../src/log/local.ts')
+  const log = await openLocalLog({ path: site.log })
+  await log.ensureTopics([{ name: 'examples', partitions: 1 }])
+  const trace = (i: number) => ({ traceparent: `00-${i}-${i}-01`, tracestate: 'a=1', other: 'x' })
+  const values = [...(await distinct(3)), { id: 'broken' }].map(one => JSON.stringify(one))
+  await log.append(
+    values.map((value, i) => {
+      return { topic: 'examples', key: null, value: Buffer.from(value), headers: trace(i) }
+    }),
+  )
+  await log.close()
+  const ended = await succeed(['run', '--config', site.config, '--until-idle'], {
+    XMASD_LOGGING_LEVEL: 'debug',
+  })
+  const headersOf = async (topic: string) =>
+    (await readTopic(site.log, topic)).map(({ headers: { traceparent, tracestate, other } }) => [
+      traceparent,
+      tracestate,
+      other,
+    ])
+  const passed = [0, 1, 2].map(i => [`00-${i}-${i}-01`, 'a=1', undefined])
+  assert.deepEqual(await headersOf('assignments'), passed)
+  assert.deepEqual(await headersOf('dead-letters'), [['00-3-3-01', 'a=1', undefined]])
+  const decisions = await readTopic(site.log, 'decisions')
+  // Two of three are too few for a cluster: the third's arrival restores the first two.
+  for (const { key, headers } of decisions) {
+    assert.match(headers.traceparent ?? '', /^00-[012]-[012]-01$/)
+    assert.match(ended.stderr, new RegExp(`"key":"${key}".*"msg":"assigned"`))
+    assert.match(ended.stderr, new RegExp(`"key":"${key}".*"msg":"decision"`))
+  }
+  assert.ok(decisions.length >= 3)
 })
 
 test('a bad configuration stops at once with exit code 2, naming key, value and fix', async t => {

@@ -20,7 +20,10 @@ test('every job gets its own result, however many workers there are', async t =>
   const pool = poolOf(t, 2)
   await pool.ready()
   const values = Array.from({ length: 50 }, (_, i) => i)
-  const results = await Promise.all(values.map(value => pool.run({ value })))
+  const running = values.map(value => pool.run({ value }))
+  assert.deepEqual(pool.load(), { waiting: 48, busy: 2 })
+  const results = await Promise.all(running)
+  assert.deepEqual(pool.load(), { waiting: 0, busy: 0 })
   assert.deepEqual(
     results,
     values.map(value => value * 2),

@@ -7,7 +7,7 @@ import { XmasdError } from '../../src/errors.ts'
 import { type ProxyConfig, patchesPerImage } from '../../src/proxy/config.ts'
 import { seededRandom } from '../../src/random.ts'
 import type { Sequence } from '../../src/score/batch.ts'
-import { loadScorer, type Scored } from '../../src/score/scorer.ts'
+import { type DeviceUse, loadScorer, type Scored } from '../../src/score/scorer.ts'
 import { chooseThreads, startScoring } from '../../src/score/scoring.ts'
 import { randomSequence, writeTinyProxy } from '../fixtures-tiny-proxy.ts'
 import { temporaryFolder } from '../support.ts'
@@ -35,7 +35,14 @@ test('workers give what one thread gives, in input order', async t => {
   const dir = temporaryFolder(t)
   writeTinyProxy(dir)
   const limits = { tokensMax: 60, examplesMax: 4 }
-  const scoring = await startScoring({ proxyDir: dir, mode: 'reference', workers: 2, limits })
+  const uses: DeviceUse[] = []
+  const scoring = await startScoring({
+    proxyDir: dir,
+    mode: 'reference',
+    workers: 2,
+    limits,
+    onDeviceUse: use => uses.push(use),
+  })
   t.after(() => scoring.close())
   const { schedule } = scoring
   assert.deepEqual(
@@ -43,7 +50,13 @@ test('workers give what one thread gives, in input order', async t => {
     [2, 10],
   )
   const input = sequences(schedule.config, 30)
+  const started = performance.now()
   const scored = await scoring.score(input)
+  const elapsed = (performance.now() - started) / 1000
+  const seconds = uses.reduce((sum, use) => sum + use.seconds, 0)
+  assert.ok(uses.length > 2 && uses.every(({ device }) => device === 'cpu'))
+  assert.ok(seconds > 0 && seconds <= 2 * elapsed, `${seconds} s of forward passes in ${elapsed} s`)
+  assert.deepEqual(scoring.load(), { waiting: 0, busy: 0 })
   const scorer = await loadScorer({ schedule, mode: 'reference', threads: 1 })
   for (const [i, one] of (await scorer.scoreBatch(input)).entries()) {
     assert.ok(largestDifference(scored[i]!, one) <= 1e-5)

@@ -1,0 +1,113 @@
+/** Gauges that are read when /metrics is scraped, not counted as things happen. */
+import type { Config } from './config.ts'
+import type { Log } from './log/log.ts'
+import { type BacklogMeter, createBacklogMeter } from './observe/backlog.ts'
+import { balanceOf, evennessOf } from './observe/balance.ts'
+import type { Metrics } from './observe/metrics.ts'
+import { groupsOf } from './open-log.ts'
+import type { SelectRole } from './role/select-role.ts'
+import type { RoleStatus } from './role/status.ts'
+import type { Measurer, Stage } from './score/measure.ts'
+import { batchQuotas, budgetRule, SMALL_CLUSTER_SIZE_MAX } from './select/quotas.ts'
+
+export const ROLES = ['score', 'select'] as const
+export type Role = (typeof ROLES)[number]
+
+export type GaugeParts = {
+  config: Config
+  metrics: Metrics
+  log: Log
+  statuses: readonly RoleStatus[]
+  /** K of the bundle. */
+  clusters: number
+  select: SelectRole | undefined
+  engine: Measurer | undefined
+}
+
+/** Returns what refreshes them all. */
+export function createGauges(): (parts: GaugeParts) => Promise<void> {
+  const meters = { score: createBacklogMeter(), select: createBacklogMeter() }
+  return async parts => {
+    for (const role of ROLES) await refreshBacklog(parts, role, meters[role])
+    if (parts.select !== undefined) refreshSubset(parts, parts.select)
+    if (parts.engine !== undefined) refreshLoads(parts.metrics, parts.engine)
+  }
+}
+
+/** Of both roles, whichever run here: a lone select role shows what waits for score processes to come. */
+async function refreshBacklog(parts: GaugeParts, role: Role, meter: BacklogMeter): Promise<void> {
+  const { metrics, log, config } = parts
+  const partitions = await lagOf(log, config, role)
+  const behind = sum(partitions.map(lag => lag.behind))
+  metrics.backlogRecords.set({ role }, behind)
+  const status = parts.statuses.find(one => one.role === role)
+  if (status === undefined) return
+  const oldest = behind === 0 ? undefined : await oldestUnread(log, status, partitions)
+  const ageSeconds = oldest === undefined ? 0 : Math.max(0, (Date.now() - oldest) / 1000)
+  const committed = sum(partitions.map(lag => lag.committed))
+  const sight = { atMs: performance.now(), committed, behind, ageSeconds }
+  metrics.backlogSeconds.set({ role }, meter.see(sight))
+  metrics.backlogAge.set({ role }, ageSeconds)
+}
+
+type Lag = { topic: string; partition: number; committed: number; behind: number }
+
+async function lagOf(log: Log, config: Config, role: Role): Promise<Lag[]> {
+  const topic = role === 'score' ? config.log.topics.examples : config.log.topics.assignments
+  const [ends, positions] = [
+    await log.ends(topic),
+    await log.committed(groupsOf(config)[role], topic),
+  ]
+  return ends.map((end, partition) => {
+    const committed = positions[partition] ?? 0
+    return { topic, partition, committed, behind: Math.max(0, end - committed) }
+  })
+}
+
+/** Records that a role has still to read: between its group's positions and the end of its topic. */
+export async function backlogOf(log: Log, config: Config, role: Role): Promise<number> {
+  return sum((await lagOf(log, config, role)).map(lag => lag.behind))
+}
+
+/** The role knows of what it has in hand; with empty hands the log is asked. Milliseconds since the epoch. */
+async function oldestUnread(
+  log: Log,
+  status: RoleStatus,
+  partitions: readonly Lag[],
+): Promise<number | undefined> {
+  if (status.oldest !== undefined) return status.oldest
+  const first = partitions
+    .filter(({ behind }) => behind > 0)
+    .map(({ topic, partition, committed }) => log.get(topic, partition, committed))
+  const stamps = (await Promise.all(first)).flatMap(record => record?.timestamp ?? [])
+  return stamps.length === 0 ? undefined : Math.min(...stamps)
+}
+
+function refreshSubset({ metrics, config, clusters: count }: GaugeParts, select: SelectRole): void {
+  const clusters = select.clusters()
+  const giving = clusters.filter(({ size }) => size > SMALL_CLUSTER_SIZE_MAX)
+  const capped = giving.filter(({ size, quota }) => quota < size)
+  const kept = giving.map(({ quota }) => quota)
+  const budget = budgetRule(config.select.percent)(sum(clusters.map(({ size }) => size)))
+  const ideal = batchQuotas(clusters, budget).map(({ taken }) => taken)
+  metrics.level.set(capped.reduce((level, { quota }) => Math.max(level, quota), 0))
+  metrics.balance.set(balanceOf(kept, ideal))
+  metrics.evenness.set({ of: 'subset' }, evennessOf(kept))
+  metrics.evenness.set({ of: 'history' }, evennessOf(giving.map(({ size }) => size)))
+  const numbered = clusters.filter(({ cluster }) => cluster !== 'text').length
+  metrics.clusters.set({ state: 'empty' }, Math.max(0, count - numbered))
+  metrics.clusters.set({ state: 'small' }, clusters.length - giving.length)
+  metrics.clusters.set({ state: 'exhausted' }, giving.length - capped.length)
+  metrics.clusters.set({ state: 'capped' }, capped.length)
+}
+
+function refreshLoads(metrics: Metrics, engine: Measurer): void {
+  for (const [stage, { waiting, busy }] of Object.entries(engine.loads())) {
+    metrics.jobsWaiting.set({ stage: stage as Stage }, waiting)
+    metrics.workersBusy.set({ stage: stage as Stage }, busy)
+  }
+}
+
+function sum(values: readonly number[]): number {
+  return values.reduce((total, value) => total + value, 0)
+}
