@@ -13,6 +13,8 @@ export type TinyShape = {
   visionFamily: ProxyConfig['vision']['family']
   family: ProxyConfig['text']['family']
   vision: { width: number; heads: number; layers: number; imageSize: number; patchSize: number }
+  /** The longest sequence. */
+  positions: number
   featureLayer: number
   /** TinyLLaVA calls them "patch" and "cls_patch". */
   strategy: 'default' | 'full'
@@ -38,6 +40,7 @@ export const TINY: TinyShape = {
   visionFamily: 'clip',
   family: 'llama',
   vision: { width: 12, heads: 2, layers: 3, imageSize: 8, patchSize: 4 },
+  positions: 128,
   featureLayer: -2,
   strategy: 'default',
   width: 16,
@@ -70,7 +73,7 @@ export function configJson(shape: TinyShape, style: '4.x' | '5.x' = '4.x'): obje
           image_token_index: -200,
           vision_feature_select_strategy: strategy,
           connector_type: 'mlp2x_gelu',
-          tokenizer_model_max_length: 128,
+          tokenizer_model_max_length: shape.positions,
         }),
     vision_feature_layer: shape.featureLayer,
     tie_word_embeddings: shape.tied,
@@ -103,7 +106,7 @@ function textJson(shape: TinyShape): object {
     num_key_value_heads: shape.kvHeads,
     ...(shape.headDim === null ? {} : { head_dim: shape.headDim }),
     vocab_size: VOCAB,
-    max_position_embeddings: 128,
+    max_position_embeddings: shape.positions,
     [hasLayerNorm ? 'layer_norm_eps' : 'rms_norm_eps']: 1e-5,
     tie_word_embeddings: shape.tied,
     attention_bias: shape.attentionBias,

@@ -3,7 +3,7 @@
  * into the checkpoint's .safetensors. Shapes as in `ops.ts`; O output channels.
  */
 import { basename } from 'node:path'
-import type { Activation, Ops, RotaryOptions } from '../proxy/ops.ts'
+import type { Activation, AttentionShape, Ops, RotaryOptions } from '../proxy/ops.ts'
 import type { Checkpoint, CheckpointTensor } from '../proxy/schedule.ts'
 import type { Build, InputSpec } from './engine.ts'
 import {
@@ -71,7 +71,7 @@ class GraphOps implements Ops<Edge> {
 
   /** Gemm is two-dimensional but takes [O, C] weights as they stand; MatMul would copy them. */
   linearAs(x: Edge, name: string, shape: readonly [number, number]): Edge {
-    const rows = this.#emit('Flatten', [x], { axis: -1 }) // [B*T, C]
+    const rows = this.#flatten(x) // [B*T, C]
     const bias = this.has(`${name}.bias`) ? [this.weight(`${name}.bias`)] : []
     const operands = [rows, this.weight(`${name}.weight`, shape), ...bias]
     const flat = this.#emit('Gemm', operands, { transB: 1 }) // [B*T, O]
@@ -148,33 +148,39 @@ class GraphOps implements Ops<Edge> {
   }
 
   /** Tables are worked out in float64: angles of late positions lose digits in float32. */
-  rotary(x: Edge, options: RotaryOptions): Edge {
+  rotary(x: Edge, positions: Edge, options: RotaryOptions): Edge {
     const { heads, headDim, inverseFrequencies, amplitude } = options
-    const [cos, sin] = this.#rotaryTables(inverseFrequencies, amplitude)
+    const [cos, sin] = this.#rotaryTables(inverseFrequencies, amplitude).map(table =>
+      this.#once('Gather', [table, positions], { axis: 0 }),
+    ) as [Edge, Edge] // [B, T, D/2]
     const isPartial = inverseFrequencies.length * 2 < headDim
     const attributes = {
       num_heads: heads,
       rotary_embedding_dim: isPartial ? inverseFrequencies.length * 2 : 0,
       interleaved: 0,
     }
-    return this.#emit('RotaryEmbedding', [x, this.#integers([0]), cos, sin], attributes, MICROSOFT)
+    return this.#emit('RotaryEmbedding', [x, cos, sin], attributes)
   }
 
   attention(
     q: Edge,
     k: Edge,
     v: Edge,
-    options: { heads: number; kvHeads: number; headDim: number; causal: boolean },
+    options: AttentionShape & { causal: boolean },
+    mask?: Edge,
   ): Edge {
     const { heads, kvHeads, headDim, causal } = options
-    const widen = (x: Edge): Edge =>
-      heads === kvHeads ? x : this.#repeatHeads(x, kvHeads, heads / kvHeads, headDim)
     const attributes = {
-      num_heads: heads,
-      unidirectional: causal ? 1 : 0,
+      q_num_heads: heads,
+      kv_num_heads: kvHeads,
+      is_causal: causal ? 1 : 0,
       scale: { float: 1 / Math.sqrt(headDim) },
     }
-    return this.#emit('MultiHeadAttention', [q, widen(k), widen(v)], attributes, MICROSOFT)
+    // Shape inference takes a width that it does not know for 0.
+    const sized = (x: Edge, count: number): Edge =>
+      this.#once('Reshape', [x, this.#integers([0, 0, count * headDim])])
+    const inputs = [sized(q, heads), sized(k, kvHeads), sized(v, kvHeads)]
+    return this.#emit('Attention', mask === undefined ? inputs : [...inputs, mask], attributes)
   }
 
   gatherRows(x: Edge, index: Edge): Edge {
@@ -184,7 +190,12 @@ class GraphOps implements Ops<Edge> {
   }
 
   gatherFlatRows(x: Edge, index: Edge): Edge {
-    return this.#emit('Gather', [this.#emit('Flatten', [x], { axis: -1 }), index], { axis: 0 })
+    return this.#emit('Gather', [this.#flatten(x), index], { axis: 0 })
+  }
+
+  stackRows(a: Edge, b: Edge): Edge {
+    const rows = this.#emit('Concat', [this.#flatten(a), this.#flatten(b)], { axis: 0 })
+    return this.#emit('Unsqueeze', [rows, this.#integers([0])])
   }
 
   select(condition: Edge, a: Edge, b: Edge): Edge {
@@ -222,11 +233,9 @@ class GraphOps implements Ops<Edge> {
     return this.#emit('Slice', [x, start!, end!, axis!])
   }
 
-  /** Each head `count` times in a row: [B, T, heads*D] -> [B, T, heads*count*D] */
-  #repeatHeads(x: Edge, heads: number, count: number, headDim: number): Edge {
-    const apart = this.#emit('Reshape', [x, this.#integers([0, 0, heads, 1, headDim])])
-    const wide = this.#emit('Expand', [apart, this.#integers([1, 1, 1, count, 1])])
-    return this.#emit('Reshape', [wide, this.#integers([0, 0, heads * count * headDim])])
+  /** [B, T, C] -> [B*T, C] */
+  #flatten(x: Edge): Edge {
+    return this.#once('Flatten', [x], { axis: -1 })
   }
 
   #rotaryTables(inverseFrequencies: Float64Array, amplitude: number): [Edge, Edge] {

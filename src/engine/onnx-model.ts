@@ -10,7 +10,7 @@ export const ELEMENT_TYPES = { float32: 1, int32: 6, int64: 7, bool: 9 } as cons
 const WEIGHT_TYPES: Partial<Record<Dtype, number>> = { F32: 1, F16: 10, BF16: 16 }
 
 const IR_VERSION = 10
-const OPSET_VERSION = 20
+const OPSET_VERSION = 23
 
 export type AttributeValue = number | string | readonly number[] | { float: number }
 

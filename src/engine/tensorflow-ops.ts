@@ -11,7 +11,7 @@
  * of a head, N rows.
  */
 import * as tf from '@tensorflow/tfjs-core'
-import type { Activation, Ops, RotaryOptions } from '../proxy/ops.ts'
+import type { Activation, AttentionShape, Ops, RotaryOptions } from '../proxy/ops.ts'
 
 /** A parameter by canonical name: a variable while training, a constant otherwise. */
 export type WeightSource = (name: string) => tf.Tensor | undefined
@@ -53,6 +53,7 @@ export function tensorflowOps(weights: WeightSource): Ops<tf.Tensor> {
     attention,
     gatherRows: (x, index) => gatherRowsOf(flatRows(x), offsetByBatch(index, x.shape[1]!)),
     gatherFlatRows: (x, index) => gatherRowsOf(flatRows(x), index),
+    stackRows: (a, b) => tf.expandDims(tf.concat([flatRows(a), flatRows(b)], 0), 0),
     select: (condition, a, b) => tf.add(tf.mul(condition, a), tf.mul(tf.sub(1, condition), b)),
     transpose: x => tf.transpose(x, [0, 2, 1]),
     sumNeighbours: (x, count) => {
@@ -205,10 +206,10 @@ function activation(x: tf.Tensor, kind: Activation): tf.Tensor {
 const GELU_TANH_SCALE = Math.sqrt(2 / Math.PI)
 
 /** x cos + turned(x) sin, where `turned` swaps a head's halves and negates the first. */
-function rotary(x: tf.Tensor, options: RotaryOptions): tf.Tensor {
+function rotary(x: tf.Tensor, positions: tf.Tensor, options: RotaryOptions): tf.Tensor {
   const { heads, headDim, inverseFrequencies } = options
   const [b, t] = x.shape as [number, number]
-  const { cos, sin } = rotaryTables(t, options)
+  const { cos, sin } = rotaryTables(positions, options)
   const split = tf.reshape(x, [b, t, heads, headDim])
   const turned = tf.reshape(linear(split, turnMatrix(headDim, inverseFrequencies.length)), [
     b,
@@ -219,25 +220,27 @@ function rotary(x: tf.Tensor, options: RotaryOptions): tf.Tensor {
   return tf.reshape(tf.add(tf.mul(split, cos), tf.mul(turned, sin)), x.shape)
 }
 
-/** [T, 1, D] each: angles of the rotated channels; 1 and 0 where a channel is not rotated. */
+/** [B, T, 1, D] each: angles of the rotated channels; 1 and 0 where a channel is not rotated. */
 function rotaryTables(
-  tokens: number,
+  positions: tf.Tensor,
   { headDim, inverseFrequencies, amplitude }: RotaryOptions,
 ): { cos: tf.Tensor; sin: tf.Tensor } {
   const half = inverseFrequencies.length
+  const at = positions.dataSync()
+  const tokens = at.length
   const [cos, sin] = [
     new Float32Array(tokens * headDim).fill(1),
     new Float32Array(tokens * headDim),
   ]
   for (let t = 0; t < tokens; t++) {
     for (let i = 0; i < 2 * half; i++) {
-      const angle = t * inverseFrequencies[i % half]!
+      const angle = at[t]! * inverseFrequencies[i % half]!
       cos[t * headDim + i] = amplitude * Math.cos(angle)
       sin[t * headDim + i] = amplitude * Math.sin(angle)
     }
   }
-  const shape: [number, number, number] = [tokens, 1, headDim]
-  return { cos: tf.tensor3d(cos, shape), sin: tf.tensor3d(sin, shape) }
+  const shape = [...positions.shape, 1, headDim]
+  return { cos: tf.tensor(cos, shape), sin: tf.tensor(sin, shape) }
 }
 
 /** [D, D]: row i holds -1 at i + half, row i + half holds 1 at i. A product with it is exact. */
@@ -255,26 +258,29 @@ function attention(
   q: tf.Tensor,
   k: tf.Tensor,
   v: tf.Tensor,
-  options: { heads: number; kvHeads: number; headDim: number; causal: boolean },
+  options: AttentionShape & { causal: boolean },
+  mask?: tf.Tensor,
 ): tf.Tensor {
   const { heads, kvHeads, headDim, causal } = options
-  const [b, t] = q.shape as [number, number]
+  const [b, s] = q.shape as [number, number]
+  const t = k.shape[1]!
   const group = heads / kvHeads
-  const queries = tf.reshape(tf.transpose(tf.reshape(q, [b, t, heads, headDim]), [0, 2, 1, 3]), [
+  const queries = tf.reshape(tf.transpose(tf.reshape(q, [b, s, heads, headDim]), [0, 2, 1, 3]), [
     b * kvHeads,
-    group * t,
+    group * s,
     headDim,
   ])
   const byHead = (x: tf.Tensor, order: number[]): tf.Tensor =>
     tf.transpose(tf.reshape(x, [b, t, kvHeads, headDim]), order)
   const keys = tf.reshape(byHead(k, [0, 2, 3, 1]), [b * kvHeads, headDim, t])
   const values = tf.reshape(byHead(v, [0, 2, 1, 3]), [b * kvHeads, t, headDim])
-  const scaled = tf.mul(batchedProduct(queries, keys), 1 / Math.sqrt(headDim)) // [B*kv, G*T, T]
-  const rows = tf.reshape(scaled, [b * heads, t, t])
-  const weights = tf.softmax(causal ? tf.add(rows, causalMask(t)) : rows)
-  const mixed = batchedProduct(tf.reshape(weights, [b * kvHeads, group * t, t]), values)
-  const back = tf.transpose(tf.reshape(mixed, [b, heads, t, headDim]), [0, 2, 1, 3])
-  return tf.reshape(back, [b, t, heads * headDim])
+  const scaled = tf.mul(batchedProduct(queries, keys), 1 / Math.sqrt(headDim)) // [B*kv, G*S, T]
+  const rows = tf.reshape(scaled, [b, heads, s, t])
+  const seen = causal ? causalMask(t) : mask
+  const weights = tf.softmax(seen === undefined ? rows : tf.add(rows, seen))
+  const mixed = batchedProduct(tf.reshape(weights, [b * kvHeads, group * s, t]), values)
+  const back = tf.transpose(tf.reshape(mixed, [b, heads, s, headDim]), [0, 2, 1, 3])
+  return tf.reshape(back, [b, s, heads * headDim])
 }
 
 /** [T, T]: 0 at and below the diagonal, -1e30 above. */

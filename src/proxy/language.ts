@@ -3,7 +3,7 @@
  * heads, D channels of a head.
  */
 import type { TextConfig } from './config.ts'
-import type { Ops } from './ops.ts'
+import type { AttentionShape, Ops } from './ops.ts'
 import { perHead } from './parameters.ts'
 import { ropeAmplitude, ropeInverseFrequencies } from './rope.ts'
 
@@ -19,17 +19,24 @@ export function embedSequence<V>(
   return ops.select(inputs.isImage, ops.gatherFlatRows(inputs.images, inputs.imageRows), tokens)
 }
 
+/** q [B, T, H*D], k and v [B, T, kvHeads*D], q and k rotated -> [B, T, H*D] */
+export type Attend<V> = (q: V, k: V, v: V, shape: AttentionShape) => V
+
+/** Every sequence alone. Right padding needs no mask: nobody reads the padded positions. */
+export function causalAttention<V>(ops: Ops<V>): Attend<V> {
+  return (q, k, v, shape) => ops.attention(q, k, v, { ...shape, causal: true })
+}
+
 /**
- * Runs the decoder on `x` [B, T, C] and shows the full-width outputs of q_proj and k_proj of every
- * layer: biases included, before heads are split, before norms
- * of heads, before rotary. Causal; right padding needs no
- * mask as long as nobody reads the padded positions. Stops after the last layer's projections when
- * `projectionsOnly`, else returns the hidden states before the final norm.
+ * Runs the decoder on `x` [B, T, C], whose tokens stand at `positions` [B, T] and see of each other
+ * what `attend` lets them. Shows the full-width outputs of q_proj and k_proj of every layer: biases
+ * included, before heads are split, before norms of heads, before rotary. Stops after the last
+ * layer's projections when `projectionsOnly`, else returns the hidden states before the final norm.
  */
 export function decoder<V>(
   ops: Ops<V>,
   config: TextConfig,
-  x: V,
+  { x, positions, attend }: { x: V; positions: V; attend: Attend<V> },
   visit: (q: V, k: V, layer: number) => void,
   projectionsOnly: boolean,
 ): V {
@@ -43,7 +50,9 @@ export function decoder<V>(
     visit(q, k, layer)
     if (projectionsOnly && layer === config.layers - 1) return x
     const v = ops.linear(h, `${at}self_attn.v_proj`)
-    const mixed = selfAttention(ops, config, inverseFrequencies, { q, k, v }, at)
+    const turned = rotated(ops, config, { q, k, positions, inverseFrequencies }, at)
+    const { heads, kvHeads, headDim } = config
+    const mixed = attend(turned.q, turned.k, v, { heads, kvHeads, headDim })
     const attended = ops.add(x, ops.linear(mixed, `${at}self_attn.o_proj`))
     const m = config.parallelResidual
       ? h
@@ -53,21 +62,21 @@ export function decoder<V>(
   return x
 }
 
-function selfAttention<V>(
+/** q and k as attention reads them: heads normed where the family does so, then rotary. */
+function rotated<V>(
   ops: Ops<V>,
   config: TextConfig,
-  inverseFrequencies: Float64Array,
-  { q, k, v }: { q: V; k: V; v: V },
+  input: { q: V; k: V; positions: V; inverseFrequencies: Float64Array },
   at: string,
-): V {
+): { q: V; k: V } {
   const { heads, kvHeads, headDim } = config
+  const { positions, inverseFrequencies } = input
   const amplitude = ropeAmplitude(config.ropeScaling)
   const turned = (y: V, count: number, name: string): V => {
     const normed = normedHeads(ops, config, y, count, `${at}self_attn.${name}`)
-    return ops.rotary(normed, { heads: count, headDim, inverseFrequencies, amplitude })
+    return ops.rotary(normed, positions, { heads: count, headDim, inverseFrequencies, amplitude })
   }
-  const shape = { heads, kvHeads, headDim, causal: true }
-  return ops.attention(turned(q, heads, 'q'), turned(k, kvHeads, 'k'), v, shape)
+  return { q: turned(input.q, heads, 'q'), k: turned(input.k, kvHeads, 'k') }
 }
 
 /** Every head of q or k through its norm: [B, T, H*D] -> [B, T, H*D]. `at` ends in `.q` or `.k`. */

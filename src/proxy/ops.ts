@@ -14,6 +14,8 @@ export type RotaryOptions = {
   amplitude: number
 }
 
+export type AttentionShape = { heads: number; kvHeads: number; headDim: number }
+
 export interface Ops<V> {
   /** A parameter of the checkpoint by canonical name; `shape` reinterprets it (same element count). */
   weight(name: string, shape?: readonly number[]): V
@@ -40,24 +42,22 @@ export interface Ops<V> {
   activation(x: V, kind: Activation): V
   /**
    * Rotary embedding of the first channels of each head, two for each of `inverseFrequencies`,
-   * half-split convention, position = index in the sequence; they are multiplied by `amplitude`.
-   * x [B, T, H*D] -> [B, T, H*D]
+   * half-split convention; they are multiplied by `amplitude`.
+   * x [B, T, H*D], positions [B, T] int32 -> [B, T, H*D]
    */
-  rotary(x: V, options: RotaryOptions): V
+  rotary(x: V, positions: V, options: RotaryOptions): V
   /**
-   * softmax(q k^T / sqrt(D)) v by heads. q [B, T, H*D], k and v [B, T, kvHeads*D] (each kv head
-   * serves H/kvHeads query heads in a row) -> [B, T, H*D]
+   * softmax(q k^T / sqrt(D) + mask) v by heads. q [B, S, H*D], k and v [B, T, kvHeads*D] (each kv
+   * head serves H/kvHeads query heads in a row), `mask` [B, 1, S, T] -> [B, S, H*D]. `causal` wants
+   * S = T.
    */
-  attention(
-    q: V,
-    k: V,
-    v: V,
-    options: { heads: number; kvHeads: number; headDim: number; causal: boolean },
-  ): V
+  attention(q: V, k: V, v: V, options: AttentionShape & { causal: boolean }, mask?: V): V
   /** x [B, T, C], index [B, R] int32 -> [B, R, C] */
   gatherRows(x: V, index: V): V
   /** x [M, N, C] read as rows [M*N, C], index [B, T] int32 -> [B, T, C] */
   gatherFlatRows(x: V, index: V): V
+  /** a [A, N, C] and b [B, T, C], read as rows, one under the other -> [1, A*N + B*T, C] */
+  stackRows(a: V, b: V): V
   /** condition [B, T, 1] of 0 or 1: `a` where 1, else `b`. */
   select(condition: V, a: V, b: V): V
   /** [B, R, T] -> [B, T, R] */

@@ -1,31 +1,44 @@
 /**
  * The cross-modal attention matrix of DESIGN's "The score, exactly" (arXiv 2510.01454; the
- * published code's `attention_scores`). Shapes: B batch, T tokens, R text rows, I image columns,
- * d projection width (k's may be narrower: GQA), C channels, M images, N image tokens.
+ * published code's `attention_scores`). Shapes as in `batch.ts`, and d projection width (k's may be
+ * narrower: GQA), C channels.
  */
 import type { ProxyConfig } from '../proxy/config.ts'
 import { connector } from '../proxy/connector.ts'
-import { decoder, embedSequence } from '../proxy/language.ts'
+import { type Attend, decoder, embedSequence } from '../proxy/language.ts'
 import type { Ops } from '../proxy/ops.ts'
 
 /** `reference`: softmax(K Q^T / sqrt(d)), as the published code runs; `paper`: softmax(Q K^T / sqrt(d)). */
 export const MODES = ['reference', 'paper'] as const
 export type Mode = (typeof MODES)[number]
 
+/** Indices are int32; in the padding of an array of indices stands any. */
 export type ScoreInputs<V> = {
-  /** [B, T] int32; any id where an image stands and in the padding. */
+  /** [1, U] int32 token ids; any where an image stands. */
   ids: V
+  /** [1, U] int32: where each token stands in its sequences. */
+  positions: V
   /** What the vision tower gave: [M, N, Cv]. */
   features: V
-  /** [B, T] int32 rows of the features seen as [M*N, C]; 0 where no image stands. */
+  /** [1, U]: rows of the features seen as [M*N, C]; any where no image stands. */
   imageRows: V
-  /** [B, T, 1]: 1 where an image stands, else 0. */
+  /** [1, U, 1]: 1 where an image stands, else 0. */
   isImage: V
-  /** [B, 1, T]: 0 at real positions, -1e30 in the padding. */
+  /** [F, P]: the tokens of each prefix. */
+  prefixes: V
+  /** [B, S]: the tokens of each suffix. */
+  suffixes: V
+  /** [1, U]: where each token stands among the F*P of `prefixes` and then the B*S of `suffixes`. */
+  origin: V
+  /** [B, T]: the tokens of each whole sequence. */
+  sequences: V
+  /** [B, 1, S, T]: 0 where a token of the suffix sees one of its sequence, else -1e30. */
+  seen: V
+  /** [B, 1, T]: 0 at the tokens of each sequence, -1e30 in the padding. */
   padding: V
-  /** [B, R] int32: the text rows; any index in the padding. */
+  /** [B, R]: the tokens that are text rows. */
   rows: V
-  /** [B, I] int32: the image columns; any index in the padding. */
+  /** [B, I]: where the image columns stand in the sequence. */
   columns: V
 }
 
@@ -37,15 +50,32 @@ export function crossModalAttention<V>(
   inputs: ScoreInputs<V>,
 ): V {
   const images = connector(ops, config.connector, inputs.features) // [M, N, C]
-  const x = embedSequence(ops, { ...inputs, images }) // [B, T, C]
+  const x = embedSequence(ops, { ...inputs, images }) // [1, U, C]
   let total: V | undefined // [B, R, T]
   const visit = (q: V, k: V): void => {
     const layer = layerAttention(ops, config, mode, { q, k }, inputs)
     total = total === undefined ? layer : ops.add(total, layer)
   }
-  decoder(ops, config.text, x, visit, true)
+  const { positions } = inputs
+  decoder(ops, config.text, { x, positions, attend: sharedAttention(ops, inputs) }, visit, true)
   if (total === undefined) throw new RangeError('a language model has at least one layer')
   return ops.gatherRows(ops.transpose(total), inputs.columns)
+}
+
+/** Prefixes by themselves, then each suffix over its whole sequence; every token once. */
+function sharedAttention<V>(
+  ops: Ops<V>,
+  inputs: Pick<ScoreInputs<V>, 'prefixes' | 'suffixes' | 'origin' | 'sequences' | 'seen'>,
+): Attend<V> {
+  const { prefixes, suffixes, origin, sequences, seen } = inputs
+  const of = (x: V, tokens: V): V => ops.gatherFlatRows(x, tokens)
+  return (q, k, v, shape) => {
+    const [ownQ, ownK, ownV] = [of(q, prefixes), of(k, prefixes), of(v, prefixes)]
+    const before = ops.attention(ownQ, ownK, ownV, { ...shape, causal: true }) // [F, P, H*D]
+    const [lateQ, allK, allV] = [of(q, suffixes), of(k, sequences), of(v, sequences)]
+    const after = ops.attention(lateQ, allK, allV, { ...shape, causal: false }, seen) // [B, S, H*D]
+    return ops.gatherFlatRows(ops.stackRows(before, after), origin) // [1, U, H*D]
+  }
 }
 
 /**
@@ -58,12 +88,15 @@ function layerAttention<V>(
   config: ProxyConfig,
   mode: Mode,
   { q, k }: { q: V; k: V },
-  inputs: Pick<ScoreInputs<V>, 'rows' | 'padding'>,
+  inputs: Pick<ScoreInputs<V>, 'rows' | 'sequences' | 'padding'>,
 ): V {
   const { heads, kvHeads, headDim } = config.text
   const narrow = heads === kvHeads ? q : ops.sumNeighbours(q, heads / kvHeads)
   const [from, to] = mode === 'reference' ? [k, narrow] : [narrow, k]
-  const products = ops.matmulTransposed(ops.gatherRows(from, inputs.rows), to) // [B, R, T]
+  const products = ops.matmulTransposed(
+    ops.gatherFlatRows(from, inputs.rows),
+    ops.gatherFlatRows(to, inputs.sequences),
+  ) // [B, R, T]
   const scaled = ops.scale(products, 1 / Math.sqrt(heads * headDim))
   return ops.softmax(ops.add(scaled, inputs.padding))
 }

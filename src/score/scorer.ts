@@ -11,6 +11,7 @@ import type { Checkpoint, Schedule } from '../proxy/schedule.ts'
 import { visionTower } from '../proxy/vision.ts'
 import { crossModalAttention, type Mode, type ScoreInputs } from './attention.ts'
 import { ownPart, packBatch, type Sequence } from './batch.ts'
+import { stackPatches } from './images.ts'
 import { largestSingularValues } from './singular.ts'
 
 /** An example's T rows of 5 singular values, or why it has none. Plain data. */
@@ -90,10 +91,16 @@ export function compileScore(
   const int32 = (...shape: (string | number)[]) => ({ type: 'int32' as const, shape })
   const float32 = (...shape: (string | number)[]) => ({ type: 'float32' as const, shape })
   const inputs = {
-    ids: int32('B', 'T'),
+    ids: int32(1, 'U'),
+    positions: int32(1, 'U'),
     features: float32('M', config.imageTokens, config.vision.width),
-    imageRows: int32('B', 'T'),
-    isImage: float32('B', 'T', 1),
+    imageRows: int32(1, 'U'),
+    isImage: float32(1, 'U', 1),
+    prefixes: int32('F', 'P'),
+    suffixes: int32('B', 'S'),
+    origin: int32(1, 'U'),
+    sequences: int32('B', 'T'),
+    seen: float32('B', 1, 'S', 'T'),
     padding: float32('B', 1, 'T'),
     rows: int32('B', 'R'),
     columns: int32('B', 'I'),
@@ -143,15 +150,13 @@ async function scoreSound(
   scores: readonly ScoreProgram[],
   sequences: readonly Sequence[],
 ): Promise<Scored[]> {
-  const packed = packBatch(sequences, {
-    imageTokens: config.imageTokens,
-    patchCount: patchesPerImage(config.vision),
-  })
+  const packed = packBatch(sequences, config)
+  const patches = stackPatches(packed.images, patchesPerImage(config.vision))
   const results: Scored[] = sequences.map(() => ({ singularValues: [] }))
   let features: Awaited<ReturnType<VisionProgram['run']>> | undefined
   for (const [t, score] of scores.entries()) {
     const tower = towers[t]
-    if (tower !== undefined) features = await tower.run({ patches: packed.patches })
+    if (tower !== undefined) features = await tower.run({ patches })
     const attention = await score.run({ ...packed.inputs, features: features! })
     for (const [i, sequence] of sequences.entries()) {
       results[i] = extended(results[i]!, () =>

@@ -3,15 +3,22 @@
  * channels, V vocabulary, P predicting positions of the whole batch.
  */
 import * as tf from '@tensorflow/tfjs-core'
+import type { HostTensor } from '../engine/engine.ts'
 import { oneHot, tensorflowOps, type WeightSource } from '../engine/tensorflow-ops.ts'
 import { type ProxyConfig, patchesPerImage } from '../proxy/config.ts'
 import { connector } from '../proxy/connector.ts'
-import { decoder, embedSequence, languageHead } from '../proxy/language.ts'
+import { causalAttention, decoder, embedSequence, languageHead } from '../proxy/language.ts'
 import { visionTower } from '../proxy/vision.ts'
-import { type PackedBatch, packBatch } from '../score/batch.ts'
+import { distinctImages, stackPatches } from '../score/images.ts'
 import type { Sample } from './samples.ts'
 
-export type TrainingBatch = PackedBatch & {
+export type TrainingBatch = {
+  /** [M, N, X] of the distinct images. */
+  patches: HostTensor
+  /** [B, T]: token ids; 0 where an image stands and in the padding. */
+  ids: HostTensor
+  /** [B, T] rows of the features seen as [M*N, C]; -1 where no image stands. */
+  imageRows: HostTensor
   /** [P] rows of the batch seen as [B*T, C]. */
   predictors: Int32Array
   /** [P] the token ids that they are to predict. */
@@ -24,23 +31,33 @@ export function packSamples(samples: readonly Sample[], config: ProxyConfig): Tr
   const blank = new Float32Array(patchCount * 3 * config.vision.patchSize ** 2)
   const borrowed = samples.find(sample => sample.image !== null)?.image
   const image = borrowed ?? { hash: 'none', patches: blank }
-  const sequences = samples.map(sample => ({
-    ids: sample.ids,
-    columns: sample.columns,
-    rows: new Int32Array(0),
-    image: sample.image ?? image,
-  }))
-  const packed = packBatch(sequences, { imageTokens: config.imageTokens, patchCount })
-  const tokens = packed.inputs.ids.shape[1]!
+  const sequences = samples.map(sample => ({ ...sample, image: sample.image ?? image }))
+  const images = distinctImages(sequences)
+  const tokens = Math.max(...samples.map(sample => sample.ids.length))
+  const shape = [samples.length, tokens]
+  const ids = new Int32Array(samples.length * tokens)
+  const imageRows = new Int32Array(samples.length * tokens).fill(-1)
   const predictors: number[] = []
   const targets: number[] = []
-  for (const [b, sample] of samples.entries()) {
+  for (const [b, sample] of sequences.entries()) {
+    ids.set(sample.ids, b * tokens)
+    const firstRow = images.findIndex(({ hash }) => hash === sample.image.hash) * config.imageTokens
+    for (const [i, column] of sample.columns.entries()) {
+      ids[b * tokens + column] = 0
+      imageRows[b * tokens + column] = firstRow + i
+    }
     for (const p of sample.predictors) {
       predictors.push(b * tokens + p)
       targets.push(sample.ids[p + 1]!)
     }
   }
-  return { ...packed, predictors: Int32Array.from(predictors), targets: Int32Array.from(targets) }
+  return {
+    patches: stackPatches(images, patchCount),
+    ids: { data: ids, shape },
+    imageRows: { data: imageRows, shape },
+    predictors: Int32Array.from(predictors),
+    targets: Int32Array.from(targets),
+  }
 }
 
 /** The mean over P of -log p(target). Differentiable in the weights; tidy it. */
@@ -50,16 +67,30 @@ export function answerLoss(
   batch: TrainingBatch,
 ): tf.Scalar {
   const ops = tensorflowOps(weights)
-  const { ids, imageRows, isImage } = batch.inputs
+  const { ids, imageRows } = batch
+  const [count, tokens] = ids.shape as [number, number]
   const patches = tf.tensor(batch.patches.data, [...batch.patches.shape])
   const images = connector(ops, config.connector, visionTower(ops, config.vision, patches))
   const x = embedSequence(ops, {
     images,
     ids: tf.tensor(ids.data, [...ids.shape], 'int32'),
-    imageRows: tf.tensor(imageRows.data, [...imageRows.shape], 'int32'),
-    isImage: tf.tensor(isImage.data, [...isImage.shape]),
+    imageRows: tf.tensor(
+      imageRows.data.map(row => Math.max(0, row)),
+      [count, tokens],
+      'int32',
+    ),
+    isImage: tf.tensor(
+      Float32Array.from(imageRows.data, row => (row < 0 ? 0 : 1)),
+      [count, tokens, 1],
+    ),
   }) // [B, T, C]
-  const hidden = decoder(ops, config.text, x, () => {}, false)
+  const positions = tf.tensor(
+    Int32Array.from(ids.data, (_, i) => i % tokens),
+    [count, tokens],
+    'int32',
+  )
+  const attend = causalAttention(ops)
+  const hidden = decoder(ops, config.text, { x, positions, attend }, () => {}, false)
   const rows = tf.tensor2d(batch.predictors, [1, batch.predictors.length], 'int32')
   const logits = languageHead(ops, config.text, ops.gatherFlatRows(hidden, rows)) // [1, P, V]
   return crossEntropy(tf.reshape(logits, [-1, config.text.vocab]), batch.targets)

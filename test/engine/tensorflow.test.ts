@@ -11,6 +11,7 @@ import { openSchedule, type Schedule } from '../../src/proxy/schedule.ts'
 import { seededRandom } from '../../src/random.ts'
 import { MODES, type Mode } from '../../src/score/attention.ts'
 import { ownPart, packBatch, type Sequence } from '../../src/score/batch.ts'
+import { stackPatches } from '../../src/score/images.ts'
 import { compileScore, compileVision } from '../../src/score/scorer.ts'
 import { randomSequence, TINY, writeTinyProxy } from '../fixtures-tiny-proxy.ts'
 import { temporaryFolder } from '../support.ts'
@@ -82,14 +83,12 @@ async function scores(
   mode: Mode,
   { sequences }: { sequences: readonly Sequence[] },
 ): Promise<Float32Array[]> {
-  const packed = packBatch(sequences, {
-    imageTokens: config.imageTokens,
-    patchCount: patchesPerImage(config.vision),
-  })
+  const packed = packBatch(sequences, config)
+  const patches = stackPatches(packed.images, patchesPerImage(config.vision))
   const tower = await compileVision(engine, config, checkpoints[0]!)
   const score = await compileScore(engine, config, mode, checkpoints[0]!)
   try {
-    const features = await tower.run({ patches: packed.patches })
+    const features = await tower.run({ patches })
     const result = await score.run({ ...packed.inputs, features })
     return sequences.map((sequence, i) => ownPart(result, i, sequence))
   } finally {

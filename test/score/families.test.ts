@@ -11,6 +11,7 @@ import { openSchedule } from '../../src/proxy/schedule.ts'
 import { seededRandom } from '../../src/random.ts'
 import { MODES, type Mode } from '../../src/score/attention.ts'
 import { ownPart, packBatch, type Sequence } from '../../src/score/batch.ts'
+import { stackPatches } from '../../src/score/images.ts'
 import { compileScore, compileVision } from '../../src/score/scorer.ts'
 import {
   type Layout,
@@ -119,10 +120,10 @@ async function difference(
   const { config, checkpoints } = openSchedule(dir)
   const patchCount = patchesPerImage(config.vision)
   const batch = randomBatch(seed, config.imageTokens, patchCount * 3 * config.vision.patchSize ** 2)
-  const packed = packBatch(batch, { imageTokens: config.imageTokens, patchCount })
+  const packed = packBatch(batch, config)
   const tower = await compileVision(engine, config, checkpoints[0]!)
   const score = await compileScore(engine, config, mode, checkpoints[0]!)
-  const features = await tower.run({ patches: packed.patches })
+  const features = await tower.run({ patches: stackPatches(packed.images, patchCount) })
   const result = await score.run({ ...packed.inputs, features })
   await tower.release()
   await score.release()

@@ -8,6 +8,7 @@ import { patchesPerImage } from '../../src/proxy/config.ts'
 import type { Schedule } from '../../src/proxy/schedule.ts'
 import { MODES, type Mode } from '../../src/score/attention.ts'
 import { ownPart, packBatch, type Sequence } from '../../src/score/batch.ts'
+import { stackPatches } from '../../src/score/images.ts'
 import { compileScore, compileVision, type Scored } from '../../src/score/scorer.ts'
 import { startScoring } from '../../src/score/scoring.ts'
 import { largestSingularValues } from '../../src/score/singular.ts'
@@ -137,8 +138,8 @@ async function scoreOn(
       results.push(null)
       continue
     }
-    const packed = packBatch([sequence], { imageTokens: config.imageTokens, patchCount })
-    const features = await tower.run({ patches: packed.patches })
+    const packed = packBatch([sequence], config)
+    const features = await tower.run({ patches: stackPatches(packed.images, patchCount) })
     const own = ownPart(await score.run({ ...packed.inputs, features }), 0, sequence)
     const { columns, rows } = sequence
     results.push({ singularValues: [largestSingularValues(own, columns.length, rows.length)] })

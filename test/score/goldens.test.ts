@@ -10,6 +10,7 @@ import { readHeader, readTensor } from '../../src/proxy/safetensors.ts'
 import { openSchedule, type Schedule } from '../../src/proxy/schedule.ts'
 import { MODES, type Mode } from '../../src/score/attention.ts'
 import { ownPart, packBatch, type Sequence } from '../../src/score/batch.ts'
+import { stackPatches } from '../../src/score/images.ts'
 import { compileScore, compileVision, loadScorer, type Scored } from '../../src/score/scorer.ts'
 import { instabilityOf, trajectoryOf } from '../../src/score/trajectory.ts'
 import { configJson, type Layout, saveWeights, TINY, type Weights } from '../fixtures-tiny-proxy.ts'
@@ -181,7 +182,7 @@ test('golden connector outputs and summed matrices agree tensor by tensor', asyn
   )
   let worstFeature = 0
   for (const { index, sequence } of examples) {
-    const { patches } = packBatch([sequence], { imageTokens: 16, patchCount: 16 })
+    const patches = stackPatches([sequence.image], 16)
     const { data } = await projector.run({ x: await vision.run({ patches }) })
     const exact = readTensor(file, tensors.get(`features.${index}`)!)
     for (const [i, value] of data.entries()) {
@@ -195,8 +196,8 @@ test('golden connector outputs and summed matrices agree tensor by tensor', asyn
     const program = await compileScore(engine, config, mode, checkpoint)
     let worst = 0
     for (const { index, sequence } of examples) {
-      const packed = packBatch([sequence], { imageTokens: 16, patchCount: 16 })
-      const features = await vision.run({ patches: packed.patches })
+      const packed = packBatch([sequence], config)
+      const features = await vision.run({ patches: stackPatches(packed.images, 16) })
       const attention = await program.run({ ...packed.inputs, features })
       const own = ownPart(attention, 0, sequence) // [I, R]
       const exact = readTensor(file, tensors.get(`cross_sum.${mode}.${index}`)!) // [R, I]
