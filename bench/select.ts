@@ -18,8 +18,9 @@ import { openLocalLog } from '../src/log/local.ts'
 import type { Consumer, Log, LogRecord, OutRecord } from '../src/log/log.ts'
 import { seededRandom } from '../src/random.ts'
 import { type Assignment, keyOf, TOPICS } from '../src/record.ts'
+import { decisionOutputs } from '../src/role/decision-outputs.ts'
 import { positionsAfter } from '../src/role/outcome.ts'
-import { outputsOf, POLL_RECORDS_MAX } from '../src/role/select-role.ts'
+import { POLL_RECORDS_MAX } from '../src/role/select-role.ts'
 import { parseForFold } from '../src/select/parse.ts'
 import { openSelectState, type SelectState } from '../src/select/state.ts'
 
@@ -168,7 +169,7 @@ async function step(
 
 function outputsFor(state: SelectState, record: LogRecord): OutRecord[] {
   const { decisions } = state.fold(parseForFold(record.value!), record.offset)
-  return decisions.flatMap(decision => outputsOf(decision, TOPICS))
+  return decisions.flatMap(decision => decisionOutputs(decision, TOPICS))
 }
 
 const folder = mkdtempSync(join(tmpdir(), 'xmasd-bench-'))

@@ -26,6 +26,8 @@ const LogConfig = z.strictObject({
       decisions: topicName(TOPICS.decisions),
       subset: topicName(TOPICS.subset),
       deadLetters: topicName(TOPICS.deadLetters),
+      bundles: topicName(TOPICS.bundles),
+      shadow: topicName(TOPICS.shadow),
     })
     .prefault({}),
 })

@@ -4,6 +4,7 @@
  */
 import { type Bundle, openBundle } from './cluster/bundle.ts'
 import { DriftWindow } from './cluster/drift.ts'
+import { publishBundle, publishedIds } from './cluster/published.ts'
 import type { Config } from './config.ts'
 import { XmasdError } from './errors.ts'
 import { backlogOf, createGauges, type Role } from './gauges.ts'
@@ -184,23 +185,38 @@ function checkBundleFits(bundle: Bundle, measurer: Measurer, config: Config): vo
   )
 }
 
-/** Cluster numbers of two bundles mean different clusters: one history holds one bundle's. */
+/**
+ * The configuration's bundle must be known to the log, and is put there: the first one begins it, every
+ * later one comes by `xmasd bundle swap`. Which one is in force is the log's to say.
+ */
 async function checkBundleContinues(log: Log, config: Config, bundle: Bundle): Promise<void> {
-  const topic = config.log.topics.assignments
+  const { assignments, bundles } = config.log.topics
+  if ((await publishedIds(log, bundles)).has(bundle.id)) return
+  const begun = await lastBundle(log, assignments)
+  if (begun === undefined || begun === bundle.id) {
+    await publishBundle(log, bundles, bundle)
+    return
+  }
+  throw new XmasdError(
+    'BUNDLE_MISMATCH',
+    `${assignments} holds assignments of bundle ${begun}, ${config.bundle} is ${bundle.id}`,
+    `put the old bundle back and swap: xmasd bundle swap --bundle ${config.bundle}; or start over in a new log.path, or with new log.topics and groups`,
+  )
+}
+
+/** The bundle of the last assignment; undefined where there is none. */
+async function lastBundle(log: Log, topic: string): Promise<string | undefined> {
   const [end = 0] = await log.ends(topic)
   for (let offset = end - 1; offset >= 0; offset--) {
-    const record = await log.get(topic, 0, offset)
-    const value = record?.value
+    const value = (await log.get(topic, 0, offset))?.value
     if (value === undefined || value === null) continue
-    const assignment = JSON.parse(Buffer.from(value).toString()) as { bundle?: string }
-    if (assignment.bundle === undefined) continue
-    if (assignment.bundle === bundle.id) return
-    throw new XmasdError(
-      'BUNDLE_MISMATCH',
-      `${topic} holds assignments of bundle ${assignment.bundle}, ${config.bundle} is ${bundle.id}`,
-      'put the old bundle back, or start over in a new log.path, or with new log.topics and groups',
-    )
+    const { bundle, control } = JSON.parse(Buffer.from(value).toString()) as {
+      bundle?: string
+      control?: string
+    }
+    if (control === undefined) return bundle
   }
+  return undefined
 }
 
 /** HTTP comes first, so that probes see `not ready` while the engine warms up. */

@@ -39,6 +39,10 @@ const COMMANDS: Record<string, Entry> = {
     summary: 'the batch rule over a file of trajectories',
     load: async () => (await import('./command/select.ts')).selectCommand(),
   },
+  bundle: {
+    summary: 'which clusters are in force; swap them, go back, try others beside',
+    load: async () => (await import('./command/bundle.ts')).bundleCommand(),
+  },
   export: {
     summary: 'write the current subset',
     load: async () => (await import('./command/export.ts')).exportCommand(),

@@ -30,6 +30,8 @@ export function topicSpecs(config: Config): TopicSpec[] {
     { name: topics.decisions, partitions: 1 },
     { name: topics.subset, partitions: 1, compacted: true },
     { name: topics.deadLetters, partitions: 1 },
+    { name: topics.bundles, partitions: 1, compacted: true },
+    { name: topics.shadow, partitions: 1 },
   ]
 }
 

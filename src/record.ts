@@ -12,6 +12,8 @@ export const TOPICS = {
   decisions: 'decisions',
   subset: 'subset',
   deadLetters: 'dead-letters',
+  bundles: 'bundles',
+  shadow: 'shadow',
 } as const
 
 /** Where a record came from. `offset` is its position in the partition. */
@@ -62,10 +64,20 @@ export const Assignment = z.strictObject({
 export type Assignment = z.infer<typeof Assignment>
 
 /**
- * A record of the `assignments` topic that is no example: `settle` makes the select role settle
- * there, so that what a flush on idle decides is a function of the log too.
+ * A record of the `assignments` topic that is no example, so that what it does is a function of the log:
+ * - `settle` makes the select role settle there (a flush on idle)
+ * - `swap`   puts another bundle in force from there on; its bytes lie in the topic `bundles`
+ * - `shadow` lets another bundle decide beside it from there on, for comparison; null ends that
  */
-export const Control = z.strictObject({ v: z.literal(1), control: z.literal('settle') })
+export const Control = z.discriminatedUnion('control', [
+  z.strictObject({ v: z.literal(1), control: z.literal('settle') }),
+  z.strictObject({ v: z.literal(1), control: z.literal('swap'), bundle: z.string() }),
+  z.strictObject({
+    v: z.literal(1),
+    control: z.literal('shadow'),
+    bundle: z.string().nullable(),
+  }),
+])
 export type Control = z.infer<typeof Control>
 
 export const ACTIONS = ['keep', 'drop', 'evict', 'restore'] as const
@@ -78,6 +90,7 @@ export type Action = (typeof ACTIONS)[number]
  * - `cluster_too_small` dropped or evicted: a cluster of at most two examples gives nothing
  * - `quota_grew`       restored: its cluster's quota grew
  * - `quota_shrank`     evicted: its cluster's quota shrank
+ * - `bundle_swapped`   evicted or restored: other clusters are in force
  * - `duplicate`        dropped: the same content stands under another id (`duplicateOf`)
  */
 export const REASONS = [
@@ -86,6 +99,7 @@ export const REASONS = [
   'cluster_too_small',
   'quota_grew',
   'quota_shrank',
+  'bundle_swapped',
   'duplicate',
 ] as const
 export type Reason = (typeof REASONS)[number]

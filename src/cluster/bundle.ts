@@ -12,9 +12,11 @@ import { readHeader, readTensor, writeSafetensors } from '../proxy/safetensors.t
 import { buildIndex, type Centroids, type ClusterIndex, loadIndex } from './hnsw.ts'
 import { SIGNATURES, signatureDimensions } from './signature.ts'
 
-const MANIFEST = 'bundle.json'
+export const MANIFEST = 'bundle.json'
 const CENTROIDS = 'centroids.safetensors'
 const INDEX = 'index.hnsw'
+/** All but the manifest. */
+export const BUNDLE_FILES = [CENTROIDS, INDEX] as const
 const FORMAT = 'xmasd-bundle'
 const VERSION = 1
 const ID_DIGITS = 12

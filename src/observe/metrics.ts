@@ -22,6 +22,7 @@ export function createMetrics() {
     ...scoreMetrics([registry]),
     ...selectMetrics([registry]),
     ...driftMetrics([registry]),
+    ...bundleMetrics([registry]),
   }
 }
 
@@ -194,6 +195,22 @@ function scoreMetrics(registers: Registry[]) {
       name: 'xmasd_index_checks_total',
       help: 'HNSW answers compared with the exact scan, by whether they agreed',
       labelNames: ['agreed'] as const,
+      registers,
+    }),
+  }
+}
+
+function bundleMetrics(registers: Registry[]) {
+  return {
+    bundleInForce: new Gauge({
+      name: 'xmasd_bundle_in_force_info',
+      help: '1; the bundle whose clusters decide, and the one that decides beside it, are in the labels',
+      labelNames: ['bundle', 'shadow'] as const,
+      registers,
+    }),
+    shadowDifference: new Gauge({
+      name: 'xmasd_shadow_difference_ratio',
+      help: 'Examples kept by one of the bundle in force and its shadow alone, of those kept by either; 0 without a shadow',
       registers,
     }),
   }

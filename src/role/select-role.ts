@@ -14,11 +14,11 @@ import type { Consumer, Log, LogRecord, OutRecord } from '../log/log.ts'
 import type { Logger } from '../observe/logger.ts'
 import type { Metrics } from '../observe/metrics.ts'
 import { groupsOf } from '../open-log.ts'
-import type { Cluster, Control, Decision, SubsetEntry } from '../record.ts'
+import type { Cluster, Control } from '../record.ts'
 import type { Folded } from '../select/fold.ts'
-import { type FoldedAssignment, parseForFold } from '../select/parse.ts'
-import { openSelectState, type SelectState } from '../select/state.ts'
-import { oldestOf, positionsAfter, traceOf } from './outcome.ts'
+import type { SelectState } from '../select/state.ts'
+import { oldestOf, positionsAfter } from './outcome.ts'
+import { FOLD_RECORDS, Selections } from './selections.ts'
 import type { RoleStatus } from './status.ts'
 
 export type SelectRoleParts = {
@@ -41,10 +41,10 @@ export type SelectRole = {
 /** Commits cost a flush to disk whatever their size: 4,096 records a commit are 15-20 % faster than 2,048. */
 export const POLL_RECORDS_MAX = 4_096
 const POLL_WAIT_MS = 200
-/** How many records are folded between two looks at the event loop: some 10 ms of work. */
-const FOLD_RECORDS = 256
 const GAP_LOG_EVERY = 100_000
 const REOPEN_WAIT_MS = 20
+/** Comparing two subsets is a pass over both. */
+const COMPARE_EVERY_MS = 10_000
 
 export async function openSelectRole(parts: SelectRoleParts): Promise<SelectRole> {
   const { config, log } = parts
@@ -58,17 +58,22 @@ export async function openSelectRole(parts: SelectRoleParts): Promise<SelectRole
 class Role implements SelectRole {
   readonly #parts: SelectRoleParts
   readonly #consumer: Consumer
-  #state: SelectState | undefined
+  #selections: Selections | undefined
   #idleSince = performance.now()
+  #comparedAt = Number.NEGATIVE_INFINITY
 
   constructor(parts: SelectRoleParts, consumer: Consumer) {
     this.#parts = parts
     this.#consumer = consumer
   }
 
-  get #opened(): SelectState {
-    if (this.#state === undefined) throw new RangeError('open comes first')
-    return this.#state
+  get #opened(): Selections {
+    if (this.#selections === undefined) throw new RangeError('open comes first')
+    return this.#selections
+  }
+
+  get #state(): SelectState {
+    return this.#opened.state
   }
 
   /** Loads the state and folds what the log has committed beyond it, until nobody moves meanwhile. */
@@ -82,21 +87,22 @@ class Role implements SelectRole {
   }
 
   async #tryOpen(): Promise<boolean> {
-    const { policy, percent, settleEvery } = this.#parts.config.select
+    const { config, log, logger } = this.#parts
     const [position] = await this.#consumer.positions()
     const to = position?.offset ?? 0
-    const state = openSelectState(this.#consumer.state, { policy, percent, settleEvery })
-    if (state.appliedOffset > to) return false
-    this.#state = state
-    return state.appliedOffset === to || (await this.#foldGap(state, to))
+    const selections = new Selections({ config, log, logger, consumer: this.#consumer })
+    const from = selections.state.appliedOffset
+    if (from > to) return false
+    this.#selections = selections
+    return from === to || (await this.#foldGap(selections, to))
   }
 
-  async #foldGap(state: SelectState, to: number): Promise<boolean> {
+  async #foldGap(selections: Selections, to: number): Promise<boolean> {
     const { config, log, logger } = this.#parts
-    const from = state.appliedOffset
+    const from = selections.state.appliedOffset
     logger.warn({ role: 'select', from, to }, 'state lags behind the log: folding the gap')
     for await (const record of log.read(config.log.topics.assignments, { from, to })) {
-      state.fold(parse(record), record.offset)
+      await selections.fold(record)
       if (record.offset % GAP_LOG_EVERY !== 0) continue
       logger.info({ role: 'select', offset: record.offset, to }, 'folding the gap')
     }
@@ -104,7 +110,7 @@ class Role implements SelectRole {
       await this.#consumer.commit({
         positions: [],
         outputs: [],
-        state: writer => state.write(writer),
+        state: writer => selections.write(writer),
       })
       return true
     } catch (error) {
@@ -114,7 +120,7 @@ class Role implements SelectRole {
   }
 
   clusters(): { cluster: Cluster; size: number; quota: number }[] {
-    return [...this.#opened.clusters()]
+    return [...this.#state.clusters()]
   }
 
   async run(signal: AbortSignal): Promise<void> {
@@ -125,7 +131,7 @@ class Role implements SelectRole {
         waitMsMax: POLL_WAIT_MS,
       })
       status.movedAt = performance.now()
-      status.idle = records.length === 0 && this.#opened.pending === 0
+      status.idle = records.length === 0 && this.#state.pending === 0
       status.oldest = oldestOf(records)
       if (records.length > 0) await this.#step(records)
       else await this.#settleWhenIdle()
@@ -134,14 +140,10 @@ class Role implements SelectRole {
 
   async #step(records: LogRecord[]): Promise<void> {
     // Polled before another member moved on: the commit would be fenced.
-    if (records[0]!.offset < this.#opened.appliedOffset) return this.open()
-    const { metrics, logger, status, config } = this.#parts
+    if (records[0]!.offset < this.#state.appliedOffset) return this.open()
+    const { metrics, logger, status } = this.#parts
     const started = performance.now()
-    const folded = await this.#fold(records)
-    const outputs = folded.flatMap(({ decisions }, i) => {
-      const trace = decisions.length === 0 ? {} : traceOf(records[i]!)
-      return decisions.flatMap(decision => outputsOf(decision, config.log.topics, trace))
-    })
+    const { folded, outputs } = await this.#fold(records)
     const stopTimer = metrics.commitSeconds.startTimer({ role: 'select' })
     try {
       await this.#consumer.commit({
@@ -165,17 +167,20 @@ class Role implements SelectRole {
     logger.info({ role: 'select', assignments: records.length, decisions, ms, offset }, 'batch')
   }
 
-  async #fold(records: readonly LogRecord[]): Promise<Folded[]> {
+  async #fold(records: readonly LogRecord[]): Promise<{ folded: Folded[]; outputs: OutRecord[] }> {
     const folded: Folded[] = []
+    const outputs: OutRecord[] = []
     for (const [i, record] of records.entries()) {
-      const parsed = parse(record)
-      const one = this.#opened.fold(parsed, record.offset)
-      folded.push(one)
-      const counts = one.outcome === 'assigned' && !('control' in parsed)
-      if (counts) this.#parts.drift.add(parsed.cluster, parsed.distance)
+      const one = await this.#opened.fold(record)
+      folded.push(one.folded)
+      outputs.push(...one.outputs)
+      const { value } = one
+      if (one.folded.outcome === 'assigned' && !('control' in value)) {
+        this.#parts.drift.add(value.cluster, value.distance)
+      }
       if (i % FOLD_RECORDS === FOLD_RECORDS - 1) await new Promise(setImmediate)
     }
-    return folded
+    return { folded, outputs }
   }
 
   /** Another member has moved on: what was folded since is void. */
@@ -190,7 +195,7 @@ class Role implements SelectRole {
   async #settleWhenIdle(): Promise<void> {
     const { config, log } = this.#parts
     const isDue = performance.now() - this.#idleSince >= config.select.idleSettleMs
-    if (this.#opened.pending === 0 || !isDue) return
+    if (this.#state.pending === 0 || !isDue) return
     this.#idleSince = performance.now()
     const control: Control = { v: 1, control: 'settle' }
     const value = Buffer.from(JSON.stringify(control))
@@ -211,7 +216,7 @@ class Role implements SelectRole {
 
   #gauges(): void {
     const { metrics, drift } = this.#parts
-    const state = this.#opened
+    const state = this.#state
     metrics.subset.set(state.kept)
     metrics.history.set(state.examples)
     metrics.pending.set(state.pending)
@@ -221,6 +226,18 @@ class Role implements SelectRole {
     metrics.driftNoise.set(stabilityNoise)
     metrics.driftBeyond.set(beyondShare)
     metrics.redundant.set(shareOf(state.duplicates, state.duplicates + state.examples))
+    this.#bundleGauges()
+  }
+
+  #bundleGauges(): void {
+    const { metrics } = this.#parts
+    const { inForce, shadow } = this.#opened.bundles
+    metrics.bundleInForce.reset()
+    metrics.bundleInForce.set({ bundle: inForce ?? '', shadow: shadow ?? '' }, 1)
+    const isDue = performance.now() - this.#comparedAt >= COMPARE_EVERY_MS
+    if (shadow !== null && !isDue) return
+    this.#comparedAt = performance.now()
+    metrics.shadowDifference.set(this.#opened.shadowDifference ?? 0)
   }
 
   async close(): Promise<void> {
@@ -234,42 +251,4 @@ function isFenced(error: unknown): boolean {
 
 function shareOf(part: number, whole: number): number {
   return whole === 0 ? 0 : part / whole
-}
-
-/** @throws XmasdError RECORD_INVALID: `assignments` is ours alone, what can't be read there stops the fold */
-function parse(record: LogRecord): FoldedAssignment | Control {
-  try {
-    return parseForFold(record.value!)
-  } catch (error) {
-    throw new XmasdError(
-      'RECORD_INVALID',
-      `${record.topic}/${record.partition}@${record.offset} is no assignment: ${messageOf(error)}`,
-      'only the score role may write to this topic; find out who else did',
-      { cause: error },
-    )
-  }
-}
-
-/** The event itself, and what it does to the compacted subset; `headers` go with both. */
-export function outputsOf(
-  decision: Decision,
-  topics: { decisions: string; subset: string },
-  headers: Record<string, string> = {},
-): OutRecord[] {
-  const { key, action } = decision
-  const event: OutRecord = {
-    topic: topics.decisions,
-    key,
-    value: Buffer.from(JSON.stringify(decision)),
-    partition: 0,
-    headers,
-  }
-  if (action === 'drop') return [event]
-  return [event, { topic: topics.subset, key, value: subsetValue(decision), partition: 0, headers }]
-}
-
-function subsetValue({ action, key, id, cluster, instability, bundle }: Decision): Buffer | null {
-  if (action === 'evict') return null
-  const entry: SubsetEntry = { v: 1, key, id, cluster, instability, bundle }
-  return Buffer.from(JSON.stringify(entry))
 }

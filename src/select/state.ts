@@ -20,7 +20,7 @@ import { createHash } from 'node:crypto'
 import { z } from 'zod'
 import { XmasdError } from '../errors.ts'
 import type { StateKey, StateReader, StateWriter } from '../log/log.ts'
-import { type Control, keyOf, type SubsetEntry } from '../record.ts'
+import { type Control, type Decision, keyOf, type SubsetEntry } from '../record.ts'
 import {
   BLOCK_ROWS,
   decodeBlock,
@@ -115,9 +115,22 @@ export class SelectState {
     return this.#fold.fold(record, offset)
   }
 
+  /** Sequence numbers of the examples kept now, ascending: folds of the same records number alike. */
+  keptSequences(): Int32Array {
+    return Int32Array.from(this.#fold.policy.subset()).sort()
+  }
+
+  /** What a change of bundles does to one example. */
+  revision(sequence: number, action: 'evict' | 'restore'): Decision {
+    const { key, id, cluster, instability: value, bundle } = this.#store.row(sequence)
+    const instability = cluster === 'text' ? null : value
+    const quota = this.#fold.policy.quota(cluster)
+    return { v: 1, key, id, action, reason: 'bundle_swapped', cluster, instability, quota, bundle }
+  }
+
   /** The examples kept now, in log order. Reads every one of them from the state. */
   *subset(): Generator<SubsetEntry> {
-    for (const sequence of Int32Array.from(this.#fold.policy.subset()).sort()) {
+    for (const sequence of this.keptSequences()) {
       const { key, id, cluster, instability: value, bundle } = this.#store.row(sequence)
       const instability = cluster === 'text' ? null : value
       yield { v: 1, key, id, cluster, instability, bundle }

@@ -52,6 +52,7 @@ test('help is there for every command, and no command is a usage error', async (
   const commands = (await succeed(['--help'])).stdout.match(/^ {2}\w+/gm)!.map(name => name.trim())
   const named = commands.filter(name => name !== 'help')
   assert.deepEqual([...named].sort(), [
+    'bundle',
     'demo',
     'doctor',
     'explain',

@@ -1,0 +1,45 @@
+/**
+ * Assignments under the bundle in force: a record that was scored with another one has its cluster found
+ * again, from its trajectory, so that what the score roles run with never changes what is decided.
+ */
+import { fetchBundle } from '../cluster/published.ts'
+import { type SignatureSource, signatureOf } from '../cluster/signature.ts'
+import type { Log, LogRecord } from '../log/log.ts'
+import type { Assignment } from '../record.ts'
+import type { FoldedAssignment } from '../select/parse.ts'
+
+export class ClustersInForce {
+  readonly #log: Log
+  readonly #topic: string
+  readonly #clusterOf = new Map<string, (example: SignatureSource) => number>()
+
+  /** `topic` is the one of published bundles. */
+  constructor(log: Log, topic: string) {
+    this.#log = log
+    this.#topic = topic
+  }
+
+  /**
+   * `value`, the assignment in `record`, as if it had been scored with `bundle`. Throws BUNDLE_INVALID,
+   * BUNDLE_ALTERED.
+   */
+  of(
+    record: LogRecord,
+    value: FoldedAssignment,
+    bundle: string,
+  ): FoldedAssignment | Promise<FoldedAssignment> {
+    if (value.bundle === bundle) return value
+    const clusterOf = this.#clusterOf.get(bundle)
+    if (clusterOf === undefined)
+      return this.#load(bundle).then(() => this.of(record, value, bundle))
+    if (value.cluster === 'text') return { ...value, bundle }
+    const whole = JSON.parse(Buffer.from(record.value!).toString()) as Assignment
+    return { ...value, cluster: clusterOf(whole), bundle }
+  }
+
+  async #load(id: string): Promise<void> {
+    const { manifest, index } = await fetchBundle(this.#log, this.#topic, id)
+    const read = signatureOf(manifest)
+    this.#clusterOf.set(id, example => index.nearest(read(example)).cluster)
+  }
+}

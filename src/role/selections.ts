@@ -1,0 +1,163 @@
+/**
+ * What the select role folds into: the selection whose bundle is in force and, while one is set, a shadow
+ * that decides beside it. Control records of `assignments` change them, so that every decision is a
+ * function of the log alone:
+ *
+ *   {shadow: B} ─► B's fold is brought up to here, silently; from here on its decisions go to `shadow`
+ *   {swap: B}   ─► B's fold is brought up to here (a shadow is there already), the difference of the two
+ *                  subsets is published as evicts and restores, B is in force
+ */
+import type { Config } from '../config.ts'
+import type { Consumer, Log, LogRecord, OutRecord, StateWriter } from '../log/log.ts'
+import type { Logger } from '../observe/logger.ts'
+import type { Control, Decision } from '../record.ts'
+import type { Folded } from '../select/fold.ts'
+import type { FoldedAssignment } from '../select/parse.ts'
+import { readInForce, writeInForce } from '../select/scope.ts'
+import type { SelectState } from '../select/state.ts'
+import { ClustersInForce } from './clusters-in-force.ts'
+import { decisionOutputs, parseAssignment, shadowOutput } from './decision-outputs.ts'
+import { traceOf } from './outcome.ts'
+import {
+  differenceOf,
+  foldInto,
+  openSelection,
+  revisions,
+  type Selection,
+  writeSelection,
+} from './selection.ts'
+
+export type SelectionsParts = {
+  config: Config
+  log: Log
+  consumer: Consumer
+  logger: Logger
+}
+
+/** Records folded between two commits of a fold that is brought up to the others. */
+const RAISE_COMMIT_RECORDS = 65_536
+/** Records folded between two looks at the event loop: some 10 ms of work. */
+export const FOLD_RECORDS = 256
+
+export type FoldedRecord = {
+  /** As it stands in the record. */
+  value: FoldedAssignment | Control
+  /** By the selection in force. */
+  folded: Folded
+  outputs: OutRecord[]
+}
+
+export class Selections {
+  readonly #parts: SelectionsParts
+  readonly #clusters: ClustersInForce
+  /** The bundle that the log began with. */
+  #first: string | null
+  #active: Selection
+  #shadow: Selection | undefined
+
+  /** Opens what the group's state holds. Throws STATE_INVALID. */
+  constructor(parts: SelectionsParts) {
+    this.#parts = parts
+    this.#clusters = new ClustersInForce(parts.log, parts.config.log.topics.bundles)
+    const { first, bundle, shadow } = readInForce(parts.consumer.state)
+    this.#first = first
+    this.#active = this.#open(bundle)
+    if (shadow !== null) this.#shadow = this.#open(shadow)
+  }
+
+  /** The fold whose decisions count. */
+  get state(): SelectState {
+    return this.#active.state
+  }
+
+  /** The bundle in force, null before the first assignment; and the one that decides beside it. */
+  get bundles(): { inForce: string | null; shadow: string | null } {
+    return { inForce: this.#active.bundle, shadow: this.#shadow?.bundle ?? null }
+  }
+
+  /** How far the shadow's subset is from the one in force; undefined without a shadow. */
+  get shadowDifference(): number | undefined {
+    return this.#shadow && differenceOf(this.#active.state, this.#shadow.state)
+  }
+
+  /** Folds the record into all selections. Throws as `Fold.fold`, `fetchBundle`, and `Consumer.commit`. */
+  async fold(record: LogRecord): Promise<FoldedRecord> {
+    const { topics } = this.#parts.config.log
+    const value = parseAssignment(record)
+    const beside = this.#shadow
+    if (!('control' in value)) this.#first ??= value.bundle
+    const folded = await foldInto(this.#active, this.#clusters, record, value)
+    const besides = beside && (await foldInto(beside, this.#clusters, record, value))
+    if ('control' in value && value.control === 'swap') {
+      folded.decisions.push(...(await this.#swap(value.bundle, record)))
+    }
+    if ('control' in value && value.control === 'shadow') {
+      this.#shadow = value.bundle === null ? undefined : await this.#raise(value.bundle, record)
+    }
+    const trace = folded.decisions.length === 0 ? {} : traceOf(record)
+    const outputs = folded.decisions.flatMap(one => decisionOutputs(one, topics, trace))
+    outputs.push(...(besides?.decisions ?? []).map(decision => shadowOutput(decision, topics)))
+    return { value, folded, outputs }
+  }
+
+  async #swap(bundle: string, control: LogRecord): Promise<Decision[]> {
+    const from = this.#active
+    if (from.bundle === bundle) return []
+    const isShadow = this.#shadow?.bundle === bundle
+    const to = isShadow ? this.#shadow! : await this.#raise(bundle, control)
+    this.#active = to
+    this.#shadow = undefined
+    this.#parts.logger.info(
+      { role: 'select', offset: control.offset, from: from.bundle, to: bundle },
+      'swap',
+    )
+    return revisions(from.state, to.state)
+  }
+
+  /**
+   * The fold of `bundle` with all records up to `control`, that one too. It goes on from where it was left,
+   * and commits what it has on the way: nobody looks at it before it is in force or a shadow.
+   */
+  async #raise(bundle: string, control: LogRecord): Promise<Selection> {
+    const { log, config, consumer, logger } = this.#parts
+    const selection = this.#open(bundle)
+    const from = selection.state.appliedOffset
+    const to = control.offset
+    let folded = 0
+    for await (const record of log.read(config.log.topics.assignments, { from, to })) {
+      await foldInto(selection, this.#clusters, record, parseAssignment(record))
+      folded++
+      if (folded % FOLD_RECORDS === 0) await new Promise(setImmediate)
+      if (folded % RAISE_COMMIT_RECORDS !== 0) continue
+      logger.info({ role: 'select', bundle, offset: record.offset, to }, 'folding for swap')
+      await consumer.commit({
+        positions: [],
+        outputs: [],
+        state: writer => writeSelection(selection, writer),
+      })
+    }
+    if (selection.state.appliedOffset <= to) {
+      await foldInto(selection, this.#clusters, control, parseAssignment(control))
+    }
+    return selection
+  }
+
+  /** Writes what was folded since the last commit. Only inside `commit`, once a commit. */
+  write(writer: StateWriter): void {
+    const { bundle } = this.#active
+    writeSelection(this.#active, writer)
+    if (this.#shadow !== undefined) writeSelection(this.#shadow, writer)
+    const shadow = this.#shadow?.bundle ?? null
+    writeInForce(writer, { v: 1, first: this.#first, bundle, shadow })
+  }
+
+  #open(bundle: string | null): Selection {
+    const scope = bundle === this.#first ? null : bundle
+    const { policy, percent, settleEvery } = this.#parts.config.select
+    return openSelection(
+      this.#parts.consumer.state,
+      { policy, percent, settleEvery },
+      { bundle, scope },
+    )
+  }
+}
