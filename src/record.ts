@@ -108,8 +108,8 @@ export type Reason = (typeof REASONS)[number]
 export const REASONS_OF: Record<Action, readonly Reason[]> = {
   keep: ['within_quota'],
   drop: ['over_quota', 'cluster_too_small', 'duplicate'],
-  evict: ['over_quota', 'quota_shrank'],
-  restore: ['quota_grew'],
+  evict: ['over_quota', 'quota_shrank', 'bundle_swapped'],
+  restore: ['quota_grew', 'bundle_swapped'],
 }
 
 export const Decision = z.strictObject({
