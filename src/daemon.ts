@@ -233,6 +233,9 @@ async function startHttp(
     port: config.http.port,
     registry: metrics.registry,
     refresh: async () => {
+      for (const { name, ok } of await readinessOf(loaded, config, roles)) {
+        metrics.checks.set({ check: name }, ok ? 1 : 0)
+      }
       const { log, bundle, engine, select } = loaded
       if (log === undefined || bundle === undefined) return
       const clusters = bundle.manifest.clusters

@@ -1,7 +1,7 @@
 /** What tests share: where things are, temporary folders that go away, the loud skip. */
 import { existsSync, mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
-import { join, resolve } from 'node:path'
+import { delimiter, join, resolve } from 'node:path'
 import type { TestContext } from 'node:test'
 import { packageRoot } from '../src/version.ts'
 
@@ -36,6 +36,20 @@ export function browser(t: TestContext): string | undefined {
   if (process.env.REQUIRE_CHROMIUM === '1') throw new Error('chromium is not installed')
   process.stderr.write(`SKIPPED, chromium is not installed: ${t.name}\n`)
   t.skip('needs chromium')
+  return undefined
+}
+
+/**
+ * The path of a program on PATH, or undefined after a loud skip where it is not installed. With `variable`
+ * set to 1 in the environment its absence is a failure.
+ */
+export function program(t: TestContext, name: string, variable: string): string | undefined {
+  const folders = (process.env.PATH ?? '').split(delimiter)
+  const found = folders.map(folder => join(folder, name)).find(path => existsSync(path))
+  if (found !== undefined) return found
+  if (process.env[variable] === '1') throw new Error(`${name} is not installed`)
+  process.stderr.write(`SKIPPED, ${name} is not installed: ${t.name}\n`)
+  t.skip(`needs ${name}`)
   return undefined
 }
 

@@ -58,6 +58,11 @@ export class LocalConsumer implements Consumer {
     this.state = stateReader(log.environment, options.group)
   }
 
+  /** Of all its topics: nothing is dealt here, every consumer of the group reads all. */
+  get partitions(): number {
+    return this.#owned.length
+  }
+
   async poll(options: {
     recordsMax: number
     bytesMax?: number

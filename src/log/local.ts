@@ -105,6 +105,7 @@ class LocalLog implements Log {
     const consumer = new LocalConsumer(this, options)
     await consumer.rewind()
     this.#consumers.add(consumer)
+    this.events.onRebalance(options.group, consumer.partitions)
     return consumer
   }
 

@@ -21,7 +21,7 @@ export type LogEvents = {
    * member of the group had moved on; or `aborted`, it failed otherwise and nothing of it stays.
    */
   onTransaction(outcome: TransactionOutcome, seconds: number): void
-  /** The group's partitions were dealt anew: this process now has that many of them. */
+  /** The group's partitions were dealt, or dealt anew: this process now has that many of them. */
   onRebalance(group: string, partitions: number): void
   /** A request failed and is tried again. */
   onRetry(cause: RetryCause): void

@@ -215,11 +215,12 @@ class Role implements SelectRole {
   }
 
   #gauges(): void {
-    const { metrics, drift } = this.#parts
+    const { metrics, config, drift } = this.#parts
     const state = this.#state
     metrics.subset.set(state.kept)
     metrics.history.set(state.examples)
     metrics.pending.set(state.pending)
+    metrics.budget.set(config.select.percent / 100)
     const { examples, stabilityIndex, stabilityNoise, beyondShare } = drift.measure()
     metrics.driftWindow.set(examples)
     metrics.driftStability.set(stabilityIndex)

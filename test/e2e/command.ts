@@ -24,6 +24,18 @@ export function start(args: string[], env: NodeJS.ProcessEnv = {}) {
   return { child, ended: collect(child) }
 }
 
+/** Where a `run` that has just been started serves HTTP. */
+export function servedAt(child: ChildProcess): Promise<string> {
+  return new Promise(resolve => {
+    let seen = ''
+    child.stderr!.on('data', (text: string) => {
+      seen += text
+      const found = /"http":"([^"]+)"/.exec(seen)
+      if (found !== null) resolve(found[1]!)
+    })
+  })
+}
+
 function collect(child: ChildProcess): Promise<Ended> {
   let stdout = ''
   let stderr = ''

@@ -13,6 +13,7 @@ import {
   readTopic,
   run,
   type Site,
+  servedAt,
   start,
   succeed,
 } from './command.ts'
@@ -216,14 +217,7 @@ test('SIGTERM finishes the batch in hand, commits and exits 0; probes and metric
     await writeData(site, await distinct(30)),
   ])
   const { child, ended } = start(['run', '--config', site.config, '--json'])
-  const url = await new Promise<string>(resolve => {
-    let seen = ''
-    child.stderr!.on('data', (text: string) => {
-      seen += text
-      const found = /"http":"([^"]+)"/.exec(seen)
-      if (found !== null) resolve(found[1]!)
-    })
-  })
+  const url = await servedAt(child)
   const get = async (path: string) => {
     const response = await fetch(`${url}${path}`)
     return { status: response.status, body: await response.text() }

@@ -271,7 +271,9 @@ test('local log: tells every commit, how it ended and how long it took', async t
     told.push(outcome)
   }
   const path = temporaryFolder(t)
-  const log = await openLocalLog({ path, events: { ...NO_EVENTS, onTransaction } })
+  const dealt: unknown[] = []
+  const onRebalance = (...args: unknown[]) => dealt.push(args)
+  const log = await openLocalLog({ path, events: { ...NO_EVENTS, onTransaction, onRebalance } })
   await log.ensureTopics([{ name: 'in', partitions: 1 }])
   await log.append(small(2))
   const [a, b] = [
@@ -286,6 +288,7 @@ test('local log: tells every commit, how it ended and how long it took', async t
     RangeError,
   )
   assert.deepEqual(told, ['committed', 'fenced', 'aborted'])
+  assert.deepEqual(dealt, Array(2).fill(['g', 1]))
   await log.close()
 })
 
