@@ -167,16 +167,18 @@ async function openSelect(parts: Parts): Promise<SelectRole> {
 
 /** A bundle holds the trajectories of one schedule in one mode; scoring with another is nonsense. */
 function checkBundleFits(bundle: Bundle, measurer: Measurer, config: Config): void {
-  const { schedule, mode } = bundle.manifest
+  const { schedule, mode, metric = 'attention' } = bundle.manifest
   const { steps, fingerprint } = measurer.schedule
   const mismatch =
     schedule.T !== steps.length
       ? `the bundle is for ${schedule.T} checkpoints, the proxy has ${steps.length} (${steps.join(', ')})`
       : schedule.fingerprint !== null && schedule.fingerprint !== fingerprint
         ? `the bundle is for schedule ${schedule.fingerprint}, the proxy is ${fingerprint}`
-        : mode !== null && mode !== config.proxy.mode
-          ? `the bundle is for mode ${mode}, proxy.mode is ${config.proxy.mode}`
-          : undefined
+        : metric !== 'attention'
+          ? `the bundle is for metric ${metric}, the daemon scores by attention`
+          : mode !== null && mode !== config.proxy.mode
+            ? `the bundle is for mode ${mode}, proxy.mode is ${config.proxy.mode}`
+            : undefined
   if (mismatch === undefined) return
   throw new XmasdError(
     'BUNDLE_MISMATCH',

@@ -43,6 +43,14 @@ const COMMANDS: Record<string, Entry> = {
     summary: 'which clusters are in force; swap them, go back, try others beside',
     load: async () => (await import('./command/bundle.ts')).bundleCommand(),
   },
+  'import-metrics': {
+    summary: 'trajectories from the files of the published code',
+    load: async () => (await import('./command/import-metrics.ts')).importMetricsCommand(),
+  },
+  'export-metrics': {
+    summary: 'files of the published code from trajectories and a bundle',
+    load: async () => (await import('./command/export-metrics.ts')).exportMetricsCommand(),
+  },
   export: {
     summary: 'write the current subset',
     load: async () => (await import('./command/export.ts')).exportCommand(),

@@ -9,6 +9,7 @@ import { join } from 'node:path'
 import { z } from 'zod'
 import { messageOf, XmasdError } from '../errors.ts'
 import { readHeader, readTensor, writeSafetensors } from '../proxy/safetensors.ts'
+import { METRICS } from '../score/metric.ts'
 import { buildIndex, type Centroids, type ClusterIndex, loadIndex } from './hnsw.ts'
 import { SIGNATURES, signatureDimensions } from './signature.ts'
 
@@ -35,6 +36,8 @@ export const Manifest = z.strictObject({
     T: z.int().min(1),
   }),
   mode: z.enum(['reference', 'paper']).nullable(),
+  /** What the scores are; absent: attention. */
+  metric: z.enum(METRICS).optional(),
   topk: z.literal(5),
   signature: z.enum(SIGNATURES),
   /** Of each dimension of a signature that is standardised, [D]. */
@@ -61,7 +64,7 @@ export type Manifest = z.infer<typeof Manifest>
 /** What a caller says of a new bundle; the rest follows. */
 export type NewBundle = Pick<
   Manifest,
-  'schedule' | 'mode' | 'signature' | 'standardisation' | 'baseline' | 'radii'
+  'schedule' | 'mode' | 'metric' | 'signature' | 'standardisation' | 'baseline' | 'radii'
 > & { centroids: Centroids }
 
 export type Bundle = {

@@ -52,6 +52,33 @@ export function fitGiven(points: Points, centroids: Centroids): Fitted {
   return { ...describe(points, centroids), standardisation: undefined, ...how }
 }
 
+/**
+ * Centroids of clusters that somebody else has made: the mean of each one's points. `labels` [N] are
+ * any numbers; clusters come in their order, without the numbers that no point has. `agreement` is the share
+ * of points whose nearest centroid is their own.
+ */
+export function fitLabelled(
+  points: Points,
+  labels: readonly number[],
+): Fitted & { agreement: number } {
+  const { data, count, dimensions } = points
+  const numbers = [...new Set(labels)].sort((a, b) => a - b)
+  const clusterOf = new Map(numbers.map((label, cluster) => [label, cluster]))
+  const own = labels.map(label => clusterOf.get(label)!)
+  const sums = new Float64Array(numbers.length * dimensions)
+  const sizes = new Array<number>(numbers.length).fill(0)
+  for (const [point, cluster] of own.entries()) {
+    sizes[cluster]!++
+    for (let d = 0; d < dimensions; d++) {
+      sums[cluster * dimensions + d]! += data[point * dimensions + d]!
+    }
+  }
+  const means = Float32Array.from(sums, (sum, i) => sum / sizes[Math.floor(i / dimensions)]!)
+  const fitted = fitGiven(points, { data: means, count: numbers.length, dimensions })
+  const agreeing = own.filter((cluster, point) => cluster === fitted.assignment[point]).length
+  return { ...fitted, agreement: agreeing / count }
+}
+
 function describe(points: Points, centroids: Centroids) {
   const { assignment, objective } = assignAll(points, Float64Array.from(centroids.data))
   const sizes = new Array<number>(centroids.count).fill(0)

@@ -5,6 +5,7 @@ import { createReadStream } from 'node:fs'
 import { readFile } from 'node:fs/promises'
 import { z } from 'zod'
 import { messageOf, XmasdError } from '../errors.ts'
+import { METRICS } from '../score/metric.ts'
 import { instabilityOf } from '../score/trajectory.ts'
 import type { Points } from './kmeans.ts'
 import { rawSignature, type Signature } from './signature.ts'
@@ -34,8 +35,10 @@ export type Trajectories = {
 /** What stands beside a file of trajectories, as `<file>.meta.json`. */
 const Meta = z.looseObject({
   v: z.literal(1),
-  schedule: z.looseObject({ fingerprint: z.string(), steps: z.array(z.int().min(0)) }),
-  mode: z.enum(['reference', 'paper']),
+  /** The fingerprint is null where the scores are not xmasd's. */
+  schedule: z.looseObject({ fingerprint: z.string().nullable(), steps: z.array(z.int().min(0)) }),
+  mode: z.enum(['reference', 'paper']).nullable(),
+  metric: z.enum(METRICS).default('attention'),
 })
 export type TrajectoriesMeta = z.infer<typeof Meta>
 

@@ -1,8 +1,9 @@
 /** `fit`: trajectories -> clusters -> a bundle. */
 import { Command, Option } from 'commander'
 import { readCentroids, writeBundle } from '../cluster/bundle.ts'
-import { type Fitted, fitClusters, fitGiven } from '../cluster/fit.ts'
+import { type Fitted, fitClusters, fitGiven, fitLabelled } from '../cluster/fit.ts'
 import type { Points } from '../cluster/kmeans.ts'
+import { readClusterIndices } from '../cluster/metric-files.ts'
 import { SIGNATURES, type Signature } from '../cluster/signature.ts'
 import {
   readTrajectories,
@@ -30,6 +31,7 @@ type Options = {
   seed: number
   signature: Signature
   centroids?: string
+  clusterIdxs?: string
   report?: boolean
   json?: boolean
 }
@@ -55,6 +57,12 @@ export function fitCommand(): Command {
         'safetensors with a tensor centroids [K, T]: no k-means',
       ).conflicts(['clusters', 'seed', 'signature', 'report']),
     )
+    .addOption(
+      new Option(
+        '--cluster-idxs <file>',
+        "the published code's …_cluster_idxs.json: their means are the centroids, no k-means",
+      ).conflicts(['centroids', 'clusters', 'seed', 'signature', 'report']),
+    )
     .option('--report', 'say how the clusters of the signatures differ and how stable they are')
     .option('--json', 'report as one JSON document on stdout')
     .action(async (options: Options, command: Command) => {
@@ -65,8 +73,8 @@ export function fitCommand(): Command {
     })
 }
 
-/** Raw signatures of the examples that count, each once, in order. */
-type History = { signatures: Map<Signature, Points>; counts: CountedOnce }
+/** Raw signatures and keys of the examples that count and have a trajectory, each once, in order. */
+type History = { signatures: Map<Signature, Points>; keys: string[]; counts: CountedOnce }
 
 async function fit(options: Options): Promise<void> {
   const progress = startProgress('read', undefined)
@@ -78,7 +86,9 @@ async function fit(options: Options): Promise<void> {
   const meta = await readTrajectoriesMeta(options.trajectories)
   checkInput(options, read, meta)
   const counts = countOnce(read.ids, read.keys)
-  const rows = counts.counted.map(index => read.rows[index]!).filter(row => row >= 0)
+  const scored = counts.counted.filter(index => read.rows[index]! >= 0)
+  const rows = scored.map(index => read.rows[index]!)
+  const keys = scored.map(index => read.keys[index]!)
   const signatures = new Map(
     [...read.signatures].map(([name, points]) => [name, rowsOf(points, rows)]),
   )
@@ -86,7 +96,7 @@ async function fit(options: Options): Promise<void> {
   const bundle =
     out === undefined
       ? undefined
-      : await makeBundle(out, options, read, { signatures, counts }, meta)
+      : await makeBundle(out, options, read, { signatures, keys, counts }, meta)
   const comparison =
     options.report === true ? signatureReport(signatures, read.lacking.keys(), options) : undefined
   report(options, bundle, comparison)
@@ -96,15 +106,12 @@ async function makeBundle(
   out: string,
   options: Options,
   read: Trajectories,
-  { signatures, counts }: History,
+  { signatures, keys, counts }: History,
   meta: TrajectoriesMeta | undefined,
 ): Promise<BundleReport> {
   const { signature } = options
   const points = signatures.get(signature)!
-  const fitted =
-    options.centroids === undefined
-      ? fitWithProgress(points, options)
-      : fitGiven(points, given(options.centroids, points))
+  const { fitted, agreement } = fitAsAsked(points, keys, options)
   const { centroids, standardisation, sizes, radii } = fitted
   const { fingerprint = null, steps = null } = meta?.schedule ?? {}
   const examples = counts.counted.length
@@ -113,6 +120,7 @@ async function makeBundle(
     centroids,
     schedule: { fingerprint, steps, T: read.points.dimensions },
     mode: meta?.mode ?? null,
+    ...(meta?.metric === 'loss' ? { metric: meta.metric } : {}),
     signature,
     ...(standardisation === undefined ? {} : { standardisation }),
     baseline: { examples, textOnly, sizes },
@@ -128,6 +136,7 @@ async function makeBundle(
     points: points.count,
     ...{ textOnly, failed: read.failed, duplicates, redelivered },
     ...{ iterations, isConverged, objective },
+    ...(agreement === undefined ? {} : { agreement }),
     sizes: sizeQuantiles(sizes),
   }
 }
@@ -155,6 +164,31 @@ function checkInput(options: Options, read: Trajectories, meta?: TrajectoriesMet
     `${options.trajectories} has ${dimensions} scores a line, its .meta.json ${meta.schedule.steps.length} checkpoints`,
     'Score again, or remove the .meta.json that belongs to another file.',
   )
+}
+
+function fitAsAsked(
+  points: Points,
+  keys: readonly string[],
+  options: Options,
+): { fitted: Fitted; agreement?: number } {
+  const { centroids, clusterIdxs } = options
+  if (centroids !== undefined) return { fitted: fitGiven(points, given(centroids, points)) }
+  if (clusterIdxs === undefined) return { fitted: fitWithProgress(points, options) }
+  const fitted = fitLabelled(points, labelsOf(clusterIdxs, keys))
+  return { fitted, agreement: fitted.agreement }
+}
+
+function labelsOf(file: string, keys: readonly string[]): number[] {
+  const labels = readClusterIndices(file)
+  return keys.map(key => {
+    const label = labels.get(key)
+    if (label !== undefined) return label
+    throw new XmasdError(
+      'DATA_INVALID',
+      `${file} has no cluster for ${key}`,
+      'Give the trajectories that `xmasd import-metrics` made of the same data.',
+    )
+  })
 }
 
 function fitWithProgress(points: Points, { signature, clusters, seed }: Options): Fitted {
@@ -206,6 +240,8 @@ type BundleReport = {
   iterations: number
   isConverged: boolean
   objective: number
+  /** With --cluster-idxs: the share of examples that are nearest to the centroid of their own. */
+  agreement?: number
   sizes: Sizes
 }
 
@@ -231,6 +267,9 @@ function describeBundle(options: Options, found: BundleReport): string {
     `  signature   ${found.signature}\n` +
     `  left out    ${found.textOnly} text-only, ${found.failed} failed, ${found.duplicates} duplicates, ${found.redelivered} repeated\n` +
     `  iterations  ${found.iterations}${how}; sum of squared distances ${found.objective.toPrecision(6)}\n` +
+    (found.agreement === undefined
+      ? ''
+      : `  agreement   ${(100 * found.agreement).toFixed(2)} % are nearest to their own cluster's mean\n`) +
     `  sizes       ${sizes.min} smallest, ${sizes.p25} ${sizes.median} ${sizes.p75} quartiles, ${sizes.max} largest; ${sizes.small} too small to give any\n` +
     `written to ${found.out}\n` +
     `next: xmasd select --trajectories ${options.trajectories} --bundle ${found.out} --percent 20 --out subset.json\n`

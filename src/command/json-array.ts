@@ -1,21 +1,32 @@
-/** A JSON array in a file, one entry a line, streamed; the file appears whole or not at all. */
+/** Many JSON texts in a file, one a line, streamed; the file appears whole or not at all. */
 import { once } from 'node:events'
 import { createWriteStream } from 'node:fs'
 import { rename, rm } from 'node:fs/promises'
 import { messageOf, XmasdError } from '../errors.ts'
 
+type Texts = AsyncIterable<string> | Iterable<string>
+
 /**
- * `entries` are JSON texts. Returns how many there were.
+ * One array of `entries`, which are JSON texts. Returns how many there were.
  *
  * @throws XmasdError FILE_UNREADABLE where the file can't be written; what `entries` throws
  */
-export async function writeJsonArray(
-  file: string,
-  entries: AsyncIterable<string> | Iterable<string>,
-): Promise<number> {
+export function writeJsonArray(file: string, entries: Texts): Promise<number> {
+  return writeWhole(file, entries, { first: '[\n', next: ',\n', last: '\n]\n', none: '[]\n' })
+}
+
+/** As `writeJsonArray`, as JSON lines. */
+export function writeJsonLines(file: string, entries: Texts): Promise<number> {
+  return writeWhole(file, entries, { first: '', next: '\n', last: '\n', none: '' })
+}
+
+/** What stands before the first entry, before each other, after the last, and in place of them all. */
+type Frame = { first: string; next: string; last: string; none: string }
+
+async function writeWhole(file: string, entries: Texts, frame: Frame): Promise<number> {
   const temporary = `${file}.${process.pid}.tmp`
   try {
-    const written = await writeEntries(temporary, entries)
+    const written = await writeEntries(temporary, entries, frame)
     await rename(temporary, file)
     return written
   } catch (error) {
@@ -29,19 +40,16 @@ export async function writeJsonArray(
   }
 }
 
-async function writeEntries(
-  file: string,
-  entries: AsyncIterable<string> | Iterable<string>,
-): Promise<number> {
+async function writeEntries(file: string, entries: Texts, frame: Frame): Promise<number> {
   const out = createWriteStream(file)
   await once(out, 'open')
   let written = 0
   for await (const entry of entries) {
-    const isFull = !out.write(`${written === 0 ? '[\n' : ',\n'}${entry}`)
+    const isFull = !out.write(`${written === 0 ? frame.first : frame.next}${entry}`)
     written++
     if (isFull) await once(out, 'drain')
   }
-  out.end(written === 0 ? '[]\n' : '\n]\n')
+  out.end(written === 0 ? frame.none : frame.last)
   await once(out, 'close')
   return written
 }

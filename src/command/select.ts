@@ -1,7 +1,7 @@
 /** `select`: the batch rule over a file of trajectories. */
 import { Command } from 'commander'
+import { nearestClusters } from '../cluster/assign.ts'
 import { type Bundle, openBundle } from '../cluster/bundle.ts'
-import { standardised } from '../cluster/signature.ts'
 import {
   readTrajectories,
   readTrajectoriesMeta,
@@ -47,7 +47,7 @@ async function select(options: Options): Promise<void> {
     onProgress: lines => progress.update(lines),
   })
   progress.stop()
-  await checkFits(options, bundle, read)
+  await checkBundleFits(options, bundle, read)
   const { counted, duplicates, redelivered } = countOnce(read.ids, read.keys)
   const selection = selectBatch(rank(read, counted, bundle), options.percent)
   const selected = selection.selected.map(index => counted[index]!)
@@ -60,27 +60,34 @@ async function select(options: Options): Promise<void> {
   report(options, bundle, counted.length, selection, left)
 }
 
-async function checkFits(options: Options, bundle: Bundle, read: Trajectories): Promise<void> {
-  const { schedule, mode, signature } = bundle.manifest
+/** Throws BUNDLE_MISMATCH where `read` is of another schedule, mode or metric than the bundle. */
+export async function checkBundleFits(
+  options: Pick<Options, 'bundle' | 'trajectories'>,
+  bundle: Bundle,
+  read: Trajectories,
+): Promise<void> {
+  const { schedule, mode, metric = 'attention', signature } = bundle.manifest
   const meta = await readTrajectoriesMeta(options.trajectories)
   const { count, dimensions } = read.points
   const lacking = read.lacking.get(signature)
   const own = bundle.index.centroids.dimensions
   const found = read.signatures.get(signature)?.dimensions ?? own
-  const isOther = (a: string | null, b: string | undefined): boolean =>
-    a !== null && b !== undefined && a !== b
+  const isOther = (a: string | null, b: string | null | undefined): boolean =>
+    a !== null && b !== null && b !== undefined && a !== b
   const mismatch =
     count > 0 && dimensions !== schedule.T
       ? `${schedule.T} scores a trajectory, the file has ${dimensions}`
-      : isOther(mode, meta?.mode)
-        ? `mode ${mode}, the file was scored in mode ${meta?.mode}`
-        : isOther(schedule.fingerprint, meta?.schedule.fingerprint)
-          ? `schedule ${schedule.fingerprint}, the file was scored with ${meta?.schedule.fingerprint}`
-          : lacking !== undefined
-            ? `signature ${signature}, which line ${lacking} lacks`
-            : count > 0 && found !== own
-              ? `${own} values of ${signature}, the file has ${found}`
-              : undefined
+      : isOther(metric, meta?.metric)
+        ? `metric ${metric}, the file was scored by ${meta?.metric}`
+        : isOther(mode, meta?.mode)
+          ? `mode ${mode}, the file was scored in mode ${meta?.mode}`
+          : isOther(schedule.fingerprint, meta?.schedule.fingerprint)
+            ? `schedule ${schedule.fingerprint}, the file was scored with ${meta?.schedule.fingerprint}`
+            : lacking !== undefined
+              ? `signature ${signature}, which line ${lacking} lacks`
+              : count > 0 && found !== own
+                ? `${own} values of ${signature}, the file has ${found}`
+                : undefined
   if (mismatch === undefined) return
   throw new XmasdError(
     'BUNDLE_MISMATCH',
@@ -90,14 +97,11 @@ async function checkFits(options: Options, bundle: Bundle, read: Trajectories): 
 }
 
 function rank(read: Trajectories, counted: readonly number[], bundle: Bundle): Ranked[] {
-  const { signature, standardisation } = bundle.manifest
-  const { data, dimensions } = read.signatures.get(signature)!
+  const clusters = nearestClusters(read, bundle)
   return counted.map(index => {
     const id = read.ids[index]!
-    const row = read.rows[index]!
-    if (row < 0) return { cluster: 'text', instability: null, id }
-    const raw = data.subarray(row * dimensions, (row + 1) * dimensions)
-    const { cluster } = bundle.index.nearest(standardised(raw, standardisation))
+    const cluster = clusters[index]!
+    if (cluster === null) return { cluster: 'text', instability: null, id }
     return { cluster, instability: read.instability[index]!, id }
   })
 }

@@ -1,9 +1,7 @@
 import assert from 'node:assert/strict'
-import { type SpawnSyncReturns, spawnSync } from 'node:child_process'
 import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
-import { dirname, join } from 'node:path'
+import { join } from 'node:path'
 import { type TestContext, test } from 'node:test'
-import { fileURLToPath } from 'node:url'
 import fc from 'fast-check'
 import { openBundle } from '../../src/cluster/bundle.ts'
 import { readHeader, readTensorFloat64, writeSafetensors } from '../../src/proxy/safetensors.ts'
@@ -12,24 +10,7 @@ import { countOnce } from '../../src/select/duplicates.ts'
 import { openSelectState } from '../../src/select/state.ts'
 import { MemoryState, recordOf } from '../select/stream.ts'
 import { shared, temporaryFolder } from '../support.ts'
-
-const MAIN = join(dirname(fileURLToPath(import.meta.url)), '../../src/main.js')
-
-function xmasd(...args: string[]): SpawnSyncReturns<string> {
-  return spawnSync(process.execPath, [MAIN, ...args], { encoding: 'utf8' })
-}
-
-function succeed(...args: string[]): string {
-  const { status, stdout, stderr } = xmasd(...args)
-  assert.equal(status, 0, stderr)
-  return stdout
-}
-
-const readJson = (file: string) => JSON.parse(readFileSync(file, 'utf8'))
-
-function writeLines(file: string, lines: readonly object[]): void {
-  writeFileSync(file, lines.map(line => `${JSON.stringify(line)}\n`).join(''))
-}
+import { readJson, succeed, writeLines, xmasd } from './xmasd.ts'
 
 test('fit with the golden centroids and select give the golden subsets, to the id', t => {
   const folder = shared(t, 'goldens/selection')
