@@ -7,30 +7,12 @@ import { dirname, resolve } from 'node:path'
 import { closest } from 'fastest-levenshtein'
 import { parse as parseYaml } from 'yaml'
 import { z } from 'zod'
+import { LogConfig } from './config-log.ts'
 import { ENGINES } from './engine/engine.ts'
 import { messageOf, XmasdError } from './errors.ts'
-import { TOPICS } from './record.ts'
 import { MODES } from './score/attention.ts'
 
 const MIB = 1024 * 1024
-const topicName = (name: string) => z.string().min(1).max(249).default(name)
-
-const LogConfig = z.strictObject({
-  kind: z.literal('local').default('local'),
-  path: z.string().min(1).default('./data'),
-  examplesPartitions: z.int().min(1).max(1024).default(1),
-  topics: z
-    .strictObject({
-      examples: topicName(TOPICS.examples),
-      assignments: topicName(TOPICS.assignments),
-      decisions: topicName(TOPICS.decisions),
-      subset: topicName(TOPICS.subset),
-      deadLetters: topicName(TOPICS.deadLetters),
-      bundles: topicName(TOPICS.bundles),
-      shadow: topicName(TOPICS.shadow),
-    })
-    .prefault({}),
-})
 
 const ImagesConfig = z.strictObject({
   root: z.string().min(1).default('./images'),
@@ -77,7 +59,7 @@ const SelectConfig = z.strictObject({
 })
 
 const Schema = z.strictObject({
-  log: LogConfig.prefault({}),
+  log: LogConfig,
   images: ImagesConfig.prefault({}),
   proxy: ProxyConfig.prefault({}),
   bundle: z.string().min(1).default('./bundle'),
@@ -101,7 +83,18 @@ const Schema = z.strictObject({
 export type Config = z.infer<typeof Schema>
 
 /** Keys that hold a path: relative ones are taken from the folder of the file that names them. */
-const PATHS = [['log', 'path'], ['images', 'root'], ['proxy', 'path'], ['bundle']] as const
+const PATHS = [
+  ['log', 'path'],
+  ['log', 'tls', 'ca'],
+  ['log', 'tls', 'cert'],
+  ['log', 'tls', 'key'],
+  ['log', 'sasl', 'passwordFile'],
+  ['images', 'root'],
+  ['proxy', 'path'],
+  ['bundle'],
+] as const
+/** Keys whose value is never shown. */
+const SECRETS = new Set(['log.sasl.password'])
 /** Variables with our prefix that are no configuration keys. */
 const OTHER_VARIABLES = new Set(['XMASD_CONFIG'])
 
@@ -164,6 +157,10 @@ export function configKeys(): string[] {
 
 function leaves(schema: z.ZodType, prefix: string): Leaf[] {
   const inner = unwrap(schema)
+  if (inner instanceof z.ZodUnion) {
+    const all = inner.options.flatMap(option => leaves(option as z.ZodType, prefix))
+    return [...new Map(all.map(leaf => [leaf.key, leaf])).values()]
+  }
   if (!(inner instanceof z.ZodObject)) return [{ key: prefix, schema: inner }]
   return Object.entries(inner.shape as Record<string, z.ZodType>).flatMap(([name, child]) =>
     leaves(child, prefix === '' ? name : `${prefix}.${name}`),
@@ -171,6 +168,7 @@ function leaves(schema: z.ZodType, prefix: string): Leaf[] {
 }
 
 function unwrap(schema: z.ZodType): z.ZodType {
+  if (schema instanceof z.ZodPipe) return unwrap(schema.out as z.ZodType)
   const wrapped =
     schema instanceof z.ZodDefault ||
     schema instanceof z.ZodPrefault ||
@@ -245,13 +243,21 @@ function invalid(
   const key = issue.path.join('.')
   if (issue.code === 'unrecognized_keys') {
     const unknown = [...issue.path, issue.keys[0]!].join('.')
+    if (configKeys().some(known => known === unknown || known.startsWith(`${unknown}.`))) {
+      return new XmasdError(
+        'CONFIG_INVALID',
+        `${unknown} in ${origins.get(unknown) ?? file} goes with log.kind: kafka`,
+        'set log.kind to kafka (XMASD_LOG_KIND), or leave that key out',
+      )
+    }
     return new XmasdError(
       'CONFIG_INVALID',
       `unknown key ${unknown} in ${file}`,
       `did you mean ${closest(unknown, configKeys())}? Every key is explained in config/xmasd.yaml`,
     )
   }
-  const value = JSON.stringify(getAt(tree, issue.path))
+  const isSecret = SECRETS.has(key)
+  const value = isSecret ? 'not shown' : JSON.stringify(getAt(tree, issue.path))
   return new XmasdError(
     'CONFIG_INVALID',
     `${key} is ${value} (${origins.get(key) ?? file}): ${issue.message}`,

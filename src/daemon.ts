@@ -13,7 +13,7 @@ import { type Check, type HttpServer, serveHttp } from './observe/http.ts'
 import { countLogEvents } from './observe/log-events.ts'
 import type { Logger } from './observe/logger.ts'
 import { createMetrics, type Metrics } from './observe/metrics.ts'
-import { groupsOf, openLog, topicSpecs } from './open-log.ts'
+import { groupsOf, logPlace, openLog, topicSpecs } from './open-log.ts'
 import { checkedNearest } from './role/nearest.ts'
 import { runScoreRole } from './role/score-role.ts'
 import { openSelectRole, type SelectRole } from './role/select-role.ts'
@@ -82,7 +82,7 @@ async function assemble(
 
   const bundle = await openBundle(config.bundle)
   loaded.bundle = bundle
-  const log = await openLog(config, { events: countLogEvents(metrics, roleIn(config)) })
+  const log = await openLog(config, { events: countLogEvents(metrics, roleIn(config)), logger })
   releasers.push(() => log.close())
   await log.ensureTopics(topicSpecs(config))
   await checkBundleContinues(log, config, bundle)
@@ -105,7 +105,7 @@ async function assemble(
   if (select !== undefined) running.push(select.run(controller.signal))
   for (const role of running) role.catch(() => controller.abort())
   if (options.untilIdle) running.push(stopWhenIdle(options, log, statuses, controller))
-  logger.info({ roles, bundle: bundle.id, log: config.log.path, http: http?.url }, 'started')
+  logger.info({ roles, bundle: bundle.id, log: logPlace(config), http: http?.url }, 'started')
   const done = Promise.all(running).then(() => {})
   return {
     metrics,
@@ -146,7 +146,8 @@ async function openScore(parts: Parts): Promise<(signal: AbortSignal) => Promise
   checkBundleFits(bundle, measurer, config)
   parts.loaded.engine = measurer
   const { topics } = config.log
-  const consumer = await log.consume({ group: groupsOf(config).score, topics: [topics.examples] })
+  const group = groupsOf(config).score
+  const consumer = await log.consume({ group, topics: [topics.examples], isStateless: true })
   releasers.push(() => consumer.close())
   const nearest = checkedNearest(bundle, metrics)
   const status = parts.statuses.find(({ role }) => role === 'score')!

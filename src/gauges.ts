@@ -1,6 +1,6 @@
 /** Gauges that are read when /metrics is scraped, not counted as things happen. */
 import type { Config } from './config.ts'
-import type { Log } from './log/log.ts'
+import type { Lag, Log } from './log/log.ts'
 import { type BacklogMeter, createBacklogMeter } from './observe/backlog.ts'
 import { balanceOf, evennessOf } from './observe/balance.ts'
 import type { Metrics } from './observe/metrics.ts'
@@ -42,44 +42,27 @@ async function refreshBacklog(parts: GaugeParts, role: Role, meter: BacklogMeter
   metrics.backlogRecords.set({ role }, behind)
   const status = parts.statuses.find(one => one.role === role)
   if (status === undefined) return
-  const oldest = behind === 0 ? undefined : await oldestUnread(log, status, partitions)
+  const oldest = behind === 0 ? undefined : (status.oldest ?? oldestUnread(partitions))
   const ageSeconds = oldest === undefined ? 0 : Math.max(0, (Date.now() - oldest) / 1000)
-  const committed = sum(partitions.map(lag => lag.committed))
+  const committed = sum(partitions.map(lag => lag.offset))
   const sight = { atMs: performance.now(), committed, behind, ageSeconds }
   metrics.backlogSeconds.set({ role }, meter.see(sight))
   metrics.backlogAge.set({ role }, ageSeconds)
 }
 
-type Lag = { topic: string; partition: number; committed: number; behind: number }
-
-async function lagOf(log: Log, config: Config, role: Role): Promise<Lag[]> {
+function lagOf(log: Log, config: Config, role: Role): Promise<Lag[]> {
   const topic = role === 'score' ? config.log.topics.examples : config.log.topics.assignments
-  const [ends, positions] = [
-    await log.ends(topic),
-    await log.committed(groupsOf(config)[role], topic),
-  ]
-  return ends.map((end, partition) => {
-    const committed = positions[partition] ?? 0
-    return { topic, partition, committed, behind: Math.max(0, end - committed) }
-  })
+  return log.lag(groupsOf(config)[role], topic)
 }
 
-/** Records that a role has still to read: between its group's positions and the end of its topic. */
+/** Records that a role has still to read. */
 export async function backlogOf(log: Log, config: Config, role: Role): Promise<number> {
   return sum((await lagOf(log, config, role)).map(lag => lag.behind))
 }
 
-/** The role knows of what it has in hand; with empty hands the log is asked. Milliseconds since the epoch. */
-async function oldestUnread(
-  log: Log,
-  status: RoleStatus,
-  partitions: readonly Lag[],
-): Promise<number | undefined> {
-  if (status.oldest !== undefined) return status.oldest
-  const first = partitions
-    .filter(({ behind }) => behind > 0)
-    .map(({ topic, partition, committed }) => log.get(topic, partition, committed))
-  const stamps = (await Promise.all(first)).flatMap(record => record?.timestamp ?? [])
+/** The role knows of what it has in hand; this is of what nobody has. Milliseconds since the epoch. */
+function oldestUnread(partitions: readonly Lag[]): number | undefined {
+  const stamps = partitions.flatMap(({ oldest }) => oldest ?? [])
   return stamps.length === 0 ? undefined : Math.min(...stamps)
 }
 

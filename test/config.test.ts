@@ -59,6 +59,45 @@ test('the environment wins over the file, in the type of the key', t => {
   assert.ok(Object.isFrozen(config) && Object.isFrozen(config.select))
 })
 
+test('the keys of Kafka come with log.kind, from the file or the environment', t => {
+  const file = join(temporaryFolder(t), 'x.yaml')
+  writeFileSync(
+    file,
+    'log: { kind: kafka, brokers: [a:9092], tls: { enabled: true, ca: ca.pem } }\n',
+  )
+  const { log } = loadConfig(file, {
+    XMASD_LOG_BROKERS: 'b:1,c:2',
+    XMASD_LOG_MIN_INSYNC_REPLICAS: '2',
+  })
+  assert.ok(log.kind === 'kafka')
+  assert.deepEqual(log.brokers, ['b:1', 'c:2'])
+  assert.equal(log.minInsyncReplicas, 2)
+  assert.equal(log.tls.ca, join(file, '../ca.pem'))
+  const kafka = { XMASD_LOG_KIND: 'kafka' }
+  refused(() => loadConfig(undefined, kafka), 'log.brokers')
+  refused(() => loadConfig(undefined, { ...kafka, XMASD_LOG_BROKERS: 'a' }), '"a"', 'host:port')
+  refused(
+    () => loadConfig(undefined, { XMASD_LOG_BROKERS: 'a:1' }),
+    'log.brokers',
+    'log.kind: kafka',
+  )
+  refused(() => loadConfig(undefined, { XMASD_LOG_KIND: 'files' }), 'log.kind', 'local', 'kafka')
+})
+
+test('a password is never shown', () => {
+  const env = {
+    XMASD_LOG_KIND: 'kafka',
+    XMASD_LOG_BROKERS: 'a:1',
+    XMASD_LOG_SASL_MECHANISM: 'plain',
+    XMASD_LOG_SASL_USERNAME: 'u',
+    XMASD_LOG_SASL_PASSWORD: 'swordfish',
+  }
+  const twice = { ...env, XMASD_LOG_SASL_PASSWORD_FILE: '/run/secret' }
+  const run = () => loadConfig(undefined, twice)
+  refused(run, 'log.sasl.password', 'passwordFile')
+  assert.throws(run, error => !JSON.stringify([String(error), error]).includes('swordfish'))
+})
+
 test('every variable name belongs to one key', () => {
   const names = configKeys().map(variableOf)
   assert.equal(new Set(names).size, names.length)

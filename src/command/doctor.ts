@@ -8,7 +8,7 @@ import { type Config, loadConfig } from '../config.ts'
 import { BUILD_HINT, describeTensorflow } from '../engine/tensorflow-backend.ts'
 import { messageOf, XmasdError } from '../errors.ts'
 import { backlogOf, ROLES } from '../gauges.ts'
-import { openLogToRead } from '../open-log.ts'
+import { logPlace, openLogToRead } from '../open-log.ts'
 import { checkpointBytes, openSchedule } from '../proxy/schedule.ts'
 
 type Options = { config?: string; json?: boolean }
@@ -133,17 +133,31 @@ async function findBundle(config: Config): Promise<Finding> {
 }
 
 async function findLog(config: Config): Promise<Finding> {
-  if (!existsSync(config.log.path)) {
-    const detail = `${config.log.path} is not there yet: the first run makes it`
-    return { name: 'log', status: 'ok', detail }
+  const place = logPlace(config)
+  if (config.log.kind === 'local' && !existsSync(config.log.path)) {
+    return {
+      name: 'log',
+      status: 'ok',
+      detail: `${place} is not there yet: the first run makes it`,
+    }
   }
-  const log = await openLogToRead(config)
+  const log = await openLogToRead(config).catch((error: unknown) => {
+    if (error instanceof XmasdError && error.code === 'TOPIC_MISSING') return undefined
+    throw error
+  })
+  if (log === undefined) {
+    return {
+      name: 'log',
+      status: 'ok',
+      detail: `${place} has no topics yet: the first run makes them`,
+    }
+  }
   try {
     const backlogs = await Promise.all(
       ROLES.map(async role => `${role} ${await backlogOf(log, config, role)}`),
     )
     const ends = await log.ends(config.log.topics.examples)
-    const detail = `${config.log.path}: examples end at ${ends.join(', ')}; backlog ${backlogs.join(', ')}`
+    const detail = `${place}: examples end at ${ends.join(', ')}; backlog ${backlogs.join(', ')}`
     return { name: 'log', status: 'ok', detail }
   } finally {
     await log.close()

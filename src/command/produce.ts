@@ -6,7 +6,7 @@ import { XmasdError } from '../errors.ts'
 import { countExamples, readExamples } from '../ingest/data.ts'
 import type { Log, OutRecord } from '../log/log.ts'
 import { startProgress } from '../observe/progress.ts'
-import { openLog, topicSpecs } from '../open-log.ts'
+import { logPlace, openLog, topicSpecs } from '../open-log.ts'
 import { positiveInteger } from './options.ts'
 
 const BATCH_RECORDS = 500
@@ -110,12 +110,14 @@ function parseLoosely(value: Uint8Array): Record<string, unknown> | undefined {
 }
 
 function report(options: Options, config: Config, produced: number): void {
-  const { topics, path } = config.log
+  const { topics } = config.log
   if (options.json === true) {
     process.stdout.write(`${JSON.stringify({ v: 1, produced, topic: topics.examples })}\n`)
     return
   }
-  process.stdout.write(`${produced} examples appended to ${topics.examples} in ${path}\n`)
+  process.stdout.write(
+    `${produced} examples appended to ${topics.examples} in ${logPlace(config)}\n`,
+  )
   const flag = options.config === undefined ? '' : ` --config ${options.config}`
   process.stdout.write(`next: xmasd run${flag} --until-idle\n`)
 }

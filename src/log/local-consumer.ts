@@ -9,7 +9,17 @@ import { decodeFrame, type Frame } from './frame.ts'
 import { type PreparedAppend, prepareAppend, type RoundRobin, writeAppend } from './local-append.ts'
 import { collectState, stateReader, writeState } from './local-state.ts'
 import { endKey, positionKey, readCount, type Topic, type Topics } from './local-topics.ts'
-import type { Commit, Consumer, LogRecord, Position, StateReader } from './log.ts'
+import {
+  type Commit,
+  type Consumer,
+  fenced,
+  type LogRecord,
+  outputsBySource,
+  type Place,
+  type Position,
+  placeKey,
+  type StateReader,
+} from './log.ts'
 import { nextWrite, settled, write } from './transaction.ts'
 
 /** How soon a write of another process is seen. */
@@ -24,6 +34,8 @@ type Head = { owned: Owned; offset: number; frame: Frame; bytes: number; rest: E
 type Entries = Iterator<{ key: [number, number, number]; value: Buffer }>
 
 export class LocalConsumer implements Consumer {
+  /** Every member has all partitions, always. */
+  readonly epoch = 0
   readonly state: StateReader
   readonly #environment: Environment
   readonly #topics: Topics
@@ -115,6 +127,7 @@ export class LocalConsumer implements Consumer {
   async commit(commit: Commit): Promise<void> {
     this.#checkOpen()
     if (this.#isReadonly) throw new Error('the log is open for reading only')
+    outputsBySource(commit)
     const moves = commit.positions.map(position => this.#move(position))
     const changes = collectState(this.#group, commit.state)
     const append = await prepareAppend(this.#topics, this.#turns, commit.outputs)
@@ -161,12 +174,10 @@ export class LocalConsumer implements Consumer {
     for (const owned of this.#owned) {
       const stored = readCount(this.#environment, this.#positionKey(owned))
       if (stored === owned.committed) continue
-      throw new XmasdError(
-        'LOG_FENCED',
-        `another member of group ${this.#group} moved ${owned.topic.name}/${owned.partition} ` +
+      throw fenced(
+        this.#owned.map(placeOf),
+        `another member of group ${this.#group} moved ${placeKey(placeOf(owned))} ` +
           `from ${owned.committed} to ${stored}`,
-        'nothing was committed: rewind and poll again',
-        { retryable: true },
       )
     }
   }
@@ -186,10 +197,12 @@ export class LocalConsumer implements Consumer {
     }))
   }
 
-  async rewind(): Promise<void> {
+  async rewind(places?: readonly Place[]): Promise<void> {
     this.#checkOpen()
     await settled(this.#environment)
+    const wanted = places === undefined ? undefined : new Set(places.map(placeKey))
     for (const owned of this.#owned) {
+      if (wanted?.has(placeKey(placeOf(owned))) === false) continue
       owned.committed = readCount(this.#environment, this.#positionKey(owned))
       owned.next = owned.committed
     }
@@ -207,6 +220,10 @@ export class LocalConsumer implements Consumer {
   #checkOpen(): void {
     if (this.#isClosed) throw new Error('the consumer is closed')
   }
+}
+
+function placeOf({ topic, partition }: Owned): Place {
+  return { topic: topic.name, partition }
 }
 
 function appendThen(

@@ -30,7 +30,7 @@ import {
   type Topic,
   Topics,
 } from './local-topics.ts'
-import type { Consumer, Log, LogRecord, OutRecord, TopicSpec } from './log.ts'
+import type { Consumer, Lag, Log, LogRecord, OutRecord, TopicSpec } from './log.ts'
 import { settled, write } from './transaction.ts'
 
 /** Records and bytes that `read` fetches at a time. */
@@ -160,6 +160,18 @@ class LocalLog implements Log {
     )
   }
 
+  async lag(group: string, topicName: string): Promise<Lag[]> {
+    const ends = await this.ends(topicName)
+    const committed = await this.committed(group, topicName)
+    const topic = this.topics.get(topicName)
+    return ends.map((end, partition) => {
+      const offset = committed[partition]!
+      const [first] = readChunk(this.environment, topic, partition, offset, end, 1)
+      const behind = Math.max(0, end - offset)
+      return { topic: topicName, partition, offset, behind, oldest: first?.timestamp }
+    })
+  }
+
   async close(): Promise<void> {
     if (this.#isClosed) return
     this.#isClosed = true
@@ -174,7 +186,7 @@ class LocalLog implements Log {
 
 function missingTopic(path: string, name: string): XmasdError {
   return new XmasdError(
-    'LOG_UNAVAILABLE',
+    'TOPIC_MISSING',
     `the log at ${path} has no topic ${name} yet`,
     'start `xmasd run` or `xmasd produce` once: they create the topics',
   )
@@ -186,6 +198,7 @@ function readChunk(
   partition: number,
   from: number,
   to: number,
+  limit: number = READ_RECORDS,
 ): LogRecord[] {
   const chunk: LogRecord[] = []
   if (from >= to) return chunk
@@ -195,7 +208,7 @@ function readChunk(
   for (const { key, value } of environment.records.getRange({
     start: [...range.start],
     end: [...range.end],
-    limit: READ_RECORDS,
+    limit,
   })) {
     chunk.push(placed(topic, partition, key[2], value))
     bytes += value.length

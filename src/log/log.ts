@@ -1,8 +1,11 @@
 /**
  * The log port: topics of partitions of records, consumer groups with positions, and one atomic
- * commit of outputs + positions + state. Two implementations: `local.ts` (LMDB) and, later,
- * `kafka.ts`. Roles can't tell them apart; `test/log/contract.ts` is what both must pass.
+ * commit of outputs + positions + state. Two implementations: `local.ts` (LMDB) and `kafka.ts`.
+ * Roles can't tell them apart; `test/log/contract.ts` is what both must pass.
  */
+import { XmasdError } from '../errors.ts'
+
+export type Place = { topic: string; partition: number }
 
 /** A record to append. `key: null` spreads over partitions and is refused on a compacted topic. */
 export type OutRecord = {
@@ -13,6 +16,11 @@ export type OutRecord = {
   headers?: Record<string, string>
   /** Chosen by the key's hash where absent. */
   partition?: number
+  /**
+   * The consumed partition that it follows from. A commit that moves several partitions is atomic
+   * for each of them apart, so there every output has to name its own.
+   */
+  source?: Place
 }
 
 /** A record as read. Offsets grow within a partition but need not be dense. */
@@ -32,6 +40,8 @@ export type TopicSpec = {
   partitions: number
   /** Keep at least the latest record of every key; older ones may go. */
   compacted?: boolean
+  /** Milliseconds that records are kept, -1 for good; absent: as the engine has it. */
+  retentionMs?: number
 }
 
 /** The next offset to read of one partition. */
@@ -71,25 +81,46 @@ export interface Consumer {
    */
   poll(options: { recordsMax: number; bytesMax?: number; waitMsMax: number }): Promise<LogRecord[]>
   /**
-   * All of it or nothing. Throws LOG_FENCED (retryable) when another member has moved or taken a
-   * partition since: drop what is in flight, `rewind()`, poll again.
+   * All of it or nothing, each moved partition with its outputs for itself. Throws LOG_FENCED
+   * (retryable) when another member has moved or taken some of them since; `refusedPlaces` tells
+   * which, the others are committed. Drop what is in flight of those, `rewind` them, poll again.
    */
   commit(commit: Commit): Promise<void>
   /** Committed positions of the owned partitions; 0 where nothing was committed. */
   positions(): Promise<Position[]>
-  /** Read again from the committed positions. */
-  rewind(): Promise<void>
+  /** Read again from the committed positions; of all partitions, or of these. */
+  rewind(places?: readonly Place[]): Promise<void>
+  /**
+   * Another number after a partition has come here, or another member has moved one: whoever
+   * folds has to look at state and positions again. Seen with the records of the new owner's time.
+   */
+  readonly epoch: number
   readonly state: StateReader
   close(): Promise<void>
 }
 
+export type Lag = Position & {
+  /**
+   * Records from the committed `offset` on: 0 where there are none, else at least as many as there
+   * are (an engine may count what takes an offset and is no record).
+   */
+  behind: number
+  /** When the first of them was appended. */
+  oldest: number | undefined
+}
+
 export interface Log {
   readonly kind: 'local' | 'kafka'
-  /** Creates what is missing; TOPIC_MISMATCH where partitions or compaction differ. */
+  /** Creates what is missing; TOPIC_MISMATCH where a topic is not as specified. */
   ensureTopics(specs: readonly TopicSpec[]): Promise<void>
   /** Appends outside any consumer; all of it or nothing. Resolves when durable. */
   append(records: readonly OutRecord[]): Promise<void>
-  consume(options: { group: string; topics: readonly string[] }): Promise<Consumer>
+  /** `isStateless`: this member keeps no state, and needs no place for it. */
+  consume(options: {
+    group: string
+    topics: readonly string[]
+    isStateless?: boolean
+  }): Promise<Consumer>
   /** Records of one partition with `from` <= offset < `to` (default: the end now), in order. */
   read(
     topic: string,
@@ -101,5 +132,53 @@ export interface Log {
   ends(topic: string): Promise<number[]>
   /** A group's committed positions, one a partition; 0 where nothing was committed. */
   committed(group: string, topic: string): Promise<number[]>
+  /** What a group has yet to read of a topic, one a partition. */
+  lag(group: string, topic: string): Promise<Lag[]>
   close(): Promise<void>
+}
+
+/** LOG_FENCED: nothing of `places` was committed. */
+export function fenced(places: readonly Place[], message: string): XmasdError {
+  const hint = 'nothing of that was committed: rewind and poll again'
+  return new XmasdError('LOG_FENCED', message, hint, {
+    retryable: true,
+    cause: new Refused(places),
+  })
+}
+
+class Refused {
+  readonly places: readonly Place[]
+
+  constructor(places: readonly Place[]) {
+    this.places = places
+  }
+}
+
+/** What a LOG_FENCED refused; undefined for any other error. */
+export function refusedPlaces(error: unknown): readonly Place[] | undefined {
+  const isFenced = error instanceof XmasdError && error.code === 'LOG_FENCED'
+  return isFenced && error.cause instanceof Refused ? error.cause.places : undefined
+}
+
+export function placeKey({ topic, partition }: Place): string {
+  return `${topic}/${partition}`
+}
+
+/**
+ * The outputs of a commit by the partition that they follow from. Throws RangeError where an output
+ * of several moved partitions names none of them.
+ */
+export function outputsBySource(commit: Commit): Map<string, OutRecord[]> {
+  const { positions, outputs } = commit
+  const bySource = new Map<string, OutRecord[]>(positions.map(place => [placeKey(place), []]))
+  const [only] = positions.length === 1 ? bySource.values() : []
+  for (const output of outputs) {
+    const { source } = output
+    const group = source === undefined ? only : bySource.get(placeKey(source))
+    if (group === undefined) {
+      throw new RangeError(`an output to ${output.topic} follows from no partition that is moved`)
+    }
+    group.push(output)
+  }
+  return bySource
 }

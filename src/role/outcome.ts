@@ -58,9 +58,9 @@ export function outputOf(
   topics: { assignments: string; deadLetters: string },
 ): OutRecord {
   if (outcome.kind === 'assigned') {
+    const { key, source } = outcome.assignment
     const value = Buffer.from(JSON.stringify(outcome.assignment))
-    const { key } = outcome.assignment
-    return { topic: topics.assignments, key, value, partition: 0, headers: outcome.trace }
+    return { topic: topics.assignments, key, value, partition: 0, headers: outcome.trace, source }
   }
   const { record, error } = outcome
   const { topic, partition, offset } = record
@@ -75,6 +75,7 @@ export function outputOf(
       message: error.message,
       source: JSON.stringify({ topic, partition, offset }),
     },
+    source: { topic, partition },
   }
 }
 

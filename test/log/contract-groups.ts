@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { XmasdError } from '../../src/errors.ts'
-import type { Log, LogRecord } from '../../src/log/log.ts'
+import type { Log, LogRecord, OutRecord } from '../../src/log/log.ts'
 import {
   after,
   bytes,
@@ -153,6 +153,58 @@ export function commitTests(name: string, scene: Scene): void {
     await consumer.commit({ positions, outputs, state })
     assert.equal((await readAll(log, out)).length, 5)
     assert.equal(text(consumer.state.get('k')), 'v')
+    await consumer.close()
+  })
+
+  test(`${name}: outputs of several partitions each name the one that they follow from`, async t => {
+    const { log, topic } = await scene(t, 2)
+    const out = unique('out')
+    const group = unique('g')
+    await log.ensureTopics([{ name: out, partitions: 1 }])
+    await log.append([0, 1].map(partition => ({ topic, key: 'k', value: bytes('v'), partition })))
+    const consumer = await log.consume({ group, topics: [topic] })
+    const positions = after(await pollCount(consumer, 2))
+    const commit = (outputs: OutRecord[]) => consumer.commit({ positions, outputs })
+    const output = { topic: out, key: 'o', value: bytes('made') }
+    await assert.rejects(commit([output]), RangeError)
+    await assert.rejects(commit([{ ...output, source: { topic, partition: 2 } }]), RangeError)
+    const nowhere = consumer.commit({ positions: [], outputs: [output] })
+    await assert.rejects(nowhere, RangeError)
+    assert.deepEqual(await readAll(log, out), [])
+    await commit([0, 1, 0].map(partition => ({ ...output, source: { topic, partition } })))
+    assert.equal((await readAll(log, out)).length, 3)
+    await consumer.close()
+  })
+
+  test(`${name}: rewinding one partition leaves the others where they are`, async t => {
+    const { log, topic } = await scene(t, 2)
+    await log.append(numbered(topic, 20))
+    const consumer = await log.consume({ group: unique('g'), topics: [topic] })
+    const records = await pollCount(consumer, 20)
+    await consumer.rewind([{ topic, partition: 1 }])
+    const again = records.filter(record => record.partition === 1)
+    assert.deepEqual(await pollCount(consumer, again.length), again)
+    assert.deepEqual(await consumer.poll({ recordsMax: 5, waitMsMax: 50 }), [])
+    await consumer.close()
+  })
+
+  test(`${name}: the lag is what is left to read, 0 at the end`, async t => {
+    const { log, topic } = await scene(t, 2)
+    const group = unique('g')
+    const behind = async () =>
+      (await log.lag(group, topic)).reduce((sum, lag) => sum + lag.behind, 0)
+    assert.equal(await behind(), 0)
+    await log.append(numbered(topic, 10))
+    await log.append(numbered(topic, 10, 10))
+    assert.ok((await behind()) >= 20)
+    const [{ oldest } = { oldest: 0 }] = await log.lag(group, topic)
+    assert.ok(Math.abs(oldest! - Date.now()) < 60_000)
+    const consumer = await log.consume({ group, topics: [topic] })
+    const records = await pollCount(consumer, 20)
+    await consumer.commit({ positions: after(records.slice(0, 1)), outputs: [] })
+    assert.ok((await behind()) >= 19)
+    await consumer.commit({ positions: after(records), outputs: [] })
+    assert.equal(await behind(), 0)
     await consumer.close()
   })
 

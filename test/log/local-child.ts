@@ -29,7 +29,9 @@ async function commitLoop(log: Log): Promise<void> {
     const count = Number(text(consumer.state.get('count')) ?? 0) + records.length
     await consumer.commit({
       positions: after(records),
-      outputs: records.map(({ key, value }) => ({ topic: 'out', key, value })),
+      outputs: records.map(({ key, value, topic, partition }) => {
+        return { topic: 'out', key, value, source: { topic, partition } }
+      }),
       state: writer => writer.put('count', bytes(String(count))),
     })
   }

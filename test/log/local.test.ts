@@ -105,7 +105,7 @@ test('local log: a commit past the end, or after another member moved, writes no
   await a.commit({ positions: after(records.slice(0, 1)), outputs: [] })
   const state = (writer: { put(key: string, value: Uint8Array): void }) =>
     writer.put('k', bytes('v'))
-  await assert.rejects(b.commit({ positions: [], outputs, state }), { code: 'LOG_FENCED' })
+  await assert.rejects(b.commit({ positions: [], outputs: [], state }), { code: 'LOG_FENCED' })
   await assert.rejects(b.commit({ positions: after(records), outputs, state }), {
     code: 'LOG_FENCED',
   })
@@ -302,7 +302,7 @@ test('local log: readonly reads and refuses to write', async t => {
   assert.equal((await readAll(reader, 'in')).length, 3)
   await reader.ensureTopics([{ name: 'in', partitions: 1 }])
   await assert.rejects(reader.ensureTopics([{ name: 'new', partitions: 1 }]), {
-    code: 'LOG_UNAVAILABLE',
+    code: 'TOPIC_MISSING',
   })
   await assert.rejects(reader.append(small(1)), /reading only/)
   await reader.close()

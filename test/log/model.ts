@@ -111,6 +111,15 @@ class Pair {
     })
   }
 
+  /** Each follows from one of the partitions that are moved; none where nothing moves. */
+  #followingFrom(positions: readonly Position[], places: [number, number][]): OutRecord[] {
+    if (positions.length === 0) return []
+    return this.#records(places).map((record, i) => {
+      const { topic, partition } = positions[i % positions.length]!
+      return { ...record, source: { topic, partition } }
+    })
+  }
+
   #appended(records: OutRecord[]): void {
     for (const { topic, partition, value } of records) {
       this.#lanes.get(`${topic}/${partition}`)!.values.push(text(value)!)
@@ -141,9 +150,10 @@ class Pair {
   }
 
   async #commit(one: Extract<Operation, { kind: 'commit' }>): Promise<void> {
-    const outputs = this.#records(one.outputs)
+    const positions = this.#positions()
+    const outputs = this.#followingFrom(positions, one.outputs)
     await this.#consumer.commit({
-      positions: this.#positions(),
+      positions,
       outputs,
       state: writer => {
         for (const [key, value] of one.puts) writer.put(['n', key], bytes(value))
@@ -164,9 +174,11 @@ class Pair {
   }
 
   async #failingCommit(places: [number, number][]): Promise<void> {
+    const positions = this.#positions()
+    const outputs = this.#followingFrom(positions, places)
     const commit = this.#consumer.commit({
-      positions: this.#positions(),
-      outputs: [...this.#records(places), { topic: 'absent', key: null, value: null }],
+      positions,
+      outputs: [...outputs, { topic: 'absent', key: null, value: null, source: positions[0]! }],
       state: writer => writer.put(['n', 100], bytes('never')),
     })
     await assert.rejects(commit, RangeError)

@@ -1,0 +1,94 @@
+/** The part of the configuration that says where the log is: a folder, or Kafka. */
+import { z } from 'zod'
+import { TOPICS } from './record.ts'
+
+const MIB = 1024 * 1024
+const topicName = (name: string) => z.string().min(1).max(249).default(name)
+
+const common = {
+  path: z.string().min(1).default('./data'),
+  examplesPartitions: z.int().min(1).max(1024).default(1),
+  topics: z
+    .strictObject({
+      examples: topicName(TOPICS.examples),
+      assignments: topicName(TOPICS.assignments),
+      decisions: topicName(TOPICS.decisions),
+      subset: topicName(TOPICS.subset),
+      deadLetters: topicName(TOPICS.deadLetters),
+      bundles: topicName(TOPICS.bundles),
+      shadow: topicName(TOPICS.shadow),
+    })
+    .prefault({}),
+}
+
+const LocalLogConfig = z.strictObject({ kind: z.literal('local'), ...common })
+
+const milliseconds = (least: number) =>
+  z
+    .int()
+    .min(least)
+    .max(2 ** 31 - 1)
+const retention = z.int().min(-1).default(-1)
+const filePath = z.string().min(1).optional()
+
+const TlsConfig = z.strictObject({
+  enabled: z.boolean().default(false),
+  ca: filePath,
+  cert: filePath,
+  key: filePath,
+  servername: z.string().min(1).optional(),
+})
+
+const SaslConfig = z
+  .strictObject({
+    mechanism: z.enum(['none', 'plain', 'scram-sha-256', 'scram-sha-512']).default('none'),
+    username: z.string().min(1).optional(),
+    password: z.string().min(1).optional(),
+    passwordFile: filePath,
+  })
+  .refine(({ mechanism, username }) => mechanism === 'none' || username !== undefined, {
+    path: ['username'],
+    message: 'a login needs a user name',
+  })
+  .refine(
+    ({ mechanism, password, passwordFile }) =>
+      mechanism === 'none' || (password === undefined) !== (passwordFile === undefined),
+    { path: ['password'], message: 'a login needs either a password or a passwordFile' },
+  )
+
+const KafkaLogConfig = z.strictObject({
+  kind: z.literal('kafka'),
+  ...common,
+  brokers: z.array(z.string().regex(/^[^:\s]+:\d+$/, 'write host:port')).min(1),
+  clientId: z.string().min(1).max(100).default('xmasd'),
+  tls: TlsConfig.prefault({}),
+  sasl: SaslConfig.prefault({}),
+  replicationFactor: z.int().min(1).default(1),
+  minInsyncReplicas: z.int().min(1).default(1),
+  /** Milliseconds, -1 for good. */
+  retentionMs: z
+    .strictObject({ examples: retention, decisions: retention, deadLetters: retention })
+    .prefault({}),
+  sessionMsMax: milliseconds(1_000).default(30_000),
+  transactionMsMax: milliseconds(1_000).default(60_000),
+  requestMsMax: milliseconds(1_000).default(30_000),
+  connectMsMax: milliseconds(1_000).default(30_000),
+  unreachableMsMax: milliseconds(1_000).default(300_000),
+  batchBytesMax: z.int().min(1_000).default(1_000_000),
+  fetchBytesMax: z
+    .int()
+    .min(1_000)
+    .default(4 * MIB),
+})
+
+/** `kind` is what the other keys hang on; without one it is `local`. */
+export const LogConfig = z.preprocess(
+  value => (isObject(value) ? { kind: 'local', ...value } : { kind: 'local' }),
+  z.discriminatedUnion('kind', [LocalLogConfig, KafkaLogConfig]),
+)
+
+export type KafkaLogConfig = z.infer<typeof KafkaLogConfig>
+
+function isObject(value: unknown): value is object {
+  return typeof value === 'object' && value !== null
+}

@@ -1,0 +1,146 @@
+/**
+ * The requests that the client library codes slowly or not at all: Fetch version 11 and Produce version 7,
+ * which carry the records, and OffsetFetch version 7, which waits for what is not settled. All of Kafka 2.5
+ * and later; source: kafka.apache.org/protocol.
+ */
+import type { Aborted } from './kafka-batch.ts'
+import { Reader, Writer } from './kafka-bytes.ts'
+import { FETCH, type Protocol } from './kafka-cluster.ts'
+
+const READ_COMMITTED = 1
+const NOBODY = -1
+
+export type FetchPlace = { topic: string; partition: number; offset: number; bytesMax: number }
+
+export type FetchedPartition = {
+  topic: string
+  partition: number
+  /** Kafka's error code, 0 where all is well. */
+  code: number
+  aborted: Aborted[]
+  /** Whole batches, the last one perhaps cut off. */
+  batches: Buffer
+}
+
+/** Waits up to `waitMsMax` for the first byte, where there is none. */
+export function fetchRequest(
+  places: readonly FetchPlace[],
+  { waitMsMax, bytesMax }: { waitMsMax: number; bytesMax: number },
+): Protocol<FetchedPartition[]> {
+  const write = (out: Writer): void => {
+    out.i32(NOBODY).i32(waitMsMax).i32(1).i32(bytesMax).i8(READ_COMMITTED).i32(0).i32(NOBODY)
+    out.grouped(places, place => {
+      out.i32(place.partition).i32(NOBODY).i64(place.offset).i64(NOBODY).i32(place.bytesMax)
+    })
+    out.i32(0).text('')
+  }
+  return protocol({ apiKey: FETCH, apiName: 'Fetch', apiVersion: 11 }, write, readFetch)
+}
+
+function readFetch(input: Reader): FetchedPartition[] {
+  input.i32()
+  const code = input.i16()
+  input.i32()
+  const found: FetchedPartition[] = []
+  input.times(() => {
+    const topic = input.text()
+    input.times(() => {
+      const partition = input.i32()
+      const partitionCode = input.i16()
+      input.skip(24)
+      const aborted: Aborted[] = []
+      input.times(() => aborted.push({ producerId: input.i64(), firstOffset: input.i64() }))
+      input.skip(4)
+      const batches = input.bytes()
+      found.push({ topic, partition, code: code || partitionCode, aborted, batches })
+    })
+  })
+  return found
+}
+
+export type ProducePlace = { topic: string; partition: number; batch: Buffer }
+export type ProducedPartition = { topic: string; partition: number; code: number; offset: number }
+
+/** One batch a partition; answered when all replicas in sync have it. */
+export function produceRequest(
+  transactionalId: string,
+  places: readonly ProducePlace[],
+  timeoutMs: number,
+): Protocol<ProducedPartition[]> {
+  const write = (out: Writer): void => {
+    out.text(transactionalId).i16(-1).i32(timeoutMs)
+    out.grouped(places, place => out.i32(place.partition).bytes(place.batch))
+  }
+  return protocol({ apiKey: 0, apiName: 'Produce', apiVersion: 7 }, write, readProduce)
+}
+
+function readProduce(input: Reader): ProducedPartition[] {
+  const found: ProducedPartition[] = []
+  input.times(() => {
+    const topic = input.text()
+    input.times(() => {
+      found.push({ topic, partition: input.i32(), code: input.i16(), offset: input.i64() })
+      input.skip(16)
+    })
+  })
+  return found
+}
+
+export type FoundPosition = { partition: number; code: number; offset: number }
+
+/**
+ * A group's positions in one topic, -1 where there is none. Asks for stable ones: while a transaction that
+ * moves a position is not settled the answer is an error, not the position before.
+ */
+export function positionsRequest(
+  group: string,
+  topic: string,
+  partitions: readonly number[],
+): Protocol<FoundPosition[]> {
+  const write = (out: Writer): void => {
+    out.tags().compactText(group).size(1).compactText(topic).size(partitions.length)
+    for (const partition of partitions) out.i32(partition)
+    out.tags().i8(1).tags()
+  }
+  return protocol({ apiKey: 9, apiName: 'OffsetFetch', apiVersion: 7 }, write, readPositions)
+}
+
+function readPositions(input: Reader): FoundPosition[] {
+  const found: FoundPosition[] = []
+  input.tags()
+  input.i32()
+  for (let topics = input.size(); topics > 0; topics--) {
+    input.compactText()
+    for (let partitions = input.size(); partitions > 0; partitions--) {
+      const [partition, offset] = [input.i32(), input.i64()]
+      input.skip(4)
+      input.compactText()
+      found.push({ partition, offset, code: input.i16() })
+      input.tags()
+    }
+    input.tags()
+  }
+  const code = input.i16()
+  return code === 0 ? found : found.map(position => ({ ...position, code }))
+}
+
+function protocol<T>(
+  api: { apiKey: number; apiName: string; apiVersion: number },
+  write: (out: Writer) => void,
+  read: (input: Reader) => T,
+): Protocol<T> {
+  return {
+    request: {
+      ...api,
+      encode: async () => {
+        const out = new Writer()
+        write(out)
+        return out.encoded()
+      },
+    },
+    response: {
+      decode: async payload => read(new Reader(payload)),
+      parse: async decoded => decoded,
+    },
+  }
+}

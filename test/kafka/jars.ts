@@ -1,0 +1,39 @@
+/** The broker's jars: fetched once by Maven, kept outside the checkout. */
+import { execFileSync } from 'node:child_process'
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, renameSync } from 'node:fs'
+import { homedir } from 'node:os'
+import { join } from 'node:path'
+import { ROOT } from '../support.ts'
+
+export const KAFKA_FOLDER = join(ROOT, 'test/kafka')
+
+/** The folder of jars, filled where it is not there yet. Throws where Java or Maven are missing. */
+export function brokerJars(): string {
+  const pom = join(KAFKA_FOLDER, 'pom.xml')
+  const version = /<kafka.version>(.*)<\/kafka.version>/.exec(readFileSync(pom, 'utf8'))![1]!
+  const cache = join(process.env.XDG_CACHE_HOME ?? join(homedir(), '.cache'), 'xmasd')
+  const folder = join(cache, `kafka-${version}`)
+  if (existsSync(folder)) return folder
+  mkdirSync(cache, { recursive: true })
+  process.stderr.write(`fetching Apache Kafka ${version} into ${folder}\n`)
+  const unfinished = mkdtempSync(join(cache, 'fetching-'))
+  const goal = ['dependency:copy-dependencies', `-Dkafka.lib=${unfinished}`]
+  run('mvn', ['-B', '-q', '-f', pom, ...goal])
+  const isWhole = readdirSync(unfinished).some(name => name.startsWith('kafka_2.13-'))
+  if (!isWhole) throw new Error(`Maven left no broker in ${unfinished}`)
+  if (!existsSync(folder)) renameSync(unfinished, folder)
+  return folder
+}
+
+/** Runs a tool to its end; its output is in the error where it fails or is missing. */
+export function run(command: string, args: readonly string[], cwd?: string): void {
+  try {
+    execFileSync(command, args, { cwd, stdio: ['ignore', 'pipe', 'pipe'], encoding: 'utf8' })
+  } catch (error) {
+    const { code, stdout, stderr } = error as { code?: string; stdout?: string; stderr?: string }
+    if (code === 'ENOENT') {
+      throw new Error(`${command} is missing: the broker's tests need a JRE, Maven and openssl`)
+    }
+    throw new Error(`${command} ${args.join(' ')} failed\n${stdout ?? ''}${stderr ?? ''}`)
+  }
+}
