@@ -34,7 +34,7 @@ const ProxyConfig = z.strictObject({
   device: z.enum(['auto', 'cpu']).default('auto'),
   workers: z.int().min(1).max(256).optional(),
   threads: z.int().min(1).max(256).optional(),
-  tokensMax: z.int().min(1).default(8192),
+  tokensMax: z.int().min(1).default(2048),
 })
 
 const groupName = (name: string) => z.string().min(1).max(100).default(name)

@@ -7,6 +7,8 @@ export type BatchLimits = {
   examplesMax: number
 }
 
+export const LIMITS: BatchLimits = { tokensMax: 2048, examplesMax: 64 }
+
 /**
  * Index lists that together hold every sequence once. Sequences of one prefix run together, so that
  * it is computed once, and are parted only where they do not fit one batch; neighbours in length come

@@ -1,17 +1,19 @@
 /**
- * Scores batches in this thread: the vision tower once per distinct image, for all checkpoints
+ * Scores sequences in this thread: the vision tower once per distinct image, for all checkpoints
  * where its weights are equal, then checkpoint by checkpoint.
  */
-import type { Device, Engine, EngineChoice, Program } from '../engine/engine.ts'
+import type { Device, EngineChoice, HostTensor } from '../engine/engine.ts'
 import { openEngine } from '../engine/open.ts'
 import { timed } from '../engine/timed.ts'
 import { type ErrorCode, XmasdError } from '../errors.ts'
 import { type ProxyConfig, patchesPerImage } from '../proxy/config.ts'
-import type { Checkpoint, Schedule } from '../proxy/schedule.ts'
-import { visionTower } from '../proxy/vision.ts'
-import { crossModalAttention, type Mode, type ScoreInputs } from './attention.ts'
-import { ownPart, packBatch, type Sequence } from './batch.ts'
-import { stackPatches } from './images.ts'
+import type { Schedule } from '../proxy/schedule.ts'
+import type { Mode } from './attention.ts'
+import { ownPart, type PackedBatch, packBatch, type Sequence } from './batch.ts'
+import { createFeatureCache, type FeatureCache } from './features.ts'
+import { type Image, stackPatches } from './images.ts'
+import { type BatchLimits, LIMITS, planBatches } from './plan.ts'
+import { type Programs, residentPrograms } from './programs.ts'
 import { largestSingularValues } from './singular.ts'
 
 /** An example's T rows of 5 singular values, or why it has none. Plain data. */
@@ -24,6 +26,8 @@ export type ScorerOptions = EngineChoice & {
   mode: Mode
   /** Threads of one run. */
   threads: number
+  /** Of one run. */
+  limits?: BatchLimits | undefined
 }
 
 export type DeviceUse = { device: Device; seconds: number }
@@ -36,91 +40,43 @@ export interface Scorer {
   close(): Promise<void>
 }
 
-type VisionProgram = Program<'patches'>
-type ScoreProgram = Program<keyof ScoreInputs<never>>
-
-/** Loads every checkpoint of the schedule. Throws ENGINE_FAILED, ENGINE_UNAVAILABLE. */
+/** Loads the schedule. Throws ENGINE_FAILED, ENGINE_UNAVAILABLE. */
 export async function loadScorer(options: ScorerOptions): Promise<Scorer> {
-  const { schedule, mode } = options
-  const { config, checkpoints, visionShared } = schedule
-  const bare = await openEngine({ ...options, positionsMax: config.lengthMax })
+  const { schedule, mode, limits = LIMITS } = options
+  const bare = await openEngine({ ...options, positionsMax: schedule.config.lengthMax })
   let seconds = 0
   const engine = timed(bare, more => {
     seconds += more
   })
-  const towers: VisionProgram[] = []
-  const scores: ScoreProgram[] = []
-  for (const [t, checkpoint] of checkpoints.entries()) {
-    if (t === 0 || !visionShared) towers.push(await compileVision(engine, config, checkpoint))
-    scores.push(await compileScore(engine, config, mode, checkpoint))
-  }
+  const programs = await residentPrograms(engine, schedule, mode)
+  const parts = { schedule, limits, programs, features: createFeatureCache(FEATURE_BYTES_MAX) }
   return {
-    scoreBatch: sequences => scoreBatch(config, towers, scores, sequences),
+    scoreBatch: sequences => scoreBatch(parts, sequences),
     takeDeviceUse: () => {
       const use = { device: engine.device, seconds }
       seconds = 0
       return use
     },
-    close: async () => {
-      for (const program of [...towers, ...scores]) await program.release()
-    },
+    close: () => programs.close(),
   }
 }
 
-export function compileVision(
-  engine: Engine,
-  config: ProxyConfig,
-  checkpoint: Checkpoint,
-): Promise<VisionProgram> {
-  const { patchSize } = config.vision
-  const patches = {
-    type: 'float32' as const,
-    shape: ['M', patchesPerImage(config.vision), 3 * patchSize ** 2],
-  }
-  return engine.compile(checkpoint, { patches }, (ops, inputs) =>
-    visionTower(ops, config.vision, inputs.patches),
-  )
+/** Features of images that come again in later batches. */
+const FEATURE_BYTES_MAX = 128 * 2 ** 20
+
+type Parts = {
+  schedule: Schedule
+  limits: BatchLimits
+  programs: Programs
+  features: FeatureCache
 }
 
-export function compileScore(
-  engine: Engine,
-  config: ProxyConfig,
-  mode: Mode,
-  checkpoint: Checkpoint,
-): Promise<ScoreProgram> {
-  const int32 = (...shape: (string | number)[]) => ({ type: 'int32' as const, shape })
-  const float32 = (...shape: (string | number)[]) => ({ type: 'float32' as const, shape })
-  const inputs = {
-    ids: int32(1, 'U'),
-    positions: int32(1, 'U'),
-    features: float32('M', config.imageTokens, config.vision.width),
-    imageRows: int32(1, 'U'),
-    isImage: float32(1, 'U', 1),
-    prefixes: int32('F', 'P'),
-    suffixes: int32('B', 'S'),
-    origin: int32(1, 'U'),
-    sequences: int32('B', 'T'),
-    seen: float32('B', 1, 'S', 'T'),
-    padding: float32('B', 1, 'T'),
-    rows: int32('B', 'R'),
-    columns: int32('B', 'I'),
-  }
-  return engine.compile(checkpoint, inputs, (ops, values) =>
-    crossModalAttention(ops, config, mode, values),
-  )
-}
-
-async function scoreBatch(
-  config: ProxyConfig,
-  towers: readonly VisionProgram[],
-  scores: readonly ScoreProgram[],
-  sequences: readonly Sequence[],
-): Promise<Scored[]> {
-  const results = sequences.map(sequence => refusalOf(config, sequence))
+async function scoreBatch(parts: Parts, sequences: readonly Sequence[]): Promise<Scored[]> {
+  const results = sequences.map(sequence => refusalOf(parts.schedule.config, sequence))
   const indices = results.flatMap((refusal, i) => (refusal === undefined ? [i] : []))
   if (indices.length > 0) {
     const sound = indices.map(i => sequences[i]!)
-    const scored = await scoreSound(config, towers, scores, sound)
+    const scored = await scoreSound(parts, sound)
     for (const [at, i] of indices.entries()) results[i] = scored[at]
   }
   return results as Scored[]
@@ -143,32 +99,53 @@ function refusalOf(config: ProxyConfig, { ids, columns, rows }: Sequence): Score
   return failed('PROXY_INVALID', message, 'The tokenizer does not belong to this proxy.')
 }
 
-/** Vision features and scores, checkpoint by checkpoint. */
-async function scoreSound(
-  config: ProxyConfig,
-  towers: readonly VisionProgram[],
-  scores: readonly ScoreProgram[],
-  sequences: readonly Sequence[],
-): Promise<Scored[]> {
-  const packed = packBatch(sequences, config)
-  const patches = stackPatches(packed.images, patchesPerImage(config.vision))
+type Run = { indices: number[]; packed: PackedBatch }
+
+/** Checkpoint by checkpoint, and at each run by run, so that a checkpoint is needed once. */
+async function scoreSound(parts: Parts, sequences: readonly Sequence[]): Promise<Scored[]> {
+  const { config, checkpoints, visionShared } = parts.schedule
+  const runs: Run[] = planBatches(sequences, parts.limits).map(indices => {
+    const batch = indices.map(i => sequences[i]!)
+    return { indices, packed: packBatch(batch, config) }
+  })
   const results: Scored[] = sequences.map(() => ({ singularValues: [] }))
-  let features: Awaited<ReturnType<VisionProgram['run']>> | undefined
-  for (const [t, score] of scores.entries()) {
-    const tower = towers[t]
-    if (tower !== undefined) features = await tower.run({ patches })
-    const attention = await score.run({ ...packed.inputs, features: features! })
-    for (const [i, sequence] of sequences.entries()) {
-      results[i] = extended(results[i]!, () =>
-        largestSingularValues(
-          ownPart(attention, i, sequence),
-          sequence.columns.length,
-          sequence.rows.length,
-        ),
-      )
-    }
+  const shared = visionShared ? await featuresOfAll(parts, runs, 0) : undefined
+  for (const t of checkpoints.keys()) {
+    const features = shared ?? (await featuresOfAll(parts, runs, t))
+    await parts.programs.withScore(t, async score => {
+      for (const [r, { indices, packed }] of runs.entries()) {
+        const attention = await score.run({ ...packed.inputs, features: features[r]! })
+        for (const [at, i] of indices.entries()) {
+          results[i] = extended(results[i]!, () => valuesOf(attention, at, sequences[i]!))
+        }
+      }
+    })
   }
   return results
+}
+
+/** The features of each run's images, by checkpoint `t`'s tower. */
+async function featuresOfAll(
+  { schedule, programs, features }: Parts,
+  runs: readonly Run[],
+  t: number,
+): Promise<HostTensor[]> {
+  const patchCount = patchesPerImage(schedule.config.vision)
+  const compute = (images: readonly Image[]): Promise<HostTensor> =>
+    programs.withTower(t, tower => tower.run({ patches: stackPatches(images, patchCount) }))
+  const stacked: HostTensor[] = []
+  for (const { packed } of runs) stacked.push(await features.stacked(t, packed.images, compute))
+  return stacked
+}
+
+function valuesOf(
+  attention: { data: Float32Array; shape: readonly number[] },
+  index: number,
+  sequence: Sequence,
+): number[] {
+  const { columns, rows } = sequence
+  const own = ownPart(attention, index, sequence)
+  return largestSingularValues(own, columns.length, rows.length)
 }
 
 /** `scored` with one more row; an operating error makes it that example's end. */

@@ -34,8 +34,6 @@ export interface Scoring {
   close(): Promise<void>
 }
 
-const LIMITS: BatchLimits = { tokensMax: 8192, examplesMax: 64 }
-
 /**
  * Resolves once all workers have loaded. Throws PROXY_INVALID, PROXY_UNSUPPORTED,
  * CHECKPOINT_INVALID, ENGINE_UNAVAILABLE or ENGINE_FAILED.
@@ -48,8 +46,8 @@ export async function startScoring(options: ScoringOptions): Promise<Scoring> {
     workers: options.workers,
     threads: options.threads,
   })
-  const { mode, engine } = options
-  const workerData: ScorerOptions = { schedule, mode, threads, engine }
+  const { mode, engine, limits } = options
+  const workerData: ScorerOptions = { schedule, mode, threads, engine, limits }
   const script = options.script ?? new URL('./worker.js', import.meta.url)
   const pool = createPool<readonly Sequence[], Scored[]>({
     script,
@@ -68,7 +66,7 @@ export async function startScoring(options: ScoringOptions): Promise<Scoring> {
     schedule,
     workers,
     threads,
-    score: sequences => scoreAll(pool, sequences, options.limits ?? LIMITS),
+    score: sequences => scoreAll(pool, workers, sequences),
     load: () => pool.load(),
     close: () => pool.close(),
   }
@@ -96,13 +94,19 @@ export function chooseThreads(options: {
     : { workers: 1, threads: cores }
 }
 
+/** Sequences of one job: many, so that a checkpoint that is not in memory is read for many. */
+const JOB_EXAMPLES_MAX = 64
+
+/** Every worker gets its share; the worker cuts it into runs. */
 async function scoreAll(
   pool: Pool<readonly Sequence[], Scored[]>,
+  workers: number,
   sequences: readonly Sequence[],
-  limits: BatchLimits,
 ): Promise<Scored[]> {
   const results = new Array<Scored>(sequences.length)
-  const batches = planBatches(sequences, limits)
+  const examplesMax = Math.min(JOB_EXAMPLES_MAX, Math.ceil(sequences.length / workers))
+  const tokensMax = Number.POSITIVE_INFINITY
+  const batches = planBatches(sequences, { tokensMax, examplesMax: Math.max(1, examplesMax) })
   const settled = await Promise.allSettled(
     batches.map(async indices => {
       const batch = indices.map(i => sequences[i]!)

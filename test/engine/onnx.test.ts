@@ -14,7 +14,8 @@ import { XmasdError } from '../../src/errors.ts'
 import { patchesPerImage } from '../../src/proxy/config.ts'
 import { openSchedule } from '../../src/proxy/schedule.ts'
 import { seededRandom } from '../../src/random.ts'
-import { compileVision, loadScorer } from '../../src/score/scorer.ts'
+import { compileVision } from '../../src/score/programs.ts'
+import { loadScorer } from '../../src/score/scorer.ts'
 import {
   diskName,
   randomSequence,

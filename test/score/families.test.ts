@@ -12,7 +12,7 @@ import { seededRandom } from '../../src/random.ts'
 import { MODES, type Mode } from '../../src/score/attention.ts'
 import { ownPart, packBatch, type Sequence } from '../../src/score/batch.ts'
 import { stackPatches } from '../../src/score/images.ts'
-import { compileScore, compileVision } from '../../src/score/scorer.ts'
+import { compileScore, compileVision } from '../../src/score/programs.ts'
 import {
   type Layout,
   randomSequence,

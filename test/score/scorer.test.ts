@@ -151,6 +151,26 @@ for (const mode of MODES) {
   })
 }
 
+test('runs of whatever size, and images known from before, give the same to the last bit', async t => {
+  const dir = temporaryFolder(t)
+  writeTinyProxy(dir, { visionTrains: true })
+  const schedule = openSchedule(dir)
+  const random = sequences(schedule.config, 12, 9)
+  const batch = random.map((sequence, i) => ({ ...sequence, image: random[i % 4]!.image }))
+  const whole = await loadScorer({ schedule, mode: 'reference', threads: 1 })
+  const expected = await whole.scoreBatch(batch)
+  assert.deepEqual(await whole.scoreBatch(batch.slice(3)), expected.slice(3))
+  await whole.close()
+  for (const limits of [
+    { tokensMax: 1, examplesMax: 1 },
+    { tokensMax: 40, examplesMax: 3 },
+  ]) {
+    const scorer = await loadScorer({ schedule, mode: 'reference', threads: 1, limits })
+    assert.deepEqual(await scorer.scoreBatch(batch), expected)
+    await scorer.close()
+  }
+})
+
 test('a shared image gives to the last bit what separate images give', async t => {
   const dir = temporaryFolder(t)
   writeTinyProxy(dir)
