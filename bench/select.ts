@@ -16,13 +16,13 @@ import { join } from 'node:path'
 import { parseArgs } from 'node:util'
 import { openLocalLog } from '../src/log/local.ts'
 import type { Consumer, Log, LogRecord, OutRecord } from '../src/log/log.ts'
-import { seededRandom } from '../src/random.ts'
-import { type Assignment, keyOf, TOPICS } from '../src/record.ts'
+import { TOPICS } from '../src/record.ts'
 import { decisionOutputs } from '../src/role/decision-outputs.ts'
 import { positionsAfter } from '../src/role/outcome.ts'
 import { POLL_RECORDS_MAX } from '../src/role/select-role.ts'
 import { parseForFold } from '../src/select/parse.ts'
 import { openSelectState, type SelectState } from '../src/select/state.ts'
+import { fillAssignments } from './assignments.ts'
 
 const { values: options } = parseArgs({
   options: {
@@ -41,91 +41,17 @@ const SETTINGS = {
   percent: Number(options.percent),
   settleEvery: Number(options['settle-every']),
 } as const
-const FILL_BATCH = 2048
 const WARM_UP_SHARE = 0.1
-
-/** Cumulative shares of the clusters. */
-function zipf(clusters: number): Float64Array {
-  const cumulative = new Float64Array(clusters)
-  let sum = 0
-  for (let rank = 0; rank < clusters; rank++) {
-    sum += (rank + 1) ** -1.1
-    cumulative[rank] = sum
-  }
-  return cumulative.map(value => value / sum)
-}
-
-function firstAbove(cumulative: Float64Array, value: number): number {
-  let [low, high] = [0, cumulative.length - 1]
-  while (low < high) {
-    const middle = (low + high) >> 1
-    if (cumulative[middle]! > value) high = middle
-    else low = middle + 1
-  }
-  return low
-}
-
-function* assignments(): Generator<Assignment> {
-  const random = seededRandom(1)
-  const uint32 = (): number => Math.floor(random() * 2 ** 32)
-  const shares = zipf(CLUSTERS)
-  const hex = (): string => uint32().toString(16).padStart(8, '0')
-  const recent: Assignment[] = []
-  for (let i = 0; i < EXAMPLES; i++) {
-    const again = random() < 0.05 ? recent[uint32() % recent.length] : undefined
-    if (again !== undefined) {
-      const id = random() < 0.5 ? again.id : `${again.id}-copy`
-      yield { ...again, id, key: keyOf(id, again.content) }
-      continue
-    }
-    const made = assignment(random, firstAbove(shares, random()), i, hex)
-    recent[recent.length < 5000 ? recent.length : uint32() % 5000] = made
-    yield made
-  }
-}
-
-function assignment(
-  random: () => number,
-  cluster: number,
-  i: number,
-  hex: () => string,
-): Assignment {
-  const isText = random() < 0.06
-  const singularValues = Array.from({ length: CHECKPOINTS }, () =>
-    Array.from({ length: 5 }, (_, k) => (20 * random()) / (k + 1)),
-  )
-  const trajectory = singularValues.map(row => row.reduce((sum, value) => sum + value, 0))
-  const steps = trajectory.slice(1).map((value, t) => Math.abs(value - trajectory[t]!))
-  const id = `${String((i * 7919) % 1_000_003).padStart(12, '0')}`
-  const content = Array.from({ length: 8 }, hex).join('')
-  return {
-    v: 1,
-    key: keyOf(id, content),
-    id,
-    cluster: isText ? 'text' : cluster,
-    singularValues: isText ? null : singularValues,
-    trajectory: isText ? null : trajectory,
-    instability: isText ? null : steps.reduce((sum, step) => sum + step, 0),
-    distance: isText ? null : random(),
-    content,
-    bundle: '0123456789ab',
-    source: { topic: TOPICS.examples, partition: i % 8, offset: i },
-  }
-}
 
 async function fillLog(log: Log): Promise<void> {
   const topics = [TOPICS.assignments, TOPICS.decisions]
   await log.ensureTopics(topics.map(name => ({ name, partitions: 1 })))
   await log.ensureTopics([{ name: TOPICS.subset, partitions: 1, compacted: true }])
-  let batch: OutRecord[] = []
-  for (const record of assignments()) {
-    const value = Buffer.from(JSON.stringify(record))
-    batch.push({ topic: TOPICS.assignments, key: record.key, value })
-    if (batch.length < FILL_BATCH) continue
-    await log.append(batch)
-    batch = []
-  }
-  if (batch.length > 0) await log.append(batch)
+  await fillAssignments(log, {
+    examples: EXAMPLES,
+    clusters: CLUSTERS,
+    checkpoints: CHECKPOINTS,
+  })
 }
 
 type Counts = {

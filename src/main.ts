@@ -59,6 +59,10 @@ const COMMANDS: Record<string, Entry> = {
     summary: 'why an example is kept or dropped',
     load: async () => (await import('./command/explain.ts')).explainCommand(),
   },
+  replay: {
+    summary: 'what would have been kept under other settings or clusters',
+    load: async () => (await import('./command/replay.ts')).replayCommand(),
+  },
   report: {
     summary: 'one HTML page that shows what is kept and why',
     load: async () => (await import('./command/report.ts')).reportCommand(),

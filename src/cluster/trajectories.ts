@@ -58,23 +58,31 @@ const Line = z.looseObject({
  *
  * @throws XmasdError FILE_UNREADABLE; DATA_INVALID, naming the line, where one is not of this form
  */
-export async function readTrajectories(
-  file: string,
-  options: {
-    /** Which raw signatures to read. */
-    signatures?: readonly Signature[]
-    onProgress?: (lines: number) => void
-  } = {},
+export function readTrajectories(file: string, options: ReadOptions = {}): Promise<Trajectories> {
+  return readTrajectoryLines(linesOf(file), file, options)
+}
+
+export type ReadOptions = {
+  /** Which raw signatures to read. */
+  signatures?: readonly Signature[]
+  onProgress?: (lines: number) => void
+}
+
+/** The same from `lines`, which come from what is called `name`. Throws DATA_INVALID, naming the line. */
+export async function readTrajectoryLines(
+  lines: AsyncIterable<string>,
+  name: string,
+  options: ReadOptions = {},
 ): Promise<Trajectories> {
   const reader = new Reader(options.signatures ?? [])
   let number = 0
-  for await (const text of linesOf(file)) {
+  for await (const text of lines) {
     number++
     if (text.trim() === '') continue
     try {
       reader.take(text, number)
     } catch (error) {
-      throw invalid(`${file}, line ${number}: ${messageOf(error)}`)
+      throw invalid(`${name}, line ${number}: ${messageOf(error)}`)
     }
     options.onProgress?.(reader.read.lineIds.length)
   }

@@ -157,12 +157,14 @@ function checkSameScores(current: Bundle, next: Bundle): void {
         ? `schedule ${b.schedule.fingerprint}, not ${a.schedule.fingerprint}`
         : differs(a.mode, b.mode)
           ? `mode ${b.mode}, not ${a.mode}`
-          : undefined
+          : a.metric !== b.metric
+            ? `metric ${b.metric ?? 'attention'}, not ${a.metric ?? 'attention'}`
+            : undefined
   if (mismatch === undefined) return
   throw new XmasdError(
     'BUNDLE_MISMATCH',
     `bundle ${next.id} is for ${mismatch} of bundle ${current.id}, which is in force`,
-    'fit it to the assignments of this log (xmasd fit --config F); a new schedule starts new topics',
+    'fit it to the assignments of this log (xmasd fit --assignments); a new schedule starts new topics',
   )
 }
 

@@ -5,12 +5,6 @@ import { type Fitted, fitClusters, fitGiven, fitLabelled } from '../cluster/fit.
 import type { Points } from '../cluster/kmeans.ts'
 import { readClusterIndices } from '../cluster/metric-files.ts'
 import { SIGNATURES, type Signature } from '../cluster/signature.ts'
-import {
-  readTrajectories,
-  readTrajectoriesMeta,
-  type Trajectories,
-  type TrajectoriesMeta,
-} from '../cluster/trajectories.ts'
 import { XmasdError } from '../errors.ts'
 import { startProgress } from '../observe/progress.ts'
 import { type CountedOnce, countOnce } from '../select/duplicates.ts'
@@ -22,10 +16,13 @@ import {
   signatureReport,
   sizeQuantiles,
 } from './fit-report.ts'
+import { readSource, type Source } from './fit-source.ts'
 import { integer, positiveInteger } from './options.ts'
 
 type Options = {
-  trajectories: string
+  trajectories?: string
+  assignments?: boolean
+  config?: string
   out?: string
   clusters: number
   seed: number
@@ -39,7 +36,9 @@ type Options = {
 export function fitCommand(): Command {
   return new Command('fit')
     .description('Cluster trajectories by k-means, or take given centroids, and write a bundle.')
-    .requiredOption('--trajectories <file>', 'JSON lines that `xmasd score` wrote')
+    .option('--trajectories <file>', 'JSON lines that `xmasd score` wrote')
+    .option('--assignments', 'instead of a file: all that the log of --config has assigned')
+    .option('--config <file>', 'configuration file, with --assignments')
     .option('--out <dir>', 'folder of the bundle; with --report it may be left out')
     .option('--clusters <k>', 'how many clusters', positiveInteger, 1000)
     .option('--seed <seed>', 'of the seeding; the same seed gives the same bundle', integer, 0)
@@ -69,6 +68,9 @@ export function fitCommand(): Command {
       if (options.out === undefined && options.report !== true) {
         command.error("error: give '--out <dir>', '--report' or both")
       }
+      if ((options.trajectories === undefined) === (options.assignments !== true)) {
+        command.error("error: give one of '--trajectories <file>' and '--assignments'")
+      }
       await fit(options)
     })
 }
@@ -77,37 +79,34 @@ export function fitCommand(): Command {
 type History = { signatures: Map<Signature, Points>; keys: string[]; counts: CountedOnce }
 
 async function fit(options: Options): Promise<void> {
+  const signatures = options.report === true ? SIGNATURES : [options.signature]
   const progress = startProgress('read', undefined)
-  const read = await readTrajectories(options.trajectories, {
-    signatures: options.report === true ? SIGNATURES : [options.signature],
-    onProgress: lines => progress.update(lines),
-  })
+  const source = await readSource(options, signatures, lines => progress.update(lines))
   progress.stop()
-  const meta = await readTrajectoriesMeta(options.trajectories)
-  checkInput(options, read, meta)
+  const { read } = source
+  checkInput(options, source)
   const counts = countOnce(read.ids, read.keys)
   const scored = counts.counted.filter(index => read.rows[index]! >= 0)
   const rows = scored.map(index => read.rows[index]!)
-  const keys = scored.map(index => read.keys[index]!)
-  const signatures = new Map(
-    [...read.signatures].map(([name, points]) => [name, rowsOf(points, rows)]),
-  )
+  const history: History = {
+    signatures: new Map([...read.signatures].map(([name, points]) => [name, rowsOf(points, rows)])),
+    keys: scored.map(index => read.keys[index]!),
+    counts,
+  }
   const { out } = options
-  const bundle =
-    out === undefined
-      ? undefined
-      : await makeBundle(out, options, read, { signatures, keys, counts }, meta)
+  const bundle = out === undefined ? undefined : await makeBundle(out, options, source, history)
   const comparison =
-    options.report === true ? signatureReport(signatures, read.lacking.keys(), options) : undefined
+    options.report === true
+      ? signatureReport(history.signatures, read.lacking.keys(), options)
+      : undefined
   report(options, bundle, comparison)
 }
 
 async function makeBundle(
   out: string,
   options: Options,
-  read: Trajectories,
+  { name, read, meta }: Source,
   { signatures, keys, counts }: History,
-  meta: TrajectoriesMeta | undefined,
 ): Promise<BundleReport> {
   const { signature } = options
   const points = signatures.get(signature)!
@@ -130,6 +129,7 @@ async function makeBundle(
   const { iterations, isConverged, objective } = fitted
   return {
     bundle: manifest.id,
+    from: name,
     out,
     signature,
     clusters: centroids.count,
@@ -141,12 +141,12 @@ async function makeBundle(
   }
 }
 
-function checkInput(options: Options, read: Trajectories, meta?: TrajectoriesMeta): void {
+function checkInput(options: Options, { name, read, meta }: Source): void {
   const { count, dimensions } = read.points
   if (count === 0) {
     throw new XmasdError(
       'DATA_INVALID',
-      `${options.trajectories} holds no trajectory (${read.ids.length} text-only, ${read.failed} failed)`,
+      `${name} holds no trajectory (${read.ids.length} text-only, ${read.failed} failed)`,
       'Score examples with images first: xmasd score.',
     )
   }
@@ -154,14 +154,14 @@ function checkInput(options: Options, read: Trajectories, meta?: TrajectoriesMet
   if (lacking !== undefined) {
     throw new XmasdError(
       'DATA_INVALID',
-      `${options.trajectories}, line ${lacking} lacks what signature ${options.signature} is made of`,
+      `${name}, line ${lacking} lacks what signature ${options.signature} is made of`,
       'Score again with this xmasd, or fit another --signature.',
     )
   }
   if (meta === undefined || meta.schedule.steps.length === dimensions) return
   throw new XmasdError(
     'DATA_INVALID',
-    `${options.trajectories} has ${dimensions} scores a line, its .meta.json ${meta.schedule.steps.length} checkpoints`,
+    `${name} has ${dimensions} scores a line, its .meta.json ${meta.schedule.steps.length} checkpoints`,
     'Score again, or remove the .meta.json that belongs to another file.',
   )
 }
@@ -191,7 +191,11 @@ function labelsOf(file: string, keys: readonly string[]): number[] {
   })
 }
 
-function fitWithProgress(points: Points, { signature, clusters, seed }: Options): Fitted {
+/** `fitClusters`, showing how it goes. */
+export function fitWithProgress(
+  points: Points,
+  { signature, clusters, seed }: Pick<Options, 'signature' | 'clusters' | 'seed'>,
+): Fitted {
   let phase = ''
   let progress: ReturnType<typeof startProgress> | undefined
   const fitted = fitClusters(points, {
@@ -229,6 +233,8 @@ function given(file: string, { dimensions }: Points): Fitted['centroids'] {
 
 type BundleReport = {
   bundle: string
+  /** What it was fitted to. */
+  from: string
   out: string
   signature: Signature
   clusters: number
@@ -272,6 +278,8 @@ function describeBundle(options: Options, found: BundleReport): string {
       : `  agreement   ${(100 * found.agreement).toFixed(2)} % are nearest to their own cluster's mean\n`) +
     `  sizes       ${sizes.min} smallest, ${sizes.p25} ${sizes.median} ${sizes.p75} quartiles, ${sizes.max} largest; ${sizes.small} too small to give any\n` +
     `written to ${found.out}\n` +
-    `next: xmasd select --trajectories ${options.trajectories} --bundle ${found.out} --percent 20 --out subset.json\n`
+    (options.assignments === true
+      ? `next: xmasd replay --bundle ${found.out}; xmasd bundle shadow --bundle ${found.out}\n`
+      : `next: xmasd select --trajectories ${found.from} --bundle ${found.out} --percent 20 --out subset.json\n`)
   )
 }

@@ -3,11 +3,21 @@ import type { Config } from '../config.ts'
 import type { Log } from '../log/log.ts'
 import type { Assignment, Control, Decision } from '../record.ts'
 
+const CONTROL_TEXT = '{"v":1,"control"'
+
 /** Every assignment in log order; controls are left out. */
 export async function* assignmentsOf(log: Log, config: Config): AsyncGenerator<Assignment> {
   for await (const record of log.read(config.log.topics.assignments)) {
     const value = JSON.parse(Buffer.from(record.value!).toString()) as Assignment | Control
     if (!('control' in value)) yield value
+  }
+}
+
+/** The same as JSON texts, in the form of a file of trajectories. */
+export async function* assignmentTexts(log: Log, config: Config): AsyncGenerator<string> {
+  for await (const { value } of log.read(config.log.topics.assignments)) {
+    const text = Buffer.from(value!).toString()
+    if (!text.startsWith(CONTROL_TEXT)) yield text
   }
 }
 

@@ -2,6 +2,7 @@
  * Assignments under the bundle in force: a record that was scored with another one has its cluster found
  * again, from its trajectory, so that what the score roles run with never changes what is decided.
  */
+import type { Bundle } from '../cluster/bundle.ts'
 import { fetchBundle } from '../cluster/published.ts'
 import { type SignatureSource, signatureOf } from '../cluster/signature.ts'
 import type { Log, LogRecord } from '../log/log.ts'
@@ -37,9 +38,13 @@ export class ClustersInForce {
     return { ...value, cluster: clusterOf(whole), bundle }
   }
 
-  async #load(id: string): Promise<void> {
-    const { manifest, index } = await fetchBundle(this.#log, this.#topic, id)
+  /** A bundle that need not lie on the log. */
+  add({ id, manifest, index }: Bundle): void {
     const read = signatureOf(manifest)
     this.#clusterOf.set(id, example => index.nearest(read(example)).cluster)
+  }
+
+  async #load(id: string): Promise<void> {
+    this.add(await fetchBundle(this.#log, this.#topic, id))
   }
 }

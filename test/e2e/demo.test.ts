@@ -59,6 +59,7 @@ test('help is there for every command, and no command is a usage error', async (
     'export',
     'fit',
     'produce',
+    'replay',
     'report',
     'run',
     'score',

@@ -1,0 +1,192 @@
+/** `replay`: what would have been kept under other settings or clusters, and what would change. */
+import { Command, Option } from 'commander'
+import { openBundle } from '../cluster/bundle.ts'
+import { buildIndex } from '../cluster/hnsw.ts'
+import { fetchBundle } from '../cluster/published.ts'
+import { SIGNATURES, type Signature, signatureOf } from '../cluster/signature.ts'
+import { readTrajectoryLines } from '../cluster/trajectories.ts'
+import { type Config, loadConfig } from '../config.ts'
+import type { Log } from '../log/log.ts'
+import { balanceOf } from '../observe/balance.ts'
+import { startProgress } from '../observe/progress.ts'
+import { openLogToRead } from '../open-log.ts'
+import type { Assignment, Cluster } from '../record.ts'
+import { readReigns } from '../report/bundles.ts'
+import { assignmentTexts, readSubset } from '../report/history.ts'
+import { type Replayed, type ReplayOptions, replay } from '../report/replay.ts'
+import { ClustersInForce } from '../role/clusters-in-force.ts'
+import { batchQuotas, budgetRule } from '../select/quotas.ts'
+import { fitWithProgress } from './fit.ts'
+import { writeJsonArray } from './json-array.ts'
+import { percent, positiveInteger } from './options.ts'
+
+type Options = {
+  config?: string
+  percent?: number
+  bundle?: string
+  signature?: Signature
+  clusters?: number
+  out?: string
+  json?: boolean
+}
+
+export function replayCommand(): Command {
+  return new Command('replay')
+    .description('Fold the assignments again under other settings: what would have been kept?')
+    .option('--percent <p>', 'share of the examples to keep (default: as configured)', percent)
+    .option('--bundle <dir>', 'clusters of this bundle (default: of the one in force)')
+    .addOption(
+      new Option('--signature <name>', 'new clusters, fitted to this signature here and now')
+        .choices(SIGNATURES)
+        .conflicts('bundle'),
+    )
+    .option('--clusters <k>', 'how many, with --signature (default: as in force)', positiveInteger)
+    .option('--out <file>', 'write the keys that would be kept, a JSON array')
+    .option('--config <file>', 'configuration file')
+    .option('--json', 'one JSON document on stdout')
+    .action(replayed)
+}
+
+async function replayed(options: Options): Promise<void> {
+  const config = loadConfig(options.config, process.env, { 'select.percent': options.percent })
+  const log = await openLogToRead(config)
+  try {
+    const topic = config.log.topics.assignments
+    const { policy, percent } = config.select
+    const seen = await clustersOf(log, config, options)
+    const progress = startProgress('replay', (await log.ends(topic))[0])
+    const found = await replay(log, {
+      topic,
+      // A subset does not depend on when it was settled before.
+      settings: { policy, percent, settleEvery: Number.MAX_SAFE_INTEGER },
+      seen,
+      onProgress: offset => progress.update(offset),
+    })
+    progress.stop()
+    if (options.out !== undefined) {
+      await writeJsonArray(
+        options.out,
+        found.kept.map(({ key }) => JSON.stringify(key)),
+      )
+    }
+    const comparison = compare(found, await readSubset(log, config), percent)
+    process.stdout.write(
+      options.json === true
+        ? `${JSON.stringify({ v: 1, policy, percent, ...comparison })}\n`
+        : describe(config, comparison),
+    )
+  } finally {
+    await log.close()
+  }
+}
+
+type Seen = ReplayOptions['seen']
+
+async function clustersOf(log: Log, config: Config, options: Options): Promise<Seen> {
+  if (options.signature !== undefined) return fittedHere(log, config, options.signature, options)
+  const clusters = new ClustersInForce(log, config.log.topics.bundles)
+  const given = options.bundle === undefined ? undefined : await openBundle(options.bundle)
+  if (given !== undefined) clusters.add(given)
+  const id = given?.id ?? (await readReigns(log, config)).at(-1)?.bundle
+  return (record, value) => (id === undefined ? value : clusters.of(record, value, id))
+}
+
+/** K-means over the whole history, as `fit` does it with seed 0. */
+async function fittedHere(
+  log: Log,
+  config: Config,
+  signature: Signature,
+  { clusters }: Options,
+): Promise<Seen> {
+  const name = config.log.topics.assignments
+  const read = await readTrajectoryLines(assignmentTexts(log, config), name, {
+    signatures: [signature],
+  })
+  const points = read.signatures.get(signature)!
+  const wanted = clusters ?? (await clustersInForce(log, config))
+  const { centroids, standardisation } = fitWithProgress(points, {
+    signature,
+    clusters: wanted,
+    seed: 0,
+  })
+  const index = buildIndex(centroids)
+  const raw = signatureOf({ signature, standardisation })
+  return (record, value) =>
+    value.cluster === 'text'
+      ? value
+      : { ...value, cluster: index.nearest(raw(wholeOf(record.value!))).cluster }
+}
+
+async function clustersInForce(log: Log, config: Config): Promise<number> {
+  const inForce = (await readReigns(log, config)).at(-1)?.bundle
+  if (inForce === undefined) return (await openBundle(config.bundle)).manifest.clusters
+  return (await fetchBundle(log, config.log.topics.bundles, inForce)).manifest.clusters
+}
+
+function wholeOf(value: Uint8Array): Assignment {
+  return JSON.parse(Buffer.from(value).toString()) as Assignment
+}
+
+type Comparison = {
+  examples: number
+  duplicates: number
+  budget: number
+  kept: number
+  /** Of the kept ones that have one. */
+  meanInstability: number | null
+  balance: number
+  clusters: { used: number; largest: { cluster: Cluster; size: number; quota: number } | null }
+  /** Against what is kept now. */
+  today: { kept: number; both: number; onlyToday: number; onlyReplayed: number; jaccard: number }
+}
+
+function compare(found: Replayed, today: Set<string>, percent: number): Comparison {
+  const { examples, duplicates, kept, clusters } = found
+  const both = kept.reduce((sum, { key }) => sum + (today.has(key) ? 1 : 0), 0)
+  const either = kept.length + today.size - both
+  const steady = kept.filter(({ instability }) => !Number.isNaN(instability))
+  const budget = budgetRule(percent)(examples)
+  const ideal = batchQuotas(clusters, budget)
+  const quotaOf = new Map(clusters.map(({ cluster, quota }) => [cluster, quota]))
+  return {
+    examples,
+    duplicates,
+    budget,
+    kept: kept.length,
+    meanInstability:
+      steady.length === 0
+        ? null
+        : steady.reduce((sum, { instability }) => sum + instability, 0) / steady.length,
+    balance: balanceOf(
+      ideal.map(({ cluster }) => quotaOf.get(cluster)!),
+      ideal.map(({ taken }) => taken),
+    ),
+    clusters: {
+      used: clusters.length,
+      largest: clusters.reduce<Comparison['clusters']['largest']>(
+        (most, one) => (one.size > (most?.size ?? 0) ? one : most),
+        null,
+      ),
+    },
+    today: {
+      kept: today.size,
+      both,
+      onlyToday: today.size - both,
+      onlyReplayed: kept.length - both,
+      jaccard: either === 0 ? 1 : both / either,
+    },
+  }
+}
+
+function describe({ select }: Config, found: Comparison): string {
+  const { today, clusters } = found
+  const share = found.examples === 0 ? 0 : (100 * found.kept) / found.examples
+  const { largest } = clusters
+  return (
+    `${found.kept} of ${found.examples} examples kept (${share.toFixed(1)} %; policy ${select.policy}, ${select.percent} %, budget ${found.budget})\n` +
+    `  clusters   ${clusters.used}${largest === null ? '' : `; the largest, ${largest.cluster}, gives ${largest.quota} of ${largest.size}`}; balance ${found.balance.toFixed(4)}\n` +
+    `  steadiness mean instability ${found.meanInstability?.toPrecision(5) ?? 'none'}\n` +
+    `  duplicates ${found.duplicates}\n` +
+    `  today      ${today.kept} kept; ${today.both} in both, ${today.onlyToday} would leave, ${today.onlyReplayed} would come; overlap ${(100 * today.jaccard).toFixed(1)} %\n`
+  )
+}

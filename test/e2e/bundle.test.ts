@@ -1,0 +1,102 @@
+import assert from 'node:assert/strict'
+import { readFileSync } from 'node:fs'
+import { join } from 'node:path'
+import test, { type TestContext } from 'node:test'
+import type { Assignment, Control, Decision } from '../../src/record.ts'
+import { jsonOf, makeSite, readTopic, run, type Site, succeed } from './command.ts'
+
+/** A site whose log holds a run of the demo's stream, and a bundle fitted to what it assigned. */
+async function siteWithOther(t: TestContext): Promise<{ site: Site; other: string }> {
+  const site = makeSite(t)
+  await succeed(['demo', '--examples', '500', '--path', site.folder])
+  const other = join(site.folder, 'other')
+  const fit = ['fit', '--assignments', '--config', site.config, '--clusters', '12', '--json']
+  const fitted = JSON.parse((await succeed([...fit, '--out', other])).stdout)
+  assert.equal(fitted.clusters, 12)
+  return { site, other }
+}
+
+async function replayOf(site: Site, ...args: string[]): Promise<Record<string, unknown>> {
+  return JSON.parse((await succeed(['replay', '--config', site.config, '--json', ...args])).stdout)
+}
+
+async function keptNow(site: Site): Promise<string[]> {
+  const out = join(site.folder, 'keys.json')
+  await succeed(['export', '--config', site.config, '--out', out])
+  return JSON.parse(readFileSync(out, 'utf8')).sort()
+}
+
+test('a replay foretells what a swap does, to the key; a rollback takes it back', async t => {
+  const { site, other } = await siteWithOther(t)
+  const before = await keptNow(site)
+  const same = await replayOf(site)
+  assert.deepEqual(same.today, {
+    kept: before.length,
+    both: before.length,
+    onlyToday: 0,
+    onlyReplayed: 0,
+    jaccard: 1,
+  })
+  const out = join(site.folder, 'foretold.json')
+  const foretold = await replayOf(site, '--bundle', other, '--out', out)
+  const { onlyToday, onlyReplayed } = foretold.today as Record<string, number>
+  assert.ok(onlyToday! > 0 && onlyReplayed! > 0)
+
+  const select = ['run', '--config', site.config, '--roles', 'select', '--until-idle']
+  await succeed(['bundle', 'swap', '--bundle', other, '--config', site.config])
+  await succeed(select)
+  assert.deepEqual(await keptNow(site), JSON.parse(readFileSync(out, 'utf8')).sort())
+  const swapped = (await readTopic(site.log, 'decisions'))
+    .map(record => jsonOf<Decision>(record))
+    .filter(({ reason }) => reason === 'bundle_swapped')
+  const count = (action: string): number => swapped.filter(one => one.action === action).length
+  assert.equal(count('evict'), onlyToday)
+  assert.equal(count('restore'), onlyReplayed)
+
+  await succeed(['bundle', 'rollback', '--config', site.config])
+  await succeed(select)
+  assert.deepEqual(await keptNow(site), before)
+  const list = await succeed(['bundle', 'list', '--config', site.config, '--json'])
+  const { reigns, published } = JSON.parse(list.stdout)
+  assert.equal(reigns.length, 3)
+  assert.equal(reigns[0].bundle, reigns[2].bundle)
+  assert.equal(published.length, 2)
+})
+
+test('a replay at another percent, or with another signature, keeps that many', async t => {
+  const { site } = await siteWithOther(t)
+  const half = await replayOf(site, '--percent', '50')
+  assert.equal(half.kept, Math.floor((half.examples as number) / 2))
+  const spectrum = await replayOf(site, '--signature', 'spectrum', '--clusters', '9')
+  assert.equal(spectrum.kept, spectrum.budget)
+  const { used } = spectrum.clusters as { used: number }
+  assert.ok(used <= 10)
+})
+
+test('assignments of another bundle than the one in force are counted by the one in force', async t => {
+  const { site, other } = await siteWithOther(t)
+  await succeed(['bundle', 'swap', '--bundle', other, '--config', site.config])
+  await succeed(['run', '--config', site.config, '--until-idle'])
+  const bundles = new Set<string>()
+  for (const record of await readTopic(site.log, 'assignments')) {
+    const value = jsonOf<Assignment | Control>(record)
+    if (!('control' in value)) bundles.add(value.bundle)
+  }
+  assert.equal(bundles.size, 1, 'the score role still runs with the first bundle')
+  const replayed = await replayOf(site, '--bundle', other)
+  assert.equal((replayed.today as { jaccard: number }).jaccard, 1)
+})
+
+test('a swap that can mean nothing is refused with what to do', async t => {
+  const site = makeSite(t)
+  await succeed(['run', '--config', site.config, '--until-idle'])
+  const bundle = (...args: string[]) => run(['bundle', ...args, '--config', site.config])
+  const empty = await bundle('rollback')
+  assert.equal(empty.code, 1)
+  assert.match(empty.stderr, /no swap.*\[BUNDLE_MISMATCH\]\n.*bundle list/)
+  const both = await bundle('swap')
+  assert.equal(both.code, 2)
+  assert.match(both.stderr, /--bundle DIR and --to ID/)
+  const unknown = await bundle('swap', '--to', 'ffffffffffff')
+  assert.match(unknown.stderr, /ffffffffffff does not lie in the topic bundles/)
+})
