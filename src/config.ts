@@ -8,7 +8,7 @@ import { closest } from 'fastest-levenshtein'
 import { parse as parseYaml } from 'yaml'
 import { z } from 'zod'
 import { LogConfig } from './config-log.ts'
-import { ENGINES } from './engine/engine.ts'
+import { DEVICES, ENGINES } from './engine/engine.ts'
 import { messageOf, XmasdError } from './errors.ts'
 import { MODES } from './score/attention.ts'
 
@@ -31,7 +31,7 @@ const ProxyConfig = z.strictObject({
   template: z.string().min(1).optional(),
   mode: z.enum(MODES).default('reference'),
   engine: z.enum(ENGINES).default('onnx'),
-  device: z.enum(['auto', 'cpu']).default('auto'),
+  device: z.enum(['auto', ...DEVICES]).default('auto'),
   workers: z.int().min(1).max(256).optional(),
   threads: z.int().min(1).max(256).optional(),
   tokensMax: z.int().min(1).default(2048),

@@ -143,6 +143,8 @@ async function openScore(parts: Parts): Promise<(signal: AbortSignal) => Promise
     onStage: (stage, seconds) => metrics[`${stage}Seconds`].observe(seconds),
   })
   releasers.push(() => measurer.close())
+  const { device, why } = measurer.device
+  logger.info({ engine: config.proxy.engine, device, why }, `scoring on ${device}`)
   checkBundleFits(bundle, measurer, config)
   parts.loaded.engine = measurer
   const { topics } = config.log

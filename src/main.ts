@@ -6,6 +6,8 @@ import { version } from './version.ts'
 
 /** onnxruntime writes usage data to the home folder unless told not to; workers inherit this. */
 process.env.ORT_DISABLE_TELEMETRY ??= '1'
+/** NVIDIA's GPUs would round products to 10 bits. */
+process.env.NVIDIA_TF32_OVERRIDE ??= '0'
 
 type Entry = { summary: string; load: () => Promise<Command> }
 

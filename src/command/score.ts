@@ -4,11 +4,12 @@ import { createWriteStream, writeFileSync } from 'node:fs'
 import { rename } from 'node:fs/promises'
 import { Command } from 'commander'
 import { loadConfig } from '../config.ts'
-import { ENGINES } from '../engine/engine.ts'
+import { DEVICES, ENGINES } from '../engine/engine.ts'
 import { XmasdError } from '../errors.ts'
 import { countExamples, readExamples } from '../ingest/data.ts'
 import { startProgress } from '../observe/progress.ts'
 import { MODES } from '../score/attention.ts'
+import type { ChosenDevice } from '../score/device.ts'
 import { type Measured, type Measurer, startMeasuring } from '../score/measure.ts'
 import { chunks } from './export.ts'
 import { positiveInteger } from './options.ts'
@@ -41,7 +42,7 @@ export function scoreCommand(): Command {
     .option('--mode <mode>', MODES.join(' or '))
     .option('--template <name>', 'a built-in template or a JSON file {system,image,user,assistant}')
     .option('--engine <engine>', ENGINES.join(' or '))
-    .option('--device <device>', 'auto or cpu')
+    .option('--device <device>', `auto, ${DEVICES.join(', ')}`)
     .option('--workers <n>', 'worker threads that run forward passes', positiveInteger)
     .option('--threads <n>', 'threads of each worker', positiveInteger)
     .option('--limit <n>', 'stop after that many examples', positiveInteger)
@@ -67,7 +68,8 @@ async function score(options: Options): Promise<void> {
     const { steps, fingerprint } = measurer.schedule
     const meta = { v: 1, schedule: { fingerprint, steps }, mode: config.proxy.mode }
     writeFileSync(`${options.out}.meta.json`, `${JSON.stringify(meta)}\n`)
-    report(options, counts, steps, (performance.now() - started) / 1000)
+    const seconds = (performance.now() - started) / 1000
+    report(options, { counts, steps, seconds, chosen: measurer.device })
   } finally {
     await measurer.close()
   }
@@ -125,7 +127,9 @@ function lineOf(measured: Measured): object {
   return { id, key, trajectory, instability, singularValues }
 }
 
-function report(options: Options, counts: Counts, steps: number[], seconds: number): void {
+type Done = { counts: Counts; steps: number[]; seconds: number; chosen: ChosenDevice }
+
+function report(options: Options, { counts, steps, seconds, chosen }: Done): void {
   const failed = Object.values(counts.failed).reduce((sum, n) => sum + n, 0)
   const total = counts.scored + counts.textOnly + failed
   if (total === 0) {
@@ -136,7 +140,9 @@ function report(options: Options, counts: Counts, steps: number[], seconds: numb
     )
   }
   if (options.json === true) {
-    const document = { v: 1, ...counts, checkpoints: steps, seconds, out: options.out }
+    const { device, why } = chosen
+    const cost = { seconds, device, why }
+    const document = { v: 1, ...counts, checkpoints: steps, ...cost, out: options.out }
     process.stdout.write(`${JSON.stringify(document)}\n`)
     return
   }
@@ -144,7 +150,7 @@ function report(options: Options, counts: Counts, steps: number[], seconds: numb
   const rate = (total / seconds).toFixed(1)
   process.stdout.write(
     `${counts.scored} scored over ${steps.length} checkpoints, ${counts.textOnly} text-only, ` +
-      `${failed} failed${failed > 0 ? ` (${codes.join(', ')})` : ''}; ${rate}/s\n` +
+      `${failed} failed${failed > 0 ? ` (${codes.join(', ')})` : ''}; ${rate}/s on ${chosen.device}\n` +
       `written to ${options.out}\nnext: xmasd fit --trajectories ${options.out} --out bundle\n`,
   )
 }

@@ -8,10 +8,16 @@ export const ENGINES = ['onnx', 'tensorflow'] as const
 export type EngineName = (typeof ENGINES)[number]
 
 /** Where an engine computes. */
-export type Device = 'cpu' | 'webgpu' | 'cuda'
+export const DEVICES = ['cpu', 'webgpu', 'cuda'] as const
+export type Device = (typeof DEVICES)[number]
 
-/** Which engine computes, and how: what the configuration says of it. Default: onnx. */
-export type EngineChoice = { engine?: EngineName | undefined }
+/** Which engine computes, where and how. Default: onnx on the cpu. */
+export type EngineChoice = {
+  engine?: EngineName | undefined
+  device?: Device | undefined
+  /** May attention be one fused operator on a GPU: what its self-test found. */
+  fusedAttention?: boolean | undefined
+}
 
 /** A named size is free: it may differ from run to run. */
 export type InputSpec = { type: 'float32' | 'int32'; shape: readonly (number | string)[] }

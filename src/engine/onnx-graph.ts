@@ -3,32 +3,43 @@
  * into the checkpoint's .safetensors. Shapes as in `ops.ts`; O output channels.
  */
 import { basename } from 'node:path'
-import type { Activation, AttentionShape, Ops, RotaryOptions } from '../proxy/ops.ts'
+import type { Activation, Ops, RotaryOptions } from '../proxy/ops.ts'
 import type { Checkpoint, CheckpointTensor } from '../proxy/schedule.ts'
 import type { Build, InputSpec } from './engine.ts'
 import {
+  type AttentionForm,
+  type CausalShape,
+  type Emitter,
+  emitAttention,
+} from './onnx-attention.ts'
+import {
   type AttributeValue,
+  type Edge,
   ELEMENT_TYPES,
   type Graph,
   type GraphInput,
+  HOST,
   type Initializer,
   type Node,
 } from './onnx-model.ts'
 
-/** A value of the graph, by name. */
-export type Edge = string
-
 const MICROSOFT = 'com.microsoft'
 const AXIS_END = 2 ** 31
 
-/** Emits what `build` writes. `positionsMax` is the longest sequence the rotary tables serve. */
+export type GraphOptions = {
+  /** The longest sequence that the rotary tables serve. */
+  positionsMax: number
+  attention: AttentionForm
+}
+
+/** Emits what `build` writes. */
 export function buildGraph<Names extends string>(
   checkpoint: Checkpoint,
   inputs: Record<Names, InputSpec>,
   build: Build<Names>,
-  positionsMax: number,
+  options: GraphOptions,
 ): Graph {
-  const ops = new GraphOps(checkpoint, positionsMax)
+  const ops = new GraphOps(checkpoint, options)
   const names = Object.keys(inputs) as Names[]
   const edges: Partial<Record<Names, Edge>> = {}
   for (const name of names) edges[name] = name
@@ -46,13 +57,19 @@ class GraphOps implements Ops<Edge> {
   readonly nodes: Node[] = []
   readonly initializers = new Map<string, Initializer>()
   readonly #checkpoint: Checkpoint
-  readonly #positionsMax: number
+  readonly #options: GraphOptions
   /** Nodes that depend on nothing but their inputs' names, so that each is emitted once. */
   readonly #shared = new Map<string, Edge>()
+  readonly #emitter: Emitter = {
+    emit: (...node) => this.#emit(...node),
+    once: (...node) => this.#once(...node),
+    integers: data => this.#integers(data),
+    float: value => this.#float(value),
+  }
 
-  constructor(checkpoint: Checkpoint, positionsMax: number) {
+  constructor(checkpoint: Checkpoint, options: GraphOptions) {
     this.#checkpoint = checkpoint
-    this.#positionsMax = positionsMax
+    this.#options = options
   }
 
   has(name: string): boolean {
@@ -71,7 +88,7 @@ class GraphOps implements Ops<Edge> {
 
   /** Gemm is two-dimensional but takes [O, C] weights as they stand; MatMul would copy them. */
   linearAs(x: Edge, name: string, shape: readonly [number, number]): Edge {
-    const rows = this.#flatten(x) // [B*T, C]
+    const rows = this.#once('Reshape', [x, this.#integers([-1, shape[1]])]) // [B*T, C]
     const bias = this.has(`${name}.bias`) ? [this.weight(`${name}.bias`)] : []
     const operands = [rows, this.weight(`${name}.weight`, shape), ...bias]
     const flat = this.#emit('Gemm', operands, { transB: 1 }) // [B*T, O]
@@ -80,10 +97,13 @@ class GraphOps implements Ops<Edge> {
     return this.#emit('Reshape', [flat, full]) // [B, T, O]
   }
 
+  /** Looked up on the host: a vocabulary takes much of a GPU's memory, its few rows in use none. */
   embed(ids: Edge, name: string): Edge {
     const tensor = this.#tensor(name)
-    const rows = this.#emit('Gather', [this.#stored(name, tensor, tensor.shape), ids], { axis: 0 })
-    return this.#float32(rows, tensor)
+    const table = this.#stored(name, tensor, tensor.shape)
+    const rows = this.#onHost('Gather', [table, ids], { axis: 0 })
+    if (tensor.dtype === 'F32') return rows
+    return this.#onHost('Cast', [rows], { to: ELEMENT_TYPES.float32 })
   }
 
   add(a: Edge, b: Edge): Edge {
@@ -95,7 +115,7 @@ class GraphOps implements Ops<Edge> {
   }
 
   scale(x: Edge, factor: number): Edge {
-    return this.mul(x, this.#floats(`scale.${factor}`, [], Float32Array.of(factor)))
+    return this.mul(x, this.#float(factor))
   }
 
   matmulTransposed(a: Edge, b: Edge): Edge {
@@ -162,30 +182,13 @@ class GraphOps implements Ops<Edge> {
     return this.#emit('RotaryEmbedding', [x, cos, sin], attributes)
   }
 
-  attention(
-    q: Edge,
-    k: Edge,
-    v: Edge,
-    options: AttentionShape & { causal: boolean },
-    mask?: Edge,
-  ): Edge {
-    const { heads, kvHeads, headDim, causal } = options
-    const attributes = {
-      q_num_heads: heads,
-      kv_num_heads: kvHeads,
-      is_causal: causal ? 1 : 0,
-      scale: { float: 1 / Math.sqrt(headDim) },
-    }
-    // Shape inference takes a width that it does not know for 0.
-    const sized = (x: Edge, count: number): Edge =>
-      this.#once('Reshape', [x, this.#integers([0, 0, count * headDim])])
-    const inputs = [sized(q, heads), sized(k, kvHeads), sized(v, kvHeads)]
-    return this.#emit('Attention', mask === undefined ? inputs : [...inputs, mask], attributes)
+  attention(q: Edge, k: Edge, v: Edge, shape: CausalShape, mask?: Edge): Edge {
+    return emitAttention(this.#emitter, this.#options.attention, { q, k, v, mask }, shape)
   }
 
   gatherRows(x: Edge, index: Edge): Edge {
-    const wide = this.#once('Cast', [index], { to: ELEMENT_TYPES.int64 })
-    const tuples = this.#once('Unsqueeze', [wide, this.#integers([-1])]) // [B, R, 1]
+    const narrow = this.#once('Unsqueeze', [index, this.#integers([-1])]) // [B, R, 1]
+    const tuples = this.#once('Cast', [narrow], { to: ELEMENT_TYPES.int64 })
     return this.#emit('GatherND', [x, tuples], { batch_dims: 1 })
   }
 
@@ -233,9 +236,11 @@ class GraphOps implements Ops<Edge> {
     return this.#emit('Slice', [x, start!, end!, axis!])
   }
 
-  /** [B, T, C] -> [B*T, C] */
+  /** [B, T, C] -> [B*T, C]. Flatten would run on the CPU, whatever the device. */
   #flatten(x: Edge): Edge {
-    return this.#once('Flatten', [x], { axis: -1 })
+    const width = this.#once('Shape', [x], { start: -1 })
+    const shape = this.#once('Concat', [this.#integers([-1]), width], { axis: 0 })
+    return this.#once('Reshape', [x, shape])
   }
 
   #rotaryTables(inverseFrequencies: Float64Array, amplitude: number): [Edge, Edge] {
@@ -243,11 +248,11 @@ class GraphOps implements Ops<Edge> {
     const tables = ([Math.cos, Math.sin] as const).map(turn => {
       const name = `rotary.${turn.name}.${columns}.${inverseFrequencies[1] ?? 1}`
       if (this.initializers.has(name)) return name
-      const table = new Float32Array(this.#positionsMax * columns)
+      const table = new Float32Array(this.#options.positionsMax * columns)
       for (let i = 0; i < table.length; i++) {
         table[i] = amplitude * turn(Math.floor(i / columns) * inverseFrequencies[i % columns]!)
       }
-      return this.#floats(name, [this.#positionsMax, columns], table)
+      return this.#floats(name, [this.#options.positionsMax, columns], table)
     })
     return tables as [Edge, Edge]
   }
@@ -260,6 +265,12 @@ class GraphOps implements Ops<Edge> {
   ): Edge {
     const output = `${type}.${this.nodes.length}`
     this.nodes.push({ domain, type, inputs, output, attributes })
+    return output
+  }
+
+  #onHost(type: string, inputs: readonly Edge[], attributes: Node['attributes']): Edge {
+    const output = `${HOST}${this.nodes.length}`
+    this.nodes.push({ domain: '', type, inputs, output, attributes })
     return output
   }
 
@@ -296,6 +307,10 @@ class GraphOps implements Ops<Edge> {
     const name = `integers.${data.join('.')}`
     this.initializers.set(name, { name, kind: 'int64', shape: [data.length], data })
     return name
+  }
+
+  #float(value: number): Edge {
+    return this.#floats(`float.${value}`, [], Float32Array.of(value))
   }
 
   #floats(name: string, shape: readonly number[], data: Float32Array): Edge {

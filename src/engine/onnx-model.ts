@@ -14,11 +14,17 @@ const OPSET_VERSION = 23
 
 export type AttributeValue = number | string | readonly number[] | { float: number }
 
+/** A value of the graph, by name. */
+export type Edge = string
+
+/** How the names of nodes begin that stay on the CPU, whatever the device. */
+export const HOST = 'host.'
+
 export type Node = {
   domain: '' | 'com.microsoft'
   type: string
-  inputs: readonly string[]
-  output: string
+  inputs: readonly Edge[]
+  output: Edge
   attributes: Record<string, AttributeValue>
 }
 

@@ -4,19 +4,15 @@ import type { Engine, EngineChoice } from './engine.ts'
 /** `threads` of one run; `positionsMax` is the longest sequence. Throws ENGINE_UNAVAILABLE. */
 export type EngineOptions = EngineChoice & { threads: number; positionsMax: number }
 
-export async function openEngine({
-  engine = 'onnx',
-  threads,
-  positionsMax,
-}: EngineOptions): Promise<Engine> {
-  switch (engine) {
+export async function openEngine(options: EngineOptions): Promise<Engine> {
+  switch (options.engine ?? 'onnx') {
     case 'onnx': {
       const { onnxEngine } = await import('./onnx.ts')
-      return onnxEngine({ threads, positionsMax })
+      return onnxEngine(options)
     }
     case 'tensorflow': {
       const { tensorflowEngine } = await import('./tensorflow.ts')
-      return tensorflowEngine()
+      return { ...tensorflowEngine(), device: options.device ?? 'cpu' }
     }
   }
 }

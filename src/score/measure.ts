@@ -10,6 +10,7 @@ import type { PreparerOptions } from '../ingest/prepare.ts'
 import { resolveTemplate } from '../ingest/template.ts'
 import type { Schedule } from '../proxy/schedule.ts'
 import type { Sequence } from './batch.ts'
+import type { ChosenDevice } from './device.ts'
 import type { Ingested, IngestJob, IngestWorkerData } from './ingest-worker.ts'
 import { createPool, type Failure, type Load, type Pool, runSurviving } from './pool.ts'
 import type { DeviceUse, Scored } from './scorer.ts'
@@ -42,6 +43,7 @@ export type MeasuringHooks = {
 
 export type Measurer = {
   schedule: { steps: number[]; fingerprint: string }
+  device: ChosenDevice
   /** One result a record, in order; equal content is scored once. Throws where scoring as such is broken. */
   measure(values: readonly Uint8Array[]): Promise<Measured[]>
   /** How busy the workers of each stage are. */
@@ -56,11 +58,12 @@ export async function startMeasuring(
   config: MeasuringConfig,
   hooks: MeasuringHooks = {},
 ): Promise<Measurer> {
-  const { path, mode, engine, workers, threads, tokensMax } = config.proxy
+  const { path, mode, engine, device, workers, threads, tokensMax } = config.proxy
   const scoring = await startScoring({
     proxyDir: path,
     mode,
     engine,
+    device,
     workers,
     threads,
     limits: { tokensMax, examplesMax: 64 },
@@ -79,6 +82,7 @@ export async function startMeasuring(
   const { checkpoints, fingerprint } = scoring.schedule
   return {
     schedule: { steps: checkpoints.map(({ step }) => step), fingerprint },
+    device: scoring.device,
     measure: values => measure(pool, scoring, values, hooks),
     loads: () => ({ ingest: pool.load(), score: scoring.load() }),
     close: async () => {

@@ -3,17 +3,28 @@
  * gives every sequence exactly one result, in order.
  */
 import { availableParallelism } from 'node:os'
-import type { EngineChoice } from '../engine/engine.ts'
+import type { Device, EngineName } from '../engine/engine.ts'
+import { XmasdError } from '../errors.ts'
 import { checkpointBytes, openSchedule, type Schedule } from '../proxy/schedule.ts'
 import type { Mode } from './attention.ts'
 import type { Sequence } from './batch.ts'
+import {
+  type ChosenDevice,
+  chooseDevice,
+  chooseTensorflowDevice,
+  type DeviceWish,
+} from './device.ts'
 import { type BatchLimits, planBatches } from './plan.ts'
 import { createPool, type Load, type Pool, runSurviving } from './pool.ts'
 import type { DeviceUse, Scored, ScorerOptions } from './scorer.ts'
 
-export type ScoringOptions = EngineChoice & {
+export type ScoringOptions = {
   proxyDir: string
   mode: Mode
+  /** Default: onnx. */
+  engine?: EngineName | undefined
+  /** Default: cpu. */
+  device?: DeviceWish | undefined
   /** How many worker threads, and how many threads each computes with; see `chooseThreads`. */
   workers?: number | undefined
   threads?: number | undefined
@@ -26,6 +37,7 @@ export type ScoringOptions = EngineChoice & {
 
 export interface Scoring {
   readonly schedule: Schedule
+  readonly device: ChosenDevice
   readonly workers: number
   readonly threads: number
   /** One result a sequence, in order. Throws where scoring as such is broken, not one example. */
@@ -40,14 +52,22 @@ export interface Scoring {
  */
 export async function startScoring(options: ScoringOptions): Promise<Scoring> {
   const schedule = openSchedule(options.proxyDir)
+  const { mode, engine = 'onnx', device: wish = 'cpu' } = options
+  const chosen =
+    engine === 'onnx'
+      ? await chooseDevice(wish, schedule.config)
+      : await chooseTensorflowDevice(wish)
+  const { device, fusedAttention } = chosen
   const { workers, threads } = chooseThreads({
+    device,
     checkpointBytes: checkpointBytes(schedule.checkpoints[0]!),
     cores: availableParallelism(),
     workers: options.workers,
     threads: options.threads,
   })
-  const { mode, engine, limits } = options
-  const workerData: ScorerOptions = { schedule, mode, threads, engine, limits }
+  const { limits } = options
+  const choice = { engine, device, fusedAttention }
+  const workerData: ScorerOptions = { schedule, mode, threads, limits, ...choice }
   const script = options.script ?? new URL('./worker.js', import.meta.url)
   const pool = createPool<readonly Sequence[], Scored[]>({
     script,
@@ -64,6 +84,7 @@ export async function startScoring(options: ScoringOptions): Promise<Scoring> {
   }
   return {
     schedule,
+    device: chosen,
     workers,
     threads,
     score: sequences => scoreAll(pool, workers, sequences),
@@ -75,23 +96,37 @@ export async function startScoring(options: ScoringOptions): Promise<Scoring> {
 const SMALL_MODEL_BYTES = 64 * 2 ** 20
 
 /**
- * One worker on all cores where a checkpoint has 64 MB or more: its products are large enough to
+ * On a GPU one worker: it is what computes, and a second one would end the process. On the CPU one
+ * worker on all cores where a checkpoint has 64 MB or more: its products are large enough to
  * be split, and its weights stay in memory once. Smaller models gain nothing from splitting: one
  * single-threaded worker a core. What is given counts; the other follows from it.
  */
 export function chooseThreads(options: {
+  device: Device
   checkpointBytes: number
   cores: number
   workers?: number | undefined
   threads?: number | undefined
 }): { workers: number; threads: number } {
   const { cores, workers, threads } = options
+  if (options.device !== 'cpu') {
+    if ((workers ?? 1) > 1) throw oneWorker(options.device, workers!)
+    return { workers: 1, threads: threads ?? cores }
+  }
   const share = (count: number): number => Math.max(1, Math.floor(cores / count))
   if (workers !== undefined) return { workers, threads: threads ?? share(workers) }
   if (threads !== undefined) return { workers: share(threads), threads }
   return options.checkpointBytes < SMALL_MODEL_BYTES
     ? { workers: cores, threads: 1 }
     : { workers: 1, threads: cores }
+}
+
+function oneWorker(device: Device, workers: number): XmasdError {
+  return new XmasdError(
+    'CONFIG_INVALID',
+    `proxy.workers is ${workers}; on ${device} one worker computes`,
+    'leave proxy.workers out, or set proxy.device to cpu',
+  )
 }
 
 /** Sequences of one job: many, so that a checkpoint that is not in memory is read for many. */

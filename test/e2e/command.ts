@@ -16,8 +16,8 @@ export type Ended = {
 }
 
 /** Starts `node dist/main.js ...args`; `ended` settles when it has exited. */
-export function start(args: string[], env: NodeJS.ProcessEnv = {}) {
-  const child = spawn(process.execPath, [MAIN, ...args], {
+export function start(args: string[], env: NodeJS.ProcessEnv = {}, main = MAIN) {
+  const child = spawn(process.execPath, [main, ...args], {
     env: { ...process.env, NO_COLOR: '1', ...env },
     stdio: ['ignore', 'pipe', 'pipe'],
   })
@@ -51,8 +51,8 @@ function collect(child: ChildProcess): Promise<Ended> {
 }
 
 /** Runs to the end. */
-export function run(args: string[], env: NodeJS.ProcessEnv = {}): Promise<Ended> {
-  return start(args, env).ended
+export function run(args: string[], env: NodeJS.ProcessEnv = {}, main = MAIN): Promise<Ended> {
+  return start(args, env, main).ended
 }
 
 /** As `run`, failing loudly unless it exits 0. */

@@ -1,9 +1,10 @@
 import assert from 'node:assert/strict'
 import { readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import test from 'node:test'
+import test, { type TestContext } from 'node:test'
 import { MODES } from '../../src/score/attention.ts'
 import { shared, temporaryFolder } from '../support.ts'
+import { vulkan } from '../webgpu.ts'
 import { succeed } from './command.ts'
 
 /** PyTorch's own float32 is up to 2.5e-6 (held-out shapes: 9e-6) from the float64 values. */
@@ -39,28 +40,52 @@ const RUNS = ['llava-clip-llama', 'llava-siglip-qwen2', 'tinyllava-clip-stablelm
 for (const { name, mode } of RUNS) {
   test(`the score command gives ${name} from the image files, ${mode} mode`, async t => {
     const set = shared(t, 'goldens', name)
-    if (set === undefined) return
-    const folder = temporaryFolder(t)
-    const expected = JSON.parse(readFileSync(join(set, 'expected.json'), 'utf8')) as Expected
-    const template = join(folder, 'template.json')
-    writeFileSync(template, JSON.stringify(expected.template))
-    const out = join(folder, 'out.jsonl')
-    const where = ['--proxy', join(set, 'run'), '--data', join(set, 'data.json'), '--images', set]
-    await succeed(['score', ...where, '--template', template, '--mode', mode, '--out', out])
-    const lines = readFileSync(out, 'utf8')
-      .trimEnd()
-      .split('\n')
-      .map(line => JSON.parse(line) as Line)
-    assert.deepEqual(
-      lines.map(({ id }) => id),
-      expected.examples.map(({ id }) => String(id)),
-    )
-    const worst = lines.map((line, i) => compare(line, expected, mode, i))
-    t.diagnostic(`largest relative difference from float64: ${Math.max(...worst)}`)
-    assert.ok(Math.max(...worst) <= RELATIVE_MAX)
-    const meta = JSON.parse(readFileSync(`${out}.meta.json`, 'utf8'))
-    assert.deepEqual([meta.schedule.steps, meta.mode], [expected.steps, mode])
+    if (set !== undefined) await scoreSet(t, set, mode, [])
   })
+}
+
+for (const mode of MODES) {
+  test(`the score command gives llava-clip-llama on webgpu, ${mode} mode`, async t => {
+    const set = shared(t, 'goldens', 'llava-clip-llama')
+    const env = vulkan(t)
+    if (set === undefined || env === undefined) return
+    const stdout = await scoreSet(t, set, mode, ['--device', 'webgpu', '--json'], env)
+    const { device, why } = JSON.parse(stdout) as { device: string; why: string[] }
+    t.diagnostic(why.join(' | '))
+    assert.equal(device, 'webgpu')
+    assert.match(why.at(-1)!, /every operator on it/)
+  })
+}
+
+async function scoreSet(
+  t: TestContext,
+  set: string,
+  mode: string,
+  more: string[],
+  env: NodeJS.ProcessEnv = {},
+): Promise<string> {
+  const folder = temporaryFolder(t)
+  const expected = JSON.parse(readFileSync(join(set, 'expected.json'), 'utf8')) as Expected
+  const template = join(folder, 'template.json')
+  writeFileSync(template, JSON.stringify(expected.template))
+  const out = join(folder, 'out.jsonl')
+  const where = ['--proxy', join(set, 'run'), '--data', join(set, 'data.json'), '--images', set]
+  const how = ['--template', template, '--mode', mode, '--out', out, ...more]
+  const { stdout } = await succeed(['score', ...where, ...how], env)
+  const lines = readFileSync(out, 'utf8')
+    .trimEnd()
+    .split('\n')
+    .map(line => JSON.parse(line) as Line)
+  assert.deepEqual(
+    lines.map(({ id }) => id),
+    expected.examples.map(({ id }) => String(id)),
+  )
+  const worst = lines.map((line, i) => compare(line, expected, mode, i))
+  t.diagnostic(`largest relative difference from float64: ${Math.max(...worst)}`)
+  assert.ok(Math.max(...worst) <= RELATIVE_MAX)
+  const meta = JSON.parse(readFileSync(`${out}.meta.json`, 'utf8'))
+  assert.deepEqual([meta.schedule.steps, meta.mode], [expected.steps, mode])
+  return stdout
 }
 
 /** The largest relative difference of one example's numbers from the float64 values. */

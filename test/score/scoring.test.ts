@@ -117,11 +117,20 @@ test('a checkpoint without its weights is an error at the start', async t => {
 })
 
 test('small models get a worker a core, big ones one worker on all cores', () => {
-  const small = { checkpointBytes: 2 ** 20, cores: 8 }
-  const big = { checkpointBytes: 2 ** 30, cores: 8 }
+  const small = { device: 'cpu' as const, checkpointBytes: 2 ** 20, cores: 8 }
+  const big = { ...small, checkpointBytes: 2 ** 30 }
   assert.deepEqual(chooseThreads(small), { workers: 8, threads: 1 })
   assert.deepEqual(chooseThreads(big), { workers: 1, threads: 8 })
   assert.deepEqual(chooseThreads({ ...big, workers: 3 }), { workers: 3, threads: 2 })
   assert.deepEqual(chooseThreads({ ...small, threads: 4 }), { workers: 2, threads: 4 })
   assert.deepEqual(chooseThreads({ ...small, workers: 1, threads: 1 }), { workers: 1, threads: 1 })
+})
+
+test('a GPU has one worker, whatever the model; two are refused', () => {
+  const gpu = { device: 'webgpu' as const, checkpointBytes: 2 ** 20, cores: 8 }
+  assert.deepEqual(chooseThreads(gpu), { workers: 1, threads: 8 })
+  assert.throws(
+    () => chooseThreads({ ...gpu, workers: 2 }),
+    (error: unknown) => error instanceof XmasdError && error.code === 'CONFIG_INVALID',
+  )
 })
