@@ -11,10 +11,15 @@ export type EngineName = (typeof ENGINES)[number]
 export const DEVICES = ['cpu', 'webgpu', 'cuda'] as const
 export type Device = (typeof DEVICES)[number]
 
-/** Which engine computes, where and how. Default: onnx on the cpu. */
+/** Of the weights of linear layers, and of what they are multiplied with. */
+export const PRECISIONS = ['float32', 'bfloat16'] as const
+export type Precision = (typeof PRECISIONS)[number]
+
+/** Which engine computes, where and how. Default: onnx on the cpu, in float32. */
 export type EngineChoice = {
   engine?: EngineName | undefined
   device?: Device | undefined
+  precision?: Precision | undefined
   /** May attention be one fused operator on a GPU: what its self-test found. */
   fusedAttention?: boolean | undefined
 }

@@ -9,6 +9,7 @@ import { fileURLToPath } from 'node:url'
 import * as tf from '@tensorflow/tfjs-core'
 import { messageOf, XmasdError } from '../errors.ts'
 import { registerGradients } from './tensorflow-gradients.ts'
+import { nativeBackend } from './tensorflow-native.ts'
 
 const PACKAGES = ['@tensorflow/tfjs-node-gpu', '@tensorflow/tfjs-node'] as const
 const BINARY = 'lib/napi-v8/tfjs_binding.node'
@@ -42,14 +43,9 @@ export async function startTensorflow(wanted?: TensorflowBackend): Promise<Tenso
 export async function describeTensorflow(): Promise<TensorflowDescription> {
   const addon = findTensorflowAddon()
   if ((await startTensorflow()) === 'wasm' || addon === undefined) return { backend: 'wasm' }
-  const { binding } = tf.backend() as NativeBackend
+  const { binding } = nativeBackend()
   const device = binding.isUsingGpuDevice() ? 'cuda' : 'cpu'
   return { backend: 'tensorflow', device, version: binding.TF_Version, dir: addon.dir }
-}
-
-/** What we use of tfjs-node's backend beyond tfjs-core's interface. */
-export type NativeBackend = tf.KernelBackend & {
-  binding: { TF_Version: string; isUsingGpuDevice(): boolean }
 }
 
 /** Undefined where no addon is built. */

@@ -1,17 +1,26 @@
 /**
- * The `tensorflow` engine: the oracle of the `onnx` one, and the way to CUDA where tfjs-node-gpu is
- * installed. Weights are copied to the backend as float32.
+ * The `tensorflow` engine: the oracle of the `onnx` one, the way to CUDA, and to products in bfloat16.
+ * Fast where its addon is built (`tensorflow-backend.ts`).
  */
 import * as tf from '@tensorflow/tfjs-core'
 import { messageOf, XmasdError } from '../errors.ts'
-import { readTensor } from '../proxy/safetensors.ts'
+import type { Ops } from '../proxy/ops.ts'
 import type { Checkpoint } from '../proxy/schedule.ts'
-import type { Build, Engine, HostTensor, InputSpec, Program } from './engine.ts'
+import type { Build, Engine, HostTensor, InputSpec, Precision, Program } from './engine.ts'
+import { parametersRead, record, replay, type Tape, type Values } from './tape.ts'
 import { startTensorflow, type TensorflowBackend } from './tensorflow-backend.ts'
+import { Constants, nativeOps } from './tensorflow-native-ops.ts'
 import { tensorflowOps } from './tensorflow-ops.ts'
+import { readRows, uploadWeights } from './tensorflow-weights.ts'
 
-/** `backend` forces one; without it the best that is installed computes. */
-export function tensorflowEngine({ backend }: { backend?: TensorflowBackend } = {}): Engine {
+/** `backend` forces one; without it the best that is there computes. bfloat16 needs the addon. */
+export type TensorflowOptions = {
+  backend?: TensorflowBackend | undefined
+  precision?: Precision | undefined
+}
+
+export function tensorflowEngine(options: TensorflowOptions = {}): Engine {
+  const { backend, precision = 'float32' } = options
   return {
     name: 'tensorflow',
     device: 'cpu',
@@ -20,8 +29,12 @@ export function tensorflowEngine({ backend }: { backend?: TensorflowBackend } = 
       inputs: Record<Names, InputSpec>,
       build: Build<Names>,
     ) => {
-      await startTensorflow(backend)
-      return compile(checkpoint, inputs, build, backend)
+      const started = await startTensorflow(backend)
+      if (precision === 'bfloat16' && started === 'wasm') throw needsAddon()
+      const tape = record(Object.keys(inputs) as Names[], build, name =>
+        checkpoint.tensors.has(name),
+      )
+      return compile(checkpoint, inputs, tape, { backend, precision })
     },
   }
 }
@@ -29,36 +42,53 @@ export function tensorflowEngine({ backend }: { backend?: TensorflowBackend } = 
 function compile<Names extends string>(
   checkpoint: Checkpoint,
   inputs: Record<Names, InputSpec>,
-  build: Build<Names>,
-  backend: TensorflowBackend | undefined,
+  tape: Tape<Names>,
+  { backend, precision }: { backend: TensorflowBackend | undefined; precision: Precision },
 ): Program<Names> {
-  const weights = loadWeights(checkpoint)
-  const ops = tensorflowOps(name => weights.get(name))
+  const uses = parametersRead(tape, name => checkpoint.tensors.has(name))
+  const weights = failing(checkpoint, () => uploadWeights(checkpoint, uses, precision))
+  const constants = new Constants()
+  const ops = scoringOps(checkpoint, weights, precision, constants)
   return {
     run: async values => {
       await startTensorflow(backend) // another program may have made another one current
-      const output = failing(checkpoint, () => tf.tidy(() => build(ops, upload(inputs, values))))
       try {
-        return { data: (await output.data()) as Float32Array, shape: output.shape }
-      } finally {
+        const output = failing(checkpoint, () =>
+          replay<Names, tf.Tensor>(tape, ops, upload(inputs, values), TENSORS),
+        )
+        const data = output.dataSync<'float32'>()
         output.dispose()
+        return { data, shape: output.shape }
+      } finally {
+        constants.dispose()
       }
     },
     release: async () => tf.dispose([...weights.values()]),
   }
 }
 
-/** Every parameter of a checkpoint as a float32 tensor, by canonical name. The caller disposes. */
-export function loadWeights(checkpoint: Checkpoint): Map<string, tf.Tensor> {
-  return failing(checkpoint, () => {
-    const entries = [...checkpoint.tensors]
-    return new Map(
-      entries.map(([name, tensor]) => [
-        name,
-        tf.tensor(readTensor(tensor.file, tensor), tensor.shape),
-      ]),
-    )
-  })
+const TENSORS: Values<tf.Tensor> = {
+  scope: operation => tf.tidy(operation),
+  dispose: tensor => tensor.dispose(),
+}
+
+/** The operations of a tape: each gives a tensor of its own. */
+function scoringOps(
+  checkpoint: Checkpoint,
+  weights: ReadonlyMap<string, tf.Tensor>,
+  precision: Precision,
+  constants: Constants,
+): Ops<tf.Tensor> {
+  const source = (name: string): tf.Tensor | undefined => weights.get(name)
+  const ops =
+    tf.getBackend() === 'tensorflow'
+      ? nativeOps(source, precision, constants)
+      : tensorflowOps(source)
+  return {
+    ...ops,
+    weight: (name, shape) => tf.reshape(source(name)!, [...(shape ?? source(name)!.shape)]),
+    embed: (ids, name) => readRows(checkpoint.tensors.get(name)!, ids),
+  }
 }
 
 function upload<Names extends string>(
@@ -85,4 +115,12 @@ function failing<T>(checkpoint: Checkpoint, work: () => T): T {
       { cause: error },
     )
   }
+}
+
+function needsAddon(): XmasdError {
+  return new XmasdError(
+    'ENGINE_UNAVAILABLE',
+    'bfloat16 needs the addon of the tensorflow engine, which is not built',
+    'npm run build:tensorflow builds it; or set proxy.precision to float32',
+  )
 }
