@@ -2,36 +2,16 @@
 import type { Log, OutRecord } from '../src/log/log.ts'
 import { seededRandom } from '../src/random.ts'
 import { type Assignment, keyOf, TOPICS } from '../src/record.ts'
+import { drawFrom, zipfShares } from './regret/streams.ts'
 
 export type Size = { examples: number; clusters: number; checkpoints: number }
 
 const FILL_BATCH = 2048
 
-/** Cumulative shares of the clusters. */
-function zipf(clusters: number): Float64Array {
-  const cumulative = new Float64Array(clusters)
-  let sum = 0
-  for (let rank = 0; rank < clusters; rank++) {
-    sum += (rank + 1) ** -1.1
-    cumulative[rank] = sum
-  }
-  return cumulative.map(value => value / sum)
-}
-
-function firstAbove(cumulative: Float64Array, value: number): number {
-  let [low, high] = [0, cumulative.length - 1]
-  while (low < high) {
-    const middle = (low + high) >> 1
-    if (cumulative[middle]! > value) high = middle
-    else low = middle + 1
-  }
-  return low
-}
-
 export function* assignments(size: Size): Generator<Assignment> {
   const random = seededRandom(1)
   const uint32 = (): number => Math.floor(random() * 2 ** 32)
-  const shares = zipf(size.clusters)
+  const draw = drawFrom(zipfShares(size.clusters), random)
   const hex = (): string => uint32().toString(16).padStart(8, '0')
   const recent: Assignment[] = []
   for (let i = 0; i < size.examples; i++) {
@@ -41,7 +21,7 @@ export function* assignments(size: Size): Generator<Assignment> {
       yield { ...again, id, key: keyOf(id, again.content) }
       continue
     }
-    const made = assignment(random, firstAbove(shares, random()), i, hex, size)
+    const made = assignment(random, draw(), i, hex, size)
     recent[recent.length < 5000 ? recent.length : uint32() % 5000] = made
     yield made
   }

@@ -11,6 +11,7 @@ import { LogConfig } from './config-log.ts'
 import { DEVICES, ENGINES } from './engine/engine.ts'
 import { messageOf, XmasdError } from './errors.ts'
 import { MODES } from './score/attention.ts'
+import { POLICIES } from './select/policy.ts'
 
 const MIB = 1024 * 1024
 
@@ -50,13 +51,24 @@ const ScoreConfig = z.strictObject({
   ingestWorkers: z.int().min(1).max(256).optional(),
 })
 
-const SelectConfig = z.strictObject({
-  group: groupName('xmasd-select'),
-  policy: z.literal('revisable').default('revisable'),
-  percent: z.number().min(0).max(100).default(20),
-  settleEvery: z.int().min(1).default(1),
-  idleSettleMs: z.int().min(1).default(1_000),
-})
+const SelectConfig = z
+  .strictObject({
+    group: groupName('xmasd-select'),
+    policy: z.enum(POLICIES).default('revisable'),
+    percent: z.number().min(0).max(100).default(20),
+    budgetExamples: z.int().min(0).optional(),
+    horizonExamples: z.int().min(1).optional(),
+    settleEvery: z.int().min(1).default(1),
+    idleSettleMs: z.int().min(1).default(1_000),
+  })
+  .refine(
+    ({ policy, budgetExamples, horizonExamples }) =>
+      policy === 'revisable' || budgetExamples === undefined || horizonExamples !== undefined,
+    {
+      path: ['horizonExamples'],
+      error: 'a number of examples to keep for good needs the number that they are chosen from',
+    },
+  )
 
 const Schema = z.strictObject({
   log: LogConfig,

@@ -8,7 +8,7 @@ import { groupsOf } from './open-log.ts'
 import type { SelectRole } from './role/select-role.ts'
 import type { RoleStatus } from './role/status.ts'
 import type { Measurer, Stage } from './score/measure.ts'
-import { batchQuotas, budgetRule, SMALL_CLUSTER_SIZE_MAX } from './select/quotas.ts'
+import { batchQuotas, budgetOf, SMALL_CLUSTER_SIZE_MAX } from './select/quotas.ts'
 
 export const ROLES = ['score', 'select'] as const
 export type Role = (typeof ROLES)[number]
@@ -23,6 +23,9 @@ export type GaugeParts = {
   select: SelectRole | undefined
   engine: Measurer | undefined
 }
+
+/** Of the revisable policy, whose subset is the batch rule's. */
+const NO_REGRET = { budgetError: 0, totalVariation: 0, recovered: 1 }
 
 /** Returns what refreshes them all. */
 export function createGauges(): (parts: GaugeParts) => Promise<void> {
@@ -71,7 +74,7 @@ function refreshSubset({ metrics, config, clusters: count }: GaugeParts, select:
   const giving = clusters.filter(({ size }) => size > SMALL_CLUSTER_SIZE_MAX)
   const capped = giving.filter(({ size, quota }) => quota < size)
   const kept = giving.map(({ quota }) => quota)
-  const budget = budgetRule(config.select.percent)(sum(clusters.map(({ size }) => size)))
+  const budget = budgetOf(config.select)(sum(clusters.map(({ size }) => size)))
   const ideal = batchQuotas(clusters, budget).map(({ taken }) => taken)
   metrics.level.set(capped.reduce((level, { quota }) => Math.max(level, quota), 0))
   metrics.balance.set(balanceOf(kept, ideal))
@@ -82,6 +85,10 @@ function refreshSubset({ metrics, config, clusters: count }: GaugeParts, select:
   metrics.clusters.set({ state: 'small' }, clusters.length - giving.length)
   metrics.clusters.set({ state: 'exhausted' }, giving.length - capped.length)
   metrics.clusters.set({ state: 'capped' }, capped.length)
+  const { budgetError, totalVariation, recovered } = select.regret() ?? NO_REGRET
+  metrics.regretBudget.set(budgetError)
+  metrics.regretVariation.set(totalVariation)
+  metrics.regretRecovered.set(recovered)
 }
 
 function refreshLoads(metrics: Metrics, engine: Measurer): void {

@@ -18,6 +18,15 @@ export function seedOf(seed: number, name: string): number {
   return hash | 0
 }
 
+/** A number in [0, 1) for a content and a purpose (murmur3's finaliser over both halves). */
+export function hashedDraw({ high, low }: { high: number; low: number }, purpose: number): number {
+  let x = high ^ Math.imul(purpose, 0x9e3779b1)
+  x = Math.imul(x ^ (x >>> 16), 0x85ebca6b) ^ low
+  x = Math.imul(x ^ (x >>> 13), 0xc2b2ae35)
+  x = Math.imul(x ^ (x >>> 16), 0x27d4eb2f)
+  return ((x ^ (x >>> 15)) >>> 0) / 2 ** 32
+}
+
 /** Deviates of the standard normal distribution (Box-Muller). */
 export function normalDeviates(random: () => number, length: number): Float32Array {
   const values = new Float32Array(length)

@@ -85,12 +85,15 @@ export type Action = (typeof ACTIONS)[number]
 
 /**
  * Why a decision is as it is:
- * - `within_quota`     kept: among the steadiest `quota` of its cluster
+ * - `within_quota`     kept: among the steadiest of its cluster, as many as its quota
+ * - `below_level`      kept for good: its cluster has too few to choose from
  * - `over_quota`       dropped or evicted: steadier ones fill its cluster's quota
  * - `cluster_too_small` dropped or evicted: a cluster of at most two examples gives nothing
  * - `quota_grew`       restored: its cluster's quota grew
  * - `quota_shrank`     evicted: its cluster's quota shrank
  * - `bundle_swapped`   evicted or restored: other clusters are in force
+ * - `drawn`            kept by lot: the naive policy
+ * - `not_drawn`        dropped by lot
  * - `duplicate`        dropped: the same content stands under another id (`duplicateOf`)
  */
 export const REASONS = [
@@ -100,14 +103,17 @@ export const REASONS = [
   'quota_grew',
   'quota_shrank',
   'bundle_swapped',
+  'below_level',
+  'drawn',
+  'not_drawn',
   'duplicate',
 ] as const
 export type Reason = (typeof REASONS)[number]
 
 /** Which reasons an action can have. */
 export const REASONS_OF: Record<Action, readonly Reason[]> = {
-  keep: ['within_quota'],
-  drop: ['over_quota', 'cluster_too_small', 'duplicate'],
+  keep: ['within_quota', 'below_level', 'drawn'],
+  drop: ['over_quota', 'cluster_too_small', 'not_drawn', 'duplicate'],
   evict: ['over_quota', 'quota_shrank', 'bundle_swapped'],
   restore: ['quota_grew', 'bundle_swapped'],
 }

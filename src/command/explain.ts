@@ -6,7 +6,7 @@ import type { Log } from '../log/log.ts'
 import { openLogToRead } from '../open-log.ts'
 import type { Assignment, Cluster, Decision } from '../record.ts'
 import { assignmentsOf, decisionsOf } from '../report/history.ts'
-import { batchQuotas, budgetRule } from '../select/quotas.ts'
+import { batchQuotas, budgetOf } from '../select/quotas.ts'
 
 type Options = { config?: string; json?: boolean }
 
@@ -51,7 +51,7 @@ async function explain(log: Log, config: Config, wanted: string): Promise<Explan
   const total = [...sizes.values()].reduce((sum, size) => sum + size, 0)
   const quotas = batchQuotas(
     [...sizes].map(([cluster, size]) => ({ cluster, size })),
-    budgetRule(config.select.percent)(total),
+    budgetOf(config.select)(total),
   )
   const ofKey = decisions.filter(decision => decision.key === assignment.key)
   const last = ofKey.at(-1)?.action

@@ -26,6 +26,7 @@ export function createMetrics() {
     ...logMetrics([registry]),
     ...scoreMetrics([registry]),
     ...selectMetrics([registry]),
+    ...regretMetrics([registry]),
     ...driftMetrics([registry]),
     ...bundleMetrics([registry]),
   }
@@ -315,6 +316,26 @@ function driftMetrics(registers: Registry[]) {
     driftBeyond: new Gauge({
       name: 'xmasd_drift_beyond_ratio',
       help: 'Share of examples beyond the radius that 99 % of their cluster kept within when it was fitted',
+      registers,
+    }),
+  }
+}
+
+function regretMetrics(registers: Registry[]) {
+  return {
+    regretBudget: new Gauge({
+      name: 'xmasd_regret_budget_ratio',
+      help: 'How many more are kept than the budget allows so far, over the budget; final decisions only',
+      registers,
+    }),
+    regretVariation: new Gauge({
+      name: 'xmasd_regret_variation_ratio',
+      help: "Total variation between clusters' shares in the subset and in the batch rule's",
+      registers,
+    }),
+    regretRecovered: new Gauge({
+      name: 'xmasd_regret_recovered_ratio',
+      help: 'Of the mean instability that the batch rule saves over random members, what the subset saves',
       registers,
     }),
   }

@@ -7,7 +7,7 @@ import type { Config } from '../config.ts'
 import type { Log } from '../log/log.ts'
 import { seededRandom } from '../random.ts'
 import type { Action, Assignment, Cluster, Reason, Source } from '../record.ts'
-import { batchQuotas, budgetRule } from '../select/quotas.ts'
+import { batchQuotas, budgetOf } from '../select/quotas.ts'
 import { assignmentsOf, decisionsOf, readSubset } from './history.ts'
 
 /** One example as it is drawn. */
@@ -61,7 +61,7 @@ export async function collectReport(log: Log, config: Config): Promise<ReportDat
   const gathered = await readAssignments(log, config, { kept, duplicates })
   const sizes = [...gathered.clusters.values()].map(({ cluster, size }) => ({ cluster, size }))
   const examples = sizes.reduce((sum, { size }) => sum + size, 0)
-  const budget = budgetRule(config.select.percent)(examples)
+  const budget = budgetOf(config.select)(examples)
   const quotas = new Map(batchQuotas(sizes, budget).map(row => [row.cluster, row.taken]))
   const groups = [...gathered.clusters.values()].sort((a, b) => b.size - a.size)
   const numbered = groups.filter(({ cluster }) => cluster !== 'text')

@@ -16,6 +16,8 @@ import type { Metrics } from '../observe/metrics.ts'
 import { groupsOf } from '../open-log.ts'
 import type { Cluster, Control } from '../record.ts'
 import type { Folded } from '../select/fold.ts'
+import type { Regret } from '../select/policy.ts'
+import type { Budget } from '../select/quotas.ts'
 import type { SelectState } from '../select/state.ts'
 import { oldestOf, positionsAfter } from './outcome.ts'
 import { FOLD_RECORDS, Selections } from './selections.ts'
@@ -35,6 +37,8 @@ export type SelectRole = {
   run(signal: AbortSignal): Promise<void>
   /** Every cluster that has examples: its size, and how many are kept. */
   clusters(): { cluster: Cluster; size: number; quota: number }[]
+  /** How the subset compares with the batch rule's; undefined where it equals it. */
+  regret(): Regret | undefined
   close(): Promise<void>
 }
 
@@ -121,6 +125,10 @@ class Role implements SelectRole {
 
   clusters(): { cluster: Cluster; size: number; quota: number }[] {
     return [...this.#state.clusters()]
+  }
+
+  regret(): Regret | undefined {
+    return this.#state.regret()
   }
 
   async run(signal: AbortSignal): Promise<void> {
@@ -220,7 +228,7 @@ class Role implements SelectRole {
     metrics.subset.set(state.kept)
     metrics.history.set(state.examples)
     metrics.pending.set(state.pending)
-    metrics.budget.set(config.select.percent / 100)
+    metrics.budget.set(budgetShare(config.select, state.examples))
     const { examples, stabilityIndex, stabilityNoise, beyondShare } = drift.measure()
     metrics.driftWindow.set(examples)
     metrics.driftStability.set(stabilityIndex)
@@ -244,6 +252,11 @@ class Role implements SelectRole {
   async close(): Promise<void> {
     await this.#consumer.close()
   }
+}
+
+/** What share of the history the subset is to hold. */
+function budgetShare({ percent, budgetExamples }: Budget, examples: number): number {
+  return budgetExamples === undefined ? percent / 100 : Math.min(1, budgetExamples / examples)
 }
 
 function isFenced(error: unknown): boolean {

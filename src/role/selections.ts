@@ -153,11 +153,7 @@ export class Selections {
 
   #open(bundle: string | null): Selection {
     const scope = bundle === this.#first ? null : bundle
-    const { policy, percent, settleEvery } = this.#parts.config.select
-    return openSelection(
-      this.#parts.consumer.state,
-      { policy, percent, settleEvery },
-      { bundle, scope },
-    )
+    const { consumer, config } = this.#parts
+    return openSelection(consumer.state, config.select, { bundle, scope })
   }
 }

@@ -1,6 +1,6 @@
 /**
  * The select role's fold: one record of `assignments` after the other, in log order, to decisions.
- * Identity first (DESIGN "Identity"), then the revisable policy. Ids and bundles of past examples come
+ * Identity first (DESIGN "Identity"), then the policy. Ids and bundles of past examples come
  * from a store; what is held here is numbers.
  *
  *   Assignment ─► content known? ─ no ──► pending ─┐
@@ -10,18 +10,23 @@
  *                      └─ else ─► drop, duplicate  ┘     others  ─► evict | restore
  */
 import { XmasdError } from '../errors.ts'
-import { type Cluster, type Control, type Decision, keyOf } from '../record.ts'
+import { type Control, type Decision, keyOf } from '../record.ts'
 import type { Row } from './blocks.ts'
 import { type Content, contentOf, Owners } from './duplicates.ts'
+import { FinalJudge } from './final.ts'
+import { Irrevocable } from './irrevocable.ts'
+import { NaiveJudge } from './naive.ts'
 import type { FoldedAssignment } from './parse.ts'
-import { Revisable, type SettledEvent } from './revisable.ts'
+import type { PastExample, Policy, PolicyName, SettledEvent } from './policy.ts'
+import { type Budget, budgetOf } from './quotas.ts'
+import { Revisable } from './revisable.ts'
 
-export type SelectSettings = {
-  policy: 'revisable'
-  /** 0..100, fractions allowed. */
-  percent: number
-  /** Log offsets a block; 1 settles after every record. */
+export type SelectSettings = Budget & {
+  policy: PolicyName
+  /** Log offsets a block; 1 settles after every record. What is decided for good is decided at once. */
   settleEvery: number
+  /** K of the bundle, where it is known: clusters that may yet come. */
+  clusters?: number | undefined
 }
 
 export type FoldOutcome = 'assigned' | 'duplicate' | 'redelivered' | 'settled'
@@ -49,7 +54,7 @@ export interface ExampleStore {
 export const CLUSTERS_MAX = 1 << 20
 
 export class Fold {
-  readonly policy: Revisable
+  readonly policy: Policy
   readonly owners = new Owners()
   readonly #store: ExampleStore
   readonly #settleEvery: number
@@ -58,12 +63,12 @@ export class Fold {
 
   /** @throws RangeError where the percent is outside 0..100 or settleEvery is no positive integer */
   constructor(settings: SelectSettings, store: ExampleStore) {
-    const { percent, settleEvery } = settings
+    const { policy, settleEvery } = settings
     if (!Number.isSafeInteger(settleEvery) || settleEvery < 1) {
       throw new RangeError(`settleEvery ${settleEvery} is not a positive integer`)
     }
-    this.policy = new Revisable(percent)
-    this.#settleEvery = settleEvery
+    this.policy = createPolicy(settings)
+    this.#settleEvery = policy === 'revisable' ? settleEvery : 1
     this.#store = store
   }
 
@@ -103,7 +108,7 @@ export class Fold {
     if (owner !== undefined) return this.#takeKnown(record, content, owner, offset)
     const { key, cluster, instability, id, bundle } = record
     this.owners.add(content)
-    this.policy.add(cluster, instability, id)
+    this.policy.add(cluster, instability, id, content)
     const value = cluster === 'text' ? Number.NaN : instability!
     this.#store.append({ offset, instability: value, content, cluster, id, bundle, key })
     return { outcome: 'assigned', decisions: [] }
@@ -136,21 +141,36 @@ export class Fold {
     return { v: 1, key, id, action, reason, cluster, instability, quota, bundle }
   }
 
-  /** Fills an empty fold with what was stored; see `Revisable.restore`. */
+  /** Fills an empty fold with what was stored; see `Policy.restore`. */
   restore(
-    rows: Iterable<Omit<Row, 'offset' | 'bundle'>>,
+    rows: Iterable<PastExample>,
     at: { settled: number; lastOffset: number; duplicates: number },
+    saved: Uint8Array | undefined,
   ): void {
     const owners = this.owners
-    function* history(): Generator<{ cluster: Cluster; instability: number; id: string }> {
+    const from = this.policy.resume(saved)
+    function* history(): Generator<PastExample> {
       for (const row of rows) {
+        const sequence = owners.length
         owners.add(row.content)
-        yield row
+        if (sequence >= from) yield row
       }
     }
     this.policy.restore(history(), at.settled)
     this.#lastOffset = at.lastOffset
     this.#duplicates = at.duplicates
+  }
+}
+
+function createPolicy(settings: SelectSettings): Policy {
+  const { policy, percent, clusters = 0 } = settings
+  switch (policy) {
+    case 'revisable':
+      return new Revisable(percent, budgetOf(settings))
+    case 'final':
+      return new Irrevocable(settings, clusters, history => new FinalJudge(settings, history))
+    case 'naive':
+      return new Irrevocable(settings, clusters, history => new NaiveJudge(settings, history))
   }
 }
 

@@ -45,6 +45,35 @@ function floorOfRatio(a: number, b: number, divisor: number): number {
   return Number((BigInt(a) * BigInt(b)) / BigInt(divisor))
 }
 
+export type Budget = {
+  /** n as a percent of the history: 0..100, fractions allowed. */
+  percent: number
+  /** n as a number, in place of the percent. */
+  budgetExamples?: number | undefined
+  /**
+   * Final decisions are right in count at multiples of it; undefined: nearly right at all times. A fixed
+   * budget is spent over the first so many.
+   */
+  horizonExamples?: number | undefined
+}
+
+/**
+ * n of a whole history by its size.
+ *
+ * @throws RangeError as `budgetRule`
+ */
+export function budgetOf({ percent, budgetExamples }: Budget): (total: number) => number {
+  return budgetExamples === undefined ? budgetRule(percent) : () => budgetExamples
+}
+
+/** n of a history that is still being read, of which `arrived` came by the stream. */
+export function budgetSoFar(budget: Budget, total: number, arrived: number): number {
+  const { budgetExamples, horizonExamples } = budget
+  if (budgetExamples === undefined) return budgetRule(budget.percent)(total)
+  if (horizonExamples === undefined) return budgetExamples
+  return Math.floor((budgetExamples * Math.min(arrived, horizonExamples)) / horizonExamples)
+}
+
 /** A cluster's place among clusters of its size: text-only comes after all numbered ones. */
 export function clusterRank(cluster: Cluster): number {
   return cluster === 'text' ? Number.MAX_SAFE_INTEGER : cluster

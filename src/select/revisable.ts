@@ -10,24 +10,16 @@
  * settlements may evict and restore it, each at most once, since a settlement goes from one subset
  * to the next and not through the subsets between them.
  */
-import type { Action, Cluster, Reason } from '../record.ts'
+import type { Cluster, Reason } from '../record.ts'
 import { Float64Column, Texts } from './columns.ts'
 import { type Before, Heap, splitAt } from './heap.ts'
 import { Levels, TEXT_SLOT } from './level.ts'
+import { clusterOf, type PastExample, type Policy, type SettledEvent, slotOf } from './policy.ts'
 import { budgetRule, SMALL_CLUSTER_SIZE_MAX } from './quotas.ts'
-
-export type SettledEvent = {
-  sequence: number
-  action: Action
-  reason: Reason
-  cluster: Cluster
-  /** How many of the cluster are kept after the settlement. */
-  quota: number
-}
 
 type Members = { kept: Heap; dropped: Heap }
 
-export class Revisable {
+export class Revisable implements Policy {
   readonly #budgetOf: (total: number) => number
   readonly #levels = new Levels(1024)
   readonly #members: (Members | undefined)[] = []
@@ -39,9 +31,13 @@ export class Revisable {
   #pendingSlots: number[] = []
   #kept = 0
 
-  /** @throws RangeError where percent is outside 0..100 */
-  constructor(percent: number) {
-    this.#budgetOf = budgetRule(percent)
+  /**
+   * `budgetOf` gives n of a history by its size; percent of it where it is left out.
+   *
+   * @throws RangeError where percent is outside 0..100
+   */
+  constructor(percent: number, budgetOf = budgetRule(percent)) {
+    this.#budgetOf = budgetOf
     const values = this.#values
     const texts = this.#texts
     const steadier: Before = (a, b) => {
@@ -163,14 +159,20 @@ export class Revisable {
     return slot === TEXT_SLOT ? this.#orders.text : this.#orders.numbers
   }
 
+  regret(): undefined {}
+
+  /** Which are kept follows from the history alone. */
+  save(): undefined {}
+
+  resume(): number {
+    return 0
+  }
+
   /**
    * Fills an empty policy with a history of which the first `settled` were decided at the last
    * settlement, as if each had been added and settled in turn.
    */
-  restore(
-    history: Iterable<{ cluster: Cluster; instability: number; id: string }>,
-    settled: number,
-  ): void {
+  restore(history: Iterable<Omit<PastExample, 'content'>>, settled: number): void {
     if (this.examples > 0) throw new RangeError('only an empty policy can be restored')
     const groups: number[][] = []
     for (const { cluster, instability, id } of history) {
@@ -231,12 +233,4 @@ export class Revisable {
 
 function eventOrder(sequence: number, first: number): number {
   return sequence >= first ? sequence - first - 2 ** 31 : sequence
-}
-
-function slotOf(cluster: Cluster): number {
-  return cluster === 'text' ? TEXT_SLOT : cluster + 1
-}
-
-function clusterOf(slot: number): Cluster {
-  return slot === TEXT_SLOT ? 'text' : slot - 1
 }

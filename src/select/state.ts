@@ -4,8 +4,10 @@
  *     ['meta']                        JSON: format, settings, counts, the last offset applied
  *     ['example', first sequence]     a block of 128 examples (`blocks.ts`)
  *     ['duplicate', high, low, hash]  JSON: the key of a duplicate, its owner and its offset
+ *     ['policy']                      what the policy saved last, if it wants anything back
  *
- * Which examples are kept is not stored: it follows from the batch rule over those settled.
+ * Which examples are kept follows from the examples: by the batch rule over those settled, or by deciding
+ * again those that came after what the policy saved.
  *
  *            ┌────────────── poll ◄───────────────┐
  *            ▼                                    │
@@ -33,10 +35,12 @@ import {
 import { type Content, contentText } from './duplicates.ts'
 import { type ExampleStore, Fold, type Folded, type KeyedRow, type SelectSettings } from './fold.ts'
 import type { FoldedAssignment } from './parse.ts'
+import type { Regret } from './policy.ts'
 
 const META = 'meta'
 const EXAMPLE = 'example'
 const DUPLICATE = 'duplicate'
+const POLICY = 'policy'
 /** Some 4 MB, whatever the history. */
 const RECENT_ROWS_MAX = 1 << 14
 
@@ -46,12 +50,17 @@ const Meta = z.strictObject({
   policy: z.string(),
   percent: z.number(),
   settleEvery: z.int(),
+  budgetExamples: z.int().optional(),
+  horizonExamples: z.int().optional(),
   examples: z.int().min(0),
   settled: z.int().min(0),
   duplicates: z.int().min(0),
   lastOffset: z.int().min(-1),
 })
 type Meta = z.infer<typeof Meta>
+
+/** What the decisions of a state depend on. */
+const SETTINGS = ['policy', 'percent', 'settleEvery', 'budgetExamples', 'horizonExamples'] as const
 
 /**
  * Opens the select role's state: what `reader` holds, or an empty one.
@@ -73,7 +82,7 @@ export class SelectState {
     this.#store = new Store(reader, meta?.examples ?? 0)
     this.#fold = new Fold(settings, this.#store)
     if (meta === undefined) return
-    this.#fold.restore(readRows(reader, meta.examples), meta)
+    this.#fold.restore(readRows(reader, meta.examples), meta, reader.get([POLICY]))
   }
 
   /** The next offset of `assignments` to fold. */
@@ -88,7 +97,7 @@ export class SelectState {
 
   /** Examples that wait for the next settlement. */
   get pending(): number {
-    return this.#fold.policy.examples - this.#fold.policy.settled
+    return this.#fold.owners.length - this.#fold.policy.settled
   }
 
   get duplicates(): number {
@@ -108,6 +117,11 @@ export class SelectState {
   /** Size and kept count of every cluster that has examples. A pass over the clusters. */
   clusters(): ReturnType<Fold['policy']['clusters']> {
     return this.#fold.policy.clusters()
+  }
+
+  /** How the subset compares with the batch rule's; undefined where it equals it. A pass over the clusters. */
+  regret(): Regret | undefined {
+    return this.#fold.policy.regret()
   }
 
   /** Folds one record of `assignments`; see `Fold.fold`. */
@@ -139,19 +153,23 @@ export class SelectState {
 
   /** Writes what was folded since the last commit. Only inside `commit`, once a commit. */
   write(writer: StateWriter): void {
-    const { percent, policy, settleEvery } = this.#settings
+    const { percent, policy, settleEvery, budgetExamples, horizonExamples } = this.#settings
     const meta: Meta = {
       format: 'xmasd-select',
       v: 1,
       policy,
       percent,
       settleEvery,
-      examples: this.examples,
+      budgetExamples,
+      horizonExamples,
+      examples: this.#fold.owners.length,
       settled: this.#fold.policy.settled,
       duplicates: this.duplicates,
       lastOffset: this.#fold.lastOffset,
     }
     this.#store.write(writer)
+    const saved = this.#fold.policy.save()
+    if (saved !== undefined) writer.put([POLICY], saved)
     writer.put([META], Buffer.from(JSON.stringify(meta)))
   }
 }
@@ -254,7 +272,7 @@ function readMeta(reader: StateReader, settings: SelectSettings): Meta | undefin
   const parsed = Meta.safeParse(parseJson(bytes))
   if (!parsed.success) throw invalid("its 'meta' entry is not of this version of the format")
   const meta = parsed.data
-  for (const name of ['policy', 'percent', 'settleEvery'] as const) {
+  for (const name of SETTINGS) {
     if (meta[name] === settings[name]) continue
     throw new XmasdError(
       'STATE_INVALID',

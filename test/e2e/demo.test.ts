@@ -49,7 +49,9 @@ test('doctor exits 1 and names the fix where something is broken', async t => {
 })
 
 test('help is there for every command, and no command is a usage error', async () => {
-  const commands = (await succeed(['--help'])).stdout.match(/^ {2}[a-z][\w-]*/gm)!.map(name => name.trim())
+  const commands = (await succeed(['--help'])).stdout
+    .match(/^ {2}[a-z][\w-]*/gm)!
+    .map(name => name.trim())
   const named = commands.filter(name => name !== 'help')
   assert.deepEqual([...named].sort(), [
     'bundle',

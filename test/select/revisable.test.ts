@@ -2,8 +2,9 @@ import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import fc from 'fast-check'
 import { Heap, splitAt } from '../../src/select/heap.ts'
+import type { SettledEvent } from '../../src/select/policy.ts'
 import { type Ranked, selectBatch } from '../../src/select/quotas.ts'
-import { Revisable, type SettledEvent } from '../../src/select/revisable.ts'
+import { Revisable } from '../../src/select/revisable.ts'
 
 const percents = fc.oneof(
   fc.integer({ min: 0, max: 100 }),

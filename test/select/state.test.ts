@@ -4,6 +4,7 @@ import fc from 'fast-check'
 import { XmasdError } from '../../src/errors.ts'
 import { openLocalLog } from '../../src/log/local.ts'
 import { decodeBlock, decodeNumbers, decodeRow, encodeBlock } from '../../src/select/blocks.ts'
+import { POLICIES } from '../../src/select/policy.ts'
 import { openSelectState } from '../../src/select/state.ts'
 import { temporaryFolder } from '../support.ts'
 import { MemoryState, percents, recordOf, streams } from './stream.ts'
@@ -13,8 +14,10 @@ const SETTINGS = { policy: 'revisable', percent: 20, settleEvery: 1 } as const
 test('stopped and started anywhere, with or without a commit, the fold decides the same', () => {
   const cases = fc.record({
     stream: streams,
+    policy: fc.constantFrom(...POLICIES),
     percent: percents,
     settleEvery: fc.integer({ min: 1, max: 20 }),
+    horizonExamples: fc.option(fc.integer({ min: 1, max: 200 }), { nil: undefined }),
     /** What happens after each record: nothing, a commit, a commit and a restart, a crash. */
     steps: fc.array(fc.constantFrom('fold', 'fold', 'commit', 'restart', 'crash'), {
       minLength: 1,
@@ -22,8 +25,7 @@ test('stopped and started anywhere, with or without a commit, the fold decides t
     }),
   })
   fc.assert(
-    fc.property(cases, ({ stream, percent, settleEvery, steps }) => {
-      const settings = { ...SETTINGS, percent, settleEvery }
+    fc.property(cases, ({ stream, steps, ...settings }) => {
       let offset = -1
       const records = stream.map(({ arrival, gap }) => {
         offset += 1 + gap
@@ -55,8 +57,9 @@ test('stopped and started anywhere, with or without a commit, the fold decides t
       const all = [straight.examples, straight.kept, straight.duplicates, straight.pending]
       assert.deepEqual(counts, all)
       assert.deepEqual([...state.subset()], [...straight.subset()])
+      assert.deepEqual(state.regret(), straight.regret())
     }),
-    { numRuns: 150 },
+    { numRuns: 300 },
   )
 })
 

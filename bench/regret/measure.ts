@@ -1,0 +1,93 @@
+/**
+ * Runs a policy over a stream and compares its subset, exactly, with the batch rule's over the whole stream.
+ * `docs/selection.md` defines the figures; `select/regret.ts` estimates the same ones live.
+ */
+import { hashedDraw } from '../../src/random.ts'
+import type { Policy } from '../../src/select/policy.ts'
+import { batchQuotas, budgetRule } from '../../src/select/quotas.ts'
+import type { Stream } from './streams.ts'
+
+export type Figures = {
+  /** Of the mean instability that the batch rule saves over random members; counts mended at random. */
+  recovered: number
+  /** The same with the subset's mean as it is: counts that are out of balance may gain. */
+  recoveredAsIs: number
+  budgetErrorEnd: number
+  /** The largest at any time once n is 100. */
+  budgetErrorMax: number
+  totalVariation: number
+  jaccard: number
+  decisionsPerSecond: number
+}
+
+const SEED = 1
+const BUDGET_MIN = 100
+
+export function run(policy: Policy, stream: Stream, percent: number): Figures {
+  const { cluster, instability } = stream
+  const budgetOf = budgetRule(percent)
+  const kept = new Uint8Array(cluster.length)
+  let budgetErrorMax = 0
+  const started = performance.now()
+  for (let i = 0; i < cluster.length; i++) {
+    policy.add(cluster[i]!, instability[i]!, '', contentOf(i))
+    for (const { sequence, action } of policy.settle()) {
+      kept[sequence] = action === 'keep' || action === 'restore' ? 1 : 0
+    }
+    const budget = budgetOf(i + 1)
+    if (budget < BUDGET_MIN) continue
+    budgetErrorMax = Math.max(budgetErrorMax, Math.abs(policy.kept - budget) / budget)
+  }
+  const seconds = (performance.now() - started) / 1000
+  const decisionsPerSecond = cluster.length / seconds
+  return { ...compare(stream, kept, percent), budgetErrorMax, decisionsPerSecond }
+}
+
+/** 64 bits that are new for every example. */
+function contentOf(index: number): { high: number; low: number } {
+  const half = (purpose: number): number =>
+    Math.floor(hashedDraw({ high: index, low: SEED }, purpose) * 2 ** 32)
+  return { high: half(11), low: half(12) }
+}
+
+export function compare(
+  { clusters, cluster, instability }: Stream,
+  kept: Uint8Array,
+  percent: number,
+): Omit<Figures, 'budgetErrorMax' | 'decisionsPerSecond'> {
+  const members = Array.from({ length: clusters }, (): number[] => [])
+  cluster.forEach((c, i) => {
+    members[c]!.push(i)
+  })
+  const budget = budgetRule(percent)(cluster.length)
+  const sizes = members.map((list, c) => ({ cluster: c, size: list.length }))
+  const quotas = new Int32Array(clusters)
+  for (const quota of batchQuotas(sizes, budget)) quotas[quota.cluster as number] = quota.taken
+  const count = kept.reduce((a, b) => a + b, 0)
+  const wanted = quotas.reduce((a, b) => a + b, 0)
+  let [naive, ours, asIs, best, variation, both] = [0, 0, 0, 0, 0, 0]
+  members.forEach((list, c) => {
+    const quota = quotas[c]!
+    const sum = (items: readonly number[]): number => items.reduce((a, i) => a + instability[i]!, 0)
+    const have = list.filter(i => kept[i] === 1)
+    variation += Math.abs(have.length / count - quota / wanted) / 2
+    asIs += sum(have) / count
+    if (quota === 0) return
+    const steadiest = list.sort((a, b) => instability[a]! - instability[b]!).slice(0, quota)
+    const rest = list.filter(i => kept[i] === 0)
+    both += steadiest.filter(i => kept[i] === 1).length
+    naive += (quota * sum(list)) / list.length
+    best += sum(steadiest)
+    ours +=
+      have.length >= quota
+        ? (quota * sum(have)) / have.length
+        : sum(have) + ((quota - have.length) * sum(rest)) / rest.length
+  })
+  return {
+    recovered: (naive - ours) / (naive - best),
+    recoveredAsIs: (naive / wanted - asIs) / ((naive - best) / wanted),
+    budgetErrorEnd: Math.abs(count - budget) / budget,
+    totalVariation: variation,
+    jaccard: both / (count + wanted - both),
+  }
+}

@@ -1,0 +1,184 @@
+/**
+ * The `final` policy: keep or drop on arrival, for good, so that at the horizon the subset is as near as it
+ * can be to the batch rule's over the whole history: the same counts, the same steadiest examples.
+ *
+ *   arrival ─► rank among its cluster (`sketches.ts`) ──────────────────────────► kept where rank < share
+ *          └─► what its cluster will have by the horizon (`popularity.ts`) ─┐        ▲
+ *              where quotas will end (`plan.ts`) ───────────────────────────┴─ share ┘
+ *
+ * The horizon is the next multiple of `horizonExamples`, or, without one, always a tenth of the stream away.
+ *
+ * The share. A cluster that needs r more of a arrivals keeps about r / a of them: that is the feedback, and all
+ * there is to it where a is known. It is not: a cluster that came rarely may end below the level, and then
+ * whatever was dropped is missing. So shares are averaged over what a may be, as prices (`priceOf`): the price
+ * of dropping what will be missing is high. `docs/selection.md` has the derivation and the figures.
+ *
+ * Guard rails: no cluster is filled above what it would have if the ones never seen came too; where ranks are no
+ * longer uniform (a stream sorted by instability) they say nothing, and a draw decides instead.
+ */
+import { hashedDraw } from '../random.ts'
+import type { Reason } from '../record.ts'
+import type { Content } from './duplicates.ts'
+import type { History, Judge, Verdict } from './irrevocable.ts'
+import { TEXT_SLOT } from './level.ts'
+import { type Plan, planFor, staysSmall } from './plan.ts'
+import { Popularity } from './popularity.ts'
+import { type Budget, budgetOf } from './quotas.ts'
+
+/** Without a horizon: how far ahead, as a part of the stream. */
+const AHEAD = 0.1
+/** Arrivals between two plans: a twentieth of those behind, of those ahead, at most this many. */
+const PLAN_EVERY = 64
+const PLAN_PART = 20
+/** A plan is a pass over the clusters: at most so many clusters an arrival. */
+const PLAN_CLUSTERS = 16
+/** The price of dropping what will be missing; (ln of the share dropped)² = 30 is a share of 0.4 %. */
+const PRICE_MAX = 30
+/** Where the rest is counted in few arrivals, quotas are whole numbers. */
+const FEW = 20
+/** A need is met a little early and within a part of the level: chance is not chased to the last example. */
+const EARLY = 1.5
+const SLACK = 1.3
+const SOFTNESS = 0.03
+/** Of the mean rank, over some 200 arrivals: 4 standard deviations are 0.06. */
+const RANK_MEMORY = 0.005
+const RANK_DOUBT = 0.06
+const RANK_DISBELIEF = 0.15
+/** A share from which a cluster is as good as kept whole. */
+const WHOLE_SHARE = 0.99
+
+const TIES = 1
+const LOTS = 2
+
+type Saved = {
+  popularity: ReturnType<Popularity['save']>
+  plan: Plan
+  planAt: number
+  meanRank: number
+}
+
+export class FinalJudge implements Judge {
+  readonly #horizonExamples: number | undefined
+  readonly #budgetOf: (total: number) => number
+  readonly #history: History
+  readonly #popularity = new Popularity(1)
+  #plan: Plan = { level: 0, extraFrom: Infinity, ceiling: Infinity }
+  /** N at which the next plan is due. */
+  #planAt = 1
+  #meanRank = 0.5
+
+  constructor(budget: Budget, history: History) {
+    this.#horizonExamples = budget.horizonExamples
+    this.#budgetOf = budgetOf(budget)
+    this.#history = history
+  }
+
+  reserve(slots: number): void {
+    this.#popularity.reserve(slots)
+  }
+
+  judge(slot: number, instability: number, content: Content): Verdict {
+    const { ledger } = this.#history
+    const total = ledger.total + 1
+    const rank = this.#rank(slot, instability, content)
+    this.#popularity.add(slot, total)
+    // The example in hand counts while its cluster is looked at.
+    ledger.sizes[slot]!++
+    if (total >= this.#planAt) this.#makePlan(total)
+    const share = this.#share(slot, total)
+    ledger.sizes[slot]!--
+    const isKept = rank < share
+    return { isKept, reason: reasonOf(isKept, share) }
+  }
+
+  /** The rank that decides; a draw where ranks have lost their meaning, or there is none. */
+  #rank(slot: number, instability: number, content: Content): number {
+    const draw = hashedDraw(content, TIES)
+    if (slot === TEXT_SLOT) return draw
+    const rank = this.#history.sketches.rank(slot, instability, draw)
+    this.#meanRank += RANK_MEMORY * (rank - this.#meanRank)
+    const distance = Math.abs(this.#meanRank - 0.5)
+    const trust = (RANK_DISBELIEF - distance) / (RANK_DISBELIEF - RANK_DOUBT)
+    return trust >= 1 || draw < trust ? rank : hashedDraw(content, LOTS)
+  }
+
+  /** Arrivals until the horizon, when the `total`th is in hand. */
+  #ahead(total: number): number {
+    const every = this.#horizonExamples
+    if (every === undefined) return Math.ceil(AHEAD * total)
+    const arrived = total - this.#history.ledger.baseline
+    return Math.ceil(arrived / every) * every - arrived
+  }
+
+  #makePlan(total: number): void {
+    const { slots, sizes, kept } = this.#history.ledger
+    const popularity = this.#popularity
+    const ahead = this.#ahead(total)
+    this.#history.sketches.refresh()
+    popularity.fit(sizes.subarray(0, slots), total)
+    const coming = new Float64Array(slots)
+    for (let slot = 0; slot < slots; slot++) {
+      const count = popularity.effective(slot, sizes[slot]!, total)
+      coming[slot] = ahead * popularity.share(count, total)
+    }
+    const budget = this.#budgetOf(total + ahead)
+    const unforeseen = (ahead * ahead) / (total + ahead)
+    this.#plan = planFor({ slots, sizes, kept, coming, budget, unforeseen })
+    const most = Math.max(PLAN_EVERY, slots / PLAN_CLUSTERS)
+    this.#planAt = total + Math.max(1, Math.min(most, total / PLAN_PART, ahead / PLAN_PART))
+  }
+
+  /** The share of a cluster's arrivals that is to be kept now: 0..1. */
+  #share(slot: number, total: number): number {
+    const { sizes, kept } = this.#history.ledger
+    const { level, extraFrom, ceiling } = this.#plan
+    const popularity = this.#popularity
+    const ahead = this.#ahead(total)
+    const size = sizes[slot]!
+    const count = popularity.effective(slot, size, total)
+    const coming = ahead * popularity.share(count, total)
+    if (kept[slot]! >= ceiling || staysSmall(size, coming)) return 0
+    const isExtra = size + coming >= extraFrom
+    const quota = coming > FEW ? level : Math.floor(level) + (isExtra ? 1 : 0)
+    const fraction = Math.min(1, level / (size + coming))
+    const need = quota - kept[slot]! + SOFTNESS * level * fraction
+    if (need <= 0) return 0
+    const wanted = need + EARLY * Math.min(1, need)
+    const slack = SLACK + SOFTNESS * level
+    const scenarios = popularity.scenarios(count, total)
+    let price = 0
+    let weight = 0
+    for (let i = 0; i < scenarios; i++) {
+      const arrivals = ahead * popularity.shares[i]!
+      const isMissing = size + arrivals <= quota
+      price += popularity.weights[i]! * priceOf(isMissing ? 1 : wanted / (arrivals + slack))
+      weight += popularity.weights[i]!
+    }
+    return 1 - Math.exp(-Math.sqrt(price / weight))
+  }
+
+  save(): Saved {
+    const popularity = this.#popularity.save()
+    return { popularity, plan: this.#plan, planAt: this.#planAt, meanRank: this.#meanRank }
+  }
+
+  restore(saved: unknown): void {
+    const { popularity, plan, planAt, meanRank } = saved as Saved
+    this.#popularity.restore(popularity)
+    this.#plan = plan
+    this.#planAt = planAt
+    this.#meanRank = meanRank
+  }
+}
+
+/** How dear it is to drop where `share` of what comes is wanted: from 0 for none to PRICE_MAX. */
+function priceOf(share: number): number {
+  if (share >= 1) return PRICE_MAX
+  const logarithm = Math.log(1 - share)
+  return Math.min(PRICE_MAX, logarithm * logarithm)
+}
+
+function reasonOf(isKept: boolean, share: number): Reason {
+  if (!isKept) return 'over_quota'
+  return share >= WHOLE_SHARE ? 'below_level' : 'within_quota'
+}

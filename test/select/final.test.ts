@@ -1,0 +1,135 @@
+import assert from 'node:assert/strict'
+import { test } from 'node:test'
+import fc from 'fast-check'
+import { FinalJudge } from '../../src/select/final.ts'
+import { Irrevocable } from '../../src/select/irrevocable.ts'
+import { NaiveJudge } from '../../src/select/naive.ts'
+import type { PastExample, Policy, SettledEvent } from '../../src/select/policy.ts'
+import type { Budget } from '../../src/select/quotas.ts'
+import { openSelectState } from '../../src/select/state.ts'
+import { type Arrival, MemoryState, percents, recordOf, Subset, streams } from './stream.ts'
+
+type Kind = 'final' | 'naive'
+
+function policyOf(kind: Kind, budget: Budget, clusters: number): Policy {
+  return new Irrevocable(budget, clusters, history =>
+    kind === 'final' ? new FinalJudge(budget, history) : new NaiveJudge(budget, history),
+  )
+}
+
+const kinds = fc.constantFrom<Kind>('final', 'naive')
+const horizons = fc.option(fc.integer({ min: 1, max: 200 }), { nil: undefined })
+
+/** Numbers of a stream that is the same everywhere: no generator's state between two of them. */
+function example(i: number): Omit<PastExample, 'id'> {
+  const mixed = Math.imul(i ^ 0x9e37, 0x85ebca6b) >>> 0
+  const cluster = mixed % 3 === 0 ? mixed % 40 : mixed % 7
+  return {
+    cluster: mixed % 17 === 0 ? 'text' : cluster,
+    instability: Math.exp((((mixed >>> 8) % 1000) / 1000) * 3 - 1),
+    content: { high: Math.imul(i, 0x27d4eb2f) >>> 0, low: i },
+  }
+}
+
+function feed(policy: Policy, from: number, to: number): SettledEvent[] {
+  const events: SettledEvent[] = []
+  for (let i = from; i < to; i++) {
+    const { cluster, instability, content } = example(i)
+    policy.add(cluster, instability, '', content)
+    events.push(...policy.settle())
+  }
+  return events
+}
+
+test('decisions for good are made once, on arrival, and say why', () => {
+  fc.assert(
+    fc.property(streams, percents, kinds, horizons, (stream, percent, policy, horizonExamples) => {
+      const settings = { policy, percent, settleEvery: 7, horizonExamples }
+      const state = openSelectState(new MemoryState(), settings)
+      const subset = new Subset()
+      let offset = -1
+      for (const { arrival, gap } of stream) {
+        offset += 1 + gap
+        const { outcome, decisions } = state.fold(recordOf(arrival), offset)
+        assert.equal(decisions.length, outcome === 'assigned' || outcome === 'duplicate' ? 1 : 0)
+        subset.apply(decisions)
+        assert.ok(decisions.every(({ action }) => action === 'keep' || action === 'drop'))
+        assert.equal(state.kept, subset.kept.size)
+        assert.equal(state.pending, 0)
+      }
+      const exported = [...state.subset()].map(({ key }) => key)
+      assert.deepEqual(exported.sort(), [...subset.kept].sort())
+      const counts = [...state.clusters()].reduce((sum, { quota }) => sum + quota, 0)
+      assert.equal(counts, state.kept)
+    }),
+    { numRuns: 150 },
+  )
+})
+
+test('a snapshot taken anywhere and the examples behind it give the policy that never stopped', () => {
+  const cases = fc.record({
+    kind: kinds,
+    clusters: fc.constantFrom(0, 40),
+    horizonExamples: fc.constantFrom(undefined, 900, 2500),
+    snapshot: fc.integer({ min: 0, max: 2000 }),
+    behind: fc.integer({ min: 0, max: 700 }),
+  })
+  fc.assert(
+    fc.property(cases, ({ kind, clusters, horizonExamples, snapshot, behind }) => {
+      const budget = { percent: 20, horizonExamples }
+      const straight = policyOf(kind, budget, clusters)
+      feed(straight, 0, snapshot)
+      const saved = straight.save()
+      feed(straight, snapshot, snapshot + behind)
+      const restored = policyOf(kind, budget, clusters)
+      assert.equal(restored.resume(saved), snapshot)
+      const past = Array.from({ length: behind }, (_, i) => {
+        return { ...example(snapshot + i), id: '' }
+      })
+      restored.restore(past, snapshot + behind)
+      const to = snapshot + behind + 500
+      assert.deepEqual(feed(restored, snapshot + behind, to), feed(straight, snapshot + behind, to))
+      assert.deepEqual([...restored.subset()], [...straight.subset()])
+      assert.deepEqual(restored.regret(), straight.regret())
+    }),
+    { numRuns: 40 },
+  )
+})
+
+test('final meets the budget at its horizon and picks the steady; naive is balanced and picks nothing', () => {
+  const budget = { percent: 20, horizonExamples: 20_000 }
+  const final = policyOf('final', budget, 40)
+  feed(final, 0, 20_000)
+  const regret = final.regret()!
+  assert.ok(Math.abs(regret.budgetError) <= 0.005, `budget ${regret.budgetError}`)
+  assert.ok(regret.totalVariation <= 0.02, `variation ${regret.totalVariation}`)
+  assert.ok(regret.recovered >= 0.9, `recovered ${regret.recovered}`)
+  const naive = policyOf('naive', budget, 40)
+  feed(naive, 0, 20_000)
+  const control = naive.regret()!
+  assert.ok(Math.abs(control.recovered) <= 0.1, `recovered ${control.recovered}`)
+  assert.ok(Math.abs(control.budgetError) <= 0.05, `budget ${control.budgetError}`)
+})
+
+test('a fixed budget is spent by the horizon and no more is kept behind it', () => {
+  const budget = { percent: 0, budgetExamples: 700, horizonExamples: 6_000 }
+  for (const kind of ['final', 'naive'] as const) {
+    const policy = policyOf(kind, budget, 40)
+    feed(policy, 0, 6_000)
+    const tolerance = kind === 'final' ? 5 : 100
+    assert.ok(Math.abs(policy.kept - 700) <= tolerance, `${kind} keeps ${policy.kept}`)
+    const kept = policy.kept
+    feed(policy, 6_000, 9_000)
+    assert.ok(policy.kept <= Math.max(705, kept), `${policy.kept - kept} more`)
+  }
+})
+
+test('text-only examples are drawn by lot, one share for all of them', () => {
+  const settings = { policy: 'final', percent: 50, settleEvery: 1, horizonExamples: 400 } as const
+  const state = openSelectState(new MemoryState(), settings)
+  for (let i = 0; i < 400; i++) {
+    const arrival: Arrival = { content: i, id: i, cluster: 'text', instability: 0 }
+    state.fold(recordOf(arrival), i)
+  }
+  assert.ok(Math.abs(state.kept - 200) <= 4, `${state.kept} kept`)
+})
