@@ -15,13 +15,16 @@ import { readReigns } from '../report/bundles.ts'
 import { assignmentTexts, readSubset } from '../report/history.ts'
 import { type Replayed, type ReplayOptions, replay } from '../report/replay.ts'
 import { ClustersInForce } from '../role/clusters-in-force.ts'
-import { batchQuotas, budgetRule } from '../select/quotas.ts'
+import { POLICIES, type PolicyName } from '../select/policy.ts'
+import { type Budget, batchQuotas, budgetOf } from '../select/quotas.ts'
 import { fitWithProgress } from './fit.ts'
 import { writeJsonArray } from './json-array.ts'
 import { percent, positiveInteger } from './options.ts'
 
 type Options = {
   config?: string
+  policy?: PolicyName
+  horizon?: number
   percent?: number
   bundle?: string
   signature?: Signature
@@ -33,6 +36,16 @@ type Options = {
 export function replayCommand(): Command {
   return new Command('replay')
     .description('Fold the assignments again under other settings: what would have been kept?')
+    .addOption(
+      new Option('--policy <name>', 'how decisions are made (default: as configured)').choices(
+        POLICIES,
+      ),
+    )
+    .option(
+      '--horizon <examples>',
+      'select.horizonExamples of final decisions (default: as configured)',
+      positiveInteger,
+    )
     .option('--percent <p>', 'share of the examples to keep (default: as configured)', percent)
     .option('--bundle <dir>', 'clusters of this bundle (default: of the one in force)')
     .addOption(
@@ -48,7 +61,11 @@ export function replayCommand(): Command {
 }
 
 async function replayed(options: Options): Promise<void> {
-  const config = loadConfig(options.config, process.env, { 'select.percent': options.percent })
+  const config = loadConfig(options.config, process.env, {
+    'select.policy': options.policy,
+    'select.percent': options.percent,
+    'select.horizonExamples': options.horizon,
+  })
   const log = await openLogToRead(config)
   try {
     const topic = config.log.topics.assignments
@@ -58,7 +75,7 @@ async function replayed(options: Options): Promise<void> {
     const found = await replay(log, {
       topic,
       // A subset does not depend on when it was settled before.
-      settings: { policy, percent, settleEvery: Number.MAX_SAFE_INTEGER },
+      settings: { ...config.select, settleEvery: Number.MAX_SAFE_INTEGER },
       seen,
       onProgress: offset => progress.update(offset),
     })
@@ -69,7 +86,7 @@ async function replayed(options: Options): Promise<void> {
         found.kept.map(({ key }) => JSON.stringify(key)),
       )
     }
-    const comparison = compare(found, await readSubset(log, config), percent)
+    const comparison = compare(found, await readSubset(log, config), config.select)
     process.stdout.write(
       options.json === true
         ? `${JSON.stringify({ v: 1, policy, percent, ...comparison })}\n`
@@ -140,12 +157,12 @@ type Comparison = {
   today: { kept: number; both: number; onlyToday: number; onlyReplayed: number; jaccard: number }
 }
 
-function compare(found: Replayed, today: Set<string>, percent: number): Comparison {
+function compare(found: Replayed, today: Set<string>, select: Budget): Comparison {
   const { examples, duplicates, kept, clusters } = found
   const both = kept.reduce((sum, { key }) => sum + (today.has(key) ? 1 : 0), 0)
   const either = kept.length + today.size - both
   const steady = kept.filter(({ instability }) => !Number.isNaN(instability))
-  const budget = budgetRule(percent)(examples)
+  const budget = budgetOf(select)(examples)
   const ideal = batchQuotas(clusters, budget)
   const quotaOf = new Map(clusters.map(({ cluster, quota }) => [cluster, quota]))
   return {
