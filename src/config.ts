@@ -17,6 +17,7 @@ const MIB = 1024 * 1024
 
 const ImagesConfig = z.strictObject({
   root: z.string().min(1).default('./images'),
+  countMax: z.int().min(1).max(1024).default(16),
   bytesMax: z
     .int()
     .min(1)

@@ -30,10 +30,13 @@ export const Turn = z.looseObject({
 })
 export type Turn = z.infer<typeof Turn>
 
-/** One instruction example in LLaVA form. `image`: a path under the image root, a data: or an http(s) URL. */
+/**
+ * One instruction example in LLaVA form. `image`: a path under the image root, a data: or an http(s)
+ * URL; or a list of them, as many as there are `<image>` in the questions.
+ */
 export const Example = z.looseObject({
   id: z.union([z.string(), z.number()]),
-  image: z.string().optional(),
+  image: z.union([z.string(), z.array(z.string())]).optional(),
   conversations: z.array(Turn).min(1),
 })
 export type Example = z.infer<typeof Example>

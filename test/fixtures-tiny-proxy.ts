@@ -270,7 +270,7 @@ function phiName(name: string): string {
     .replace('mlp.down_proj', 'mlp.fc2')
 }
 
-/** A sequence of random ids: `before` tokens, the image, `after` tokens. */
+/** A sequence of random ids: `before` tokens, the images with one token between, `after` tokens. */
 export function randomSequence(
   random: () => number,
   options: {
@@ -279,15 +279,22 @@ export function randomSequence(
     imageTokens: number
     patchValues: number
     hash?: string
+    /** How many, 1 if left out. All but the first have hashes of their own. */
+    images?: number
   },
 ): Sequence {
-  const { before, after, imageTokens, patchValues } = options
-  const length = before + imageTokens + after
-  const patches = Float32Array.from({ length: patchValues }, () => random() * 4 - 2)
+  const { before, after, imageTokens, patchValues, images: count = 1 } = options
+  const end = before + count * (imageTokens + 1) - 1
+  const length = end + after
+  const images = Array.from({ length: count }, (_, i) => {
+    const patches = Float32Array.from({ length: patchValues }, () => random() * 4 - 2)
+    return { hash: (i === 0 ? options.hash : undefined) ?? String(random()), patches }
+  })
+  const columnAt = (i: number): number => before + i + Math.floor(i / imageTokens)
   return {
     ids: Int32Array.from({ length }, () => Math.floor(random() * VOCAB)),
-    columns: Int32Array.from({ length: imageTokens }, (_, i) => before + i),
-    rows: Int32Array.from({ length: after - 1 }, (_, i) => before + imageTokens + 1 + i),
-    image: { hash: options.hash ?? String(random()), patches },
+    columns: Int32Array.from({ length: count * imageTokens }, (_, i) => columnAt(i)),
+    rows: Int32Array.from({ length: after - 1 }, (_, i) => end + 1 + i),
+    images,
   }
 }

@@ -93,8 +93,16 @@ export function idOf(value: Uint8Array): string | null {
 function withImagePrefix(value: Uint8Array, prefix: string): Uint8Array {
   const example = parseLoosely(value)
   const image = example?.image
+  const moved = Array.isArray(image)
+    ? image.map(one => movedPath(one, prefix))
+    : movedPath(image, prefix)
+  const isMoved = JSON.stringify(moved) !== JSON.stringify(image)
+  return isMoved ? Buffer.from(JSON.stringify({ ...example, image: moved })) : value
+}
+
+function movedPath(image: unknown, prefix: string): unknown {
   const isPath = typeof image === 'string' && image !== '' && !/^(data|https?):/i.test(image)
-  return isPath ? Buffer.from(JSON.stringify({ ...example, image: join(prefix, image) })) : value
+  return isPath ? join(prefix, image) : image
 }
 
 /** Broken examples are sent as they are: the daemon gives each its dead letter. */

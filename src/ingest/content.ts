@@ -9,15 +9,15 @@ export function imageHash(rgb: Rgb): string {
 }
 
 /**
- * SHA-256, hex, over the normalised conversation and, where there is one, the image's hash.
- * Normalised: canonical roles; NFC; CRLF as LF; trimmed. The framing is a JSON array followed by a
- * line with the image's hash, so that no two contents have the same bytes.
+ * SHA-256, hex, over the normalised conversation and the images' hashes, in order. Normalised:
+ * canonical roles; NFC; CRLF as LF; trimmed. The framing is a JSON array followed by a line for each
+ * image, so that no two contents have the same bytes.
  */
-export function contentHash(turns: DialogTurn[], image: string | null): string {
+export function contentHash(turns: DialogTurn[], images: readonly string[]): string {
   const conversation = turns.map(turn => [turn.from, normalised(turn.value)])
   return createHash('sha256')
     .update(JSON.stringify(conversation))
-    .update(image === null ? '' : `\n${image}`)
+    .update(images.map(hash => `\n${hash}`).join(''))
     .digest('hex')
 }
 

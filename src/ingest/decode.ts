@@ -10,10 +10,11 @@ export const IMAGE_MARK = '<image>'
 export type DialogTurn = { from: 'human' | 'gpt'; value: string }
 
 /**
- * A checked example. `turns` alternate human, gpt and end with gpt. With an image exactly one human
- * turn holds `<image>` (possibly several times: the prompt gives it one place), without one none.
+ * A checked example. `turns` alternate human, gpt and end with gpt. Without images no turn holds
+ * `<image>`; one image has it in exactly one human turn (possibly several times: the prompt gives it
+ * one place); several have as many in human turns as there are images, in their order.
  */
-export type DecodedExample = { id: string; turns: DialogTurn[]; image: string | null }
+export type DecodedExample = { id: string; turns: DialogTurn[]; images: string[] }
 
 const LONE_SURROGATE = /\p{Surrogate}/u
 
@@ -36,9 +37,9 @@ export function decodeExample(value: Uint8Array): DecodedExample {
   const record = parseObject(value)
   const id = decodeId(record.id)
   const turns = decodeTurns(record.conversations)
-  const image = decodeImageField(record.image)
-  checkPlaceholders(turns, image)
-  return { id, turns, image }
+  const images = decodeImageField(record.image)
+  checkPlaceholders(turns, images.length)
+  return { id, turns, images }
 }
 
 function parseObject(value: Uint8Array): Record<string, unknown> {
@@ -145,27 +146,29 @@ function decodeTurn(turn: unknown, index: number): { from: Role; value: string }
   return { from: role, value: wellFormed(value, `turn ${index}`) }
 }
 
-function decodeImageField(image: unknown): string | null {
-  const one = Array.isArray(image) && image.length === 1 ? image[0] : image
-  if (one === undefined || one === null || one === '') return null
-  if (typeof one === 'string') return wellFormed(one, 'image')
+function decodeImageField(image: unknown): string[] {
+  if (image === undefined || image === null || image === '') return []
+  const list: unknown[] = Array.isArray(image) ? image : [image]
+  if (list.every(one => typeof one === 'string' && (one !== '' || list.length === 1))) {
+    return (list as string[]).filter(one => one !== '').map(one => wellFormed(one, 'image'))
+  }
   throw new XmasdError(
     'IMAGE_FIELD_INVALID',
     `image is ${shown(image)}`,
-    'image must be one string: a path below the image root, a data: URL or an http(s) URL',
+    'image must be a string, or a list of them: paths below the image root, data: URLs or http(s) URLs',
   )
 }
 
-function checkPlaceholders(turns: DialogTurn[], image: string | null): void {
+function checkPlaceholders(turns: DialogTurn[], images: number): void {
   const marked = turns.filter(turn => turn.value.includes(IMAGE_MARK))
   const questions = marked.filter(turn => turn.from === 'human')
-  if (image === null && marked.length > 0) {
+  if (images === 0 && marked.length > 0) {
     throw placeholderError(
       'PLACEHOLDER_WITHOUT_IMAGE',
       `the conversation has ${IMAGE_MARK} but the example has no image`,
     )
   }
-  if (image === null) return
+  if (images === 0) return
   if (questions.length === 0) {
     throw placeholderError(
       'IMAGE_WITHOUT_PLACEHOLDER',
@@ -173,11 +176,18 @@ function checkPlaceholders(turns: DialogTurn[], image: string | null): void {
     )
   }
   // Taking the marks out of "<ima<image>ge>" leaves a mark: the prompt would have two.
-  const left = questions[0]!.value.replaceAll(IMAGE_MARK, '').includes(IMAGE_MARK)
-  if (marked.length > 1 || left) {
+  const left = questions.some(({ value }) => value.replaceAll(IMAGE_MARK, '').includes(IMAGE_MARK))
+  if (marked.length > questions.length || left || (images === 1 && questions.length > 1)) {
     throw placeholderError(
       'PLACEHOLDER_MISPLACED',
       `${IMAGE_MARK} stands in ${marked.length} turns, ${questions.length} of them questions`,
+    )
+  }
+  const marks = questions.reduce((sum, { value }) => sum + value.split(IMAGE_MARK).length - 1, 0)
+  if (images > 1 && marks !== images) {
+    throw placeholderError(
+      'IMAGE_COUNT_MISMATCH',
+      `the example has ${images} images and ${marks} times ${IMAGE_MARK}`,
     )
   }
 }
@@ -186,7 +196,7 @@ function placeholderError(code: ErrorCode, message: string): XmasdError {
   return new XmasdError(
     code,
     message,
-    `an example with an image has ${IMAGE_MARK} in exactly one question, one without has it nowhere`,
+    `an example with one image has ${IMAGE_MARK} in exactly one question, one with several has it once for each, one without has it nowhere`,
   )
 }
 

@@ -9,7 +9,16 @@ import { messageOf, XmasdError } from '../errors.ts'
 export type Rgb = { width: number; height: number; data: Uint8Array }
 
 /** Bounds on one image: file bytes, width × height, milliseconds for fetching and again for decoding. */
-export type ImageLimits = { bytesMax: number; pixelsMax: number; timeMsMax: number }
+export type ImageLimits = {
+  /** Images of one example. */
+  countMax: number
+  bytesMax: number
+  pixelsMax: number
+  timeMsMax: number
+}
+
+/** Most images of one example. */
+export const IMAGE_COUNT_MAX = 16
 
 /** Largest image file: 20 MiB. */
 export const IMAGE_BYTES_MAX = 20 * 1024 * 1024
@@ -19,6 +28,7 @@ export const IMAGE_PIXELS_MAX = 64_000_000
 export const IMAGE_TIME_MS_MAX = 10_000
 
 export const IMAGE_LIMITS: ImageLimits = {
+  countMax: IMAGE_COUNT_MAX,
   bytesMax: IMAGE_BYTES_MAX,
   pixelsMax: IMAGE_PIXELS_MAX,
   timeMsMax: IMAGE_TIME_MS_MAX,

@@ -12,7 +12,7 @@ import { type DialogTurn, decodeExample } from './decode.ts'
 import { fetchImage, type ImageSource } from './fetch-image.ts'
 import { decodeImage, type ImageLimits, type Rgb } from './image.ts'
 import { type ImageProcessor, patches, preprocess, readImageProcessor } from './preprocess.ts'
-import { buildPrompt, type Template } from './template.ts'
+import { buildPrompt, type Dialog, type Template } from './template.ts'
 import { type EncodedPrompt, encodePrompt, readTokenizer, type Tokenizer } from './tokenizer.ts'
 
 /** Everything a preparer needs. Plain data, so that it can be sent to a worker thread. */
@@ -37,17 +37,20 @@ export type PreparerOptions = {
   aspect: 'square' | 'pad'
 }
 
-/** What the proxy runs on. T positions, I image tokens, R text rows, N patches of P × P pixels. */
+/** What the proxy runs on. T positions, I image positions, R text rows, N patches of P × P pixels. */
 export type Sequence = {
   /** [T] token ids; the image's positions hold `imageTokenId`. */
   ids: Int32Array
-  /** [I] image positions. */
+  /** [I] image positions, as many for each image in turn; the last may be cut off. */
   columns: Int32Array
   /** [R] text rows, from the last image position + 2 to the end. */
   rows: Int32Array
-  /** `hash` names the decoded image; `patches` is [N, 3·P·P]. */
-  image: { hash: string; patches: Float32Array }
+  /** In the order of their positions; at least one. */
+  images: SequenceImage[]
 }
+
+/** `hash` names the decoded image; `patches` is [N, 3·P·P]. */
+export type SequenceImage = { hash: string; patches: Float32Array }
 
 /** `sequence` is null for a text-only example. `truncated`: was the text cut at `lengthMax`. */
 export type Prepared = {
@@ -64,7 +67,7 @@ export type Identified = {
   key: string
   content: string
   turns: DialogTurn[]
-  image: { hash: string; rgb: Rgb } | null
+  images: { hash: string; rgb: Rgb }[]
 }
 
 export type Preparer = {
@@ -88,14 +91,16 @@ export function createPreparer(options: PreparerOptions): Preparer {
   const source = imageSourceOf(options)
   return {
     prepare: async value => {
-      const { id, key, content, turns, image } = await identify(value, source)
-      if (image === null) return { id, key, content, truncated: false, sequence: null }
-      const prompt = encodeTurns(tokenizer, turns, options)
+      const { id, key, content, turns, images } = await identify(value, source)
+      if (images.length === 0) return { id, key, content, truncated: false, sequence: null }
+      const prompt = encodeDialog(tokenizer, { turns, images }, options)
       const sequence: Sequence = {
         ids: prompt.ids,
         columns: prompt.columns,
         rows: prompt.rows,
-        image: { hash: image.hash, patches: imagePatches(image.rgb, processor, options) },
+        images: images.map(({ hash, rgb }) => {
+          return { hash, patches: imagePatches(rgb, processor, options) }
+        }),
       }
       const truncated = prompt.lengthUntruncated > prompt.ids.length
       return { id, key, content, truncated, sequence }
@@ -105,10 +110,24 @@ export function createPreparer(options: PreparerOptions): Preparer {
 
 /** Id, key and content hash of an example: all that needs no proxy. Throws as `prepare`. */
 export async function identify(value: Uint8Array, source: ImageSource): Promise<Identified> {
-  const { id, turns, image: reference } = decodeExample(value)
-  const image = reference === null ? null : await readImage(reference, source)
-  const content = contentHash(turns, image?.hash ?? null)
-  return { id, key: keyOf(id, content), content, turns, image }
+  const { id, turns, images: references } = decodeExample(value)
+  checkCount(references.length, source.limits)
+  const images: Identified['images'] = []
+  for (const reference of references) images.push(await readImage(reference, source))
+  const content = contentHash(
+    turns,
+    images.map(({ hash }) => hash),
+  )
+  return { id, key: keyOf(id, content), content, turns, images }
+}
+
+function checkCount(images: number, { countMax }: ImageLimits): void {
+  if (images <= countMax) return
+  throw new XmasdError(
+    'IMAGES_TOO_MANY',
+    `the example has ${images} images, more than ${countMax}`,
+    'split it, or raise images.countMax',
+  )
 }
 
 async function readImage(
@@ -119,12 +138,13 @@ async function readImage(
   return { hash: imageHash(rgb), rgb }
 }
 
-function encodeTurns(
+function encodeDialog(
   tokenizer: Tokenizer,
-  turns: DialogTurn[],
+  dialog: Dialog,
   options: PreparerOptions,
 ): EncodedPrompt {
-  const prompt = encodePrompt(tokenizer, buildPrompt(options.template, turns), options)
+  const text = buildPrompt(options.template, dialog)
+  const prompt = encodePrompt(tokenizer, text, dialog.images.length, options)
   if (prompt.rows.length > 0) return prompt
   throw new XmasdError(
     'NO_TEXT_ROWS',

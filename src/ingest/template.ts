@@ -59,12 +59,17 @@ const IMPLIED: ReadonlyMap<string, string> = new Map([
   ['phi', 'phi'],
 ])
 
+/** What a prompt is made of. */
+export type Dialog = { turns: readonly DialogTurn[]; images: { readonly length: number } }
+
 /**
- * The prompt of a whole conversation, answers included. A question's `<image>` marks are taken out
- * and the image slot put in front of the rest. (np_reference.build_prompt)
+ * The prompt of a whole conversation, answers included. A question's `<image>` mark is taken out
+ * and the image slot put in front of the rest, as TinyLLaVA and LLaVA do; several marks of one question
+ * are one place where the example has one image. Of several images several in one question stay
+ * where they stand, as in Hugging Face's and LLaVA-NeXT's prompts.
  */
-export function buildPrompt(template: Template, turns: DialogTurn[]): string {
-  return template.system + turns.map(turn => piece(template, turn)).join('')
+export function buildPrompt(template: Template, { turns, images }: Dialog): string {
+  return template.system + turns.map(turn => piece(template, turn, images.length)).join('')
 }
 
 /**
@@ -73,27 +78,28 @@ export function buildPrompt(template: Template, turns: DialogTurn[]): string {
  */
 export function answerSpans(
   template: Template,
-  turns: DialogTurn[],
+  { turns, images }: Dialog,
 ): { from: number; to: number }[] {
   const lead = template.assistant.indexOf(CONTENT)
   const spans: { from: number; to: number }[] = []
   let at = template.system.length
   for (const turn of turns) {
-    const to = at + piece(template, turn).length
+    const to = at + piece(template, turn, images.length).length
     if (turn.from === 'gpt') spans.push({ from: at + lead, to })
     at = to
   }
   return spans
 }
 
-function piece(template: Template, { from, value }: DialogTurn): string {
+function piece(template: Template, { from, value }: DialogTurn, images: number): string {
   return from === 'human'
-    ? fill(template.user, withImageSlot(template, value))
+    ? fill(template.user, withImageSlot(template, value, images))
     : fill(template.assistant, value)
 }
 
-function withImageSlot(template: Template, question: string): string {
-  if (!question.includes(IMAGE_MARK)) return question
+function withImageSlot(template: Template, question: string, images: number): string {
+  const marks = question.split(IMAGE_MARK).length - 1
+  if (marks === 0 || (marks > 1 && images > 1)) return question
   return strip(fill(template.image, strip(question.replaceAll(IMAGE_MARK, ''))))
 }
 

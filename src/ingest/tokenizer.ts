@@ -11,9 +11,9 @@ export type Tokenizer = { encode(text: string): number[]; bosId: number | null }
 export type EncodeOptions = { imageTokens: number; imageTokenId: number; lengthMax: number }
 
 /**
- * A prompt with one image, expanded. `ids` has every position (the image's hold `imageTokenId`),
- * `columns` the image positions, `rows` the text rows: from the last image position + 2 to the end.
- * `lengthUntruncated` is the length before `lengthMax` cut it.
+ * A prompt, expanded. `ids` has every position (the images' hold `imageTokenId`), `columns` the image
+ * positions, `rows` the text rows: from the last image position + 2 to the end. `lengthUntruncated`
+ * is the length before `lengthMax` cut it.
  */
 export type EncodedPrompt = {
   ids: Int32Array
@@ -72,37 +72,40 @@ function invalid(file: string, why: string, cause: unknown): XmasdError {
 }
 
 /**
- * Encodes a prompt that holds `<image>` once. The texts before and after it are tokenised alone; a
- * leading BOS stays only at the very front; `imageTokens` positions stand for the image; `lengthMax`
- * cuts the expanded sequence. (np_reference.encode_prompt, expand)
+ * Encodes a prompt that holds `<image>` once for each of `images`. The texts around the marks are
+ * tokenised alone; a leading BOS stays only at the very front; `imageTokens` positions stand for an
+ * image; `lengthMax` cuts the expanded sequence. (np_reference.encode_prompt, expand)
  */
 export function encodePrompt(
   tokenizer: Tokenizer,
   prompt: string,
+  images: number,
   { imageTokens, imageTokenId, lengthMax }: EncodeOptions,
 ): EncodedPrompt {
-  const [before, after, ...more] = prompt.split(IMAGE_MARK)
-  if (before === undefined || after === undefined || more.length > 0) {
+  const chunks = prompt.split(IMAGE_MARK)
+  if (chunks.length !== images + 1) {
     throw new XmasdError(
       'PLACEHOLDER_MISPLACED',
-      `the prompt has ${more.length + (after === undefined ? 0 : 1)} image slots and not one`,
-      `an example with an image has ${IMAGE_MARK} in exactly one question`,
+      `the prompt has ${chunks.length - 1} image slots and not ${images}`,
+      `a template must put ${IMAGE_MARK} once for each image`,
     )
   }
-  const head = tokenizer.encode(before)
-  const tail = withoutBos(tokenizer.encode(after), tokenizer.bosId)
-  const lengthUntruncated = head.length + imageTokens + tail.length
-  const length = Math.min(lengthUntruncated, lengthMax)
-  const ids = new Int32Array(length).fill(imageTokenId)
-  ids.set(head.slice(0, length))
-  const tailStart = head.length + imageTokens
-  if (tailStart < length) ids.set(tail.slice(0, length - tailStart), tailStart)
-  const imageEnd = Math.min(tailStart, length)
+  const ids: number[] = []
+  const columns: number[] = []
+  for (const [i, chunk] of chunks.entries()) {
+    if (i > 0) {
+      for (let n = 0; n < imageTokens; n++) columns.push(ids.push(imageTokenId) - 1)
+    }
+    const encoded = tokenizer.encode(chunk)
+    for (const id of i === 0 ? encoded : withoutBos(encoded, tokenizer.bosId)) ids.push(id)
+  }
+  const length = Math.min(ids.length, lengthMax)
+  const kept = columns.filter(column => column < length)
   return {
-    ids,
-    columns: range(head.length, imageEnd),
-    rows: range(imageEnd - 1 + ROWS_AFTER_IMAGE, length),
-    lengthUntruncated,
+    ids: Int32Array.from(ids.slice(0, length)),
+    columns: Int32Array.from(kept),
+    rows: range((columns.at(-1) ?? length) + ROWS_AFTER_IMAGE, length),
+    lengthUntruncated: ids.length,
   }
 }
 

@@ -10,7 +10,7 @@
 import type { HostTensor } from '../engine/engine.ts'
 import type { Sequence } from '../ingest/prepare.ts'
 import type { ScoreInputs } from './attention.ts'
-import { distinctImages, type Image } from './images.ts'
+import { distinctImages, type Image, imageRowsOf } from './images.ts'
 
 export type { Sequence }
 
@@ -29,11 +29,11 @@ export function prefixLength({ columns }: Sequence): number {
   return columns.length === 0 ? 0 : columns[columns.length - 1]! + 1
 }
 
-/** Equal for sequences whose prefixes hold the same tokens and the same image. */
+/** Equal for sequences whose prefixes hold the same tokens and the same images. */
 export function prefixKey(sequence: Sequence): string {
   const ids = sequence.ids.slice(0, prefixLength(sequence))
   for (const column of sequence.columns) ids[column] = -1
-  return `${sequence.image.hash} ${ids.join()}`
+  return `${sequence.images.map(({ hash }) => hash)} ${ids.join()}`
 }
 
 /** `imageTokens` is N. */
@@ -46,8 +46,8 @@ export function packBatch(
   const heads = new Map<string, number[]>()
   const prefixes = new Map<string, { index: number; tokens: number[] }>()
   const packed = sequences.map(sequence => {
-    const firstRow = images.findIndex(({ hash }) => hash === sequence.image.hash) * imageTokens
-    const add = (from: number, to: number): number[] => tokens.add(sequence, from, to, firstRow)
+    const imageRows = imageRowsOf(sequence, images, imageTokens)
+    const add = (from: number, to: number): number[] => tokens.add(sequence, from, to, imageRows)
     const [first = 0] = sequence.columns
     const end = prefixLength(sequence)
     const head = once(heads, sequence.ids.subarray(0, first).join(), () => add(0, first))
@@ -67,8 +67,13 @@ class DistinctTokens {
   /** Row of the features seen as [M*N, C]; -1 where no image stands. */
   readonly #imageRows: number[] = []
 
-  /** Positions [from, to) of a sequence; returns their indices. */
-  add({ ids, columns }: Sequence, from: number, to: number, firstRow: number): number[] {
+  /** Positions [from, to) of a sequence, whose images stand in `imageRows` [I]; returns their indices. */
+  add(
+    { ids, columns }: Sequence,
+    from: number,
+    to: number,
+    imageRows: readonly number[],
+  ): number[] {
     const added: number[] = []
     let column = columns.findIndex(at => at >= from)
     for (let at = from; at < to; at++) {
@@ -76,7 +81,7 @@ class DistinctTokens {
       added.push(this.#ids.length)
       this.#ids.push(isImage ? 0 : ids[at]!)
       this.#positions.push(at)
-      this.#imageRows.push(isImage ? firstRow + column : -1)
+      this.#imageRows.push(isImage ? imageRows[column]! : -1)
       if (isImage) column++
     }
     return added

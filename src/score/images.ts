@@ -1,12 +1,26 @@
 /** The distinct images of a batch. Shapes: M images, N patches, X features of a patch. */
 import type { HostTensor } from '../engine/engine.ts'
-import type { Sequence } from '../ingest/prepare.ts'
+import type { SequenceImage } from '../ingest/prepare.ts'
 
-export type Image = Sequence['image']
+export type Image = SequenceImage
 
 /** By hash, in the order they come. */
-export function distinctImages(sequences: readonly { image: Image }[]): Image[] {
-  return [...new Map(sequences.map(({ image }) => [image.hash, image])).values()]
+export function distinctImages(sequences: readonly { images: readonly Image[] }[]): Image[] {
+  const images = sequences.flatMap(({ images }) => images)
+  return [...new Map(images.map(image => [image.hash, image])).values()]
+}
+
+/**
+ * The row of the features of `all`, seen as [M*N, C], that stands at each image position of a
+ * sequence [I].
+ */
+export function imageRowsOf(
+  { images, columns }: { images: readonly Image[]; columns: ArrayLike<number> },
+  all: readonly Image[],
+  imageTokens: number,
+): number[] {
+  const starts = images.map(image => all.findIndex(({ hash }) => hash === image.hash) * imageTokens)
+  return Array.from(columns, (_, i) => starts[Math.floor(i / imageTokens)]! + (i % imageTokens))
 }
 
 /** [M, N, X] */

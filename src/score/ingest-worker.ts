@@ -55,5 +55,5 @@ function failureOf(error: unknown): Failure {
 
 function buffersOf(ingested: Ingested): Transferable[] {
   if (ingested.kind !== 'prepared' || ingested.prepared.sequence === null) return []
-  return [ingested.prepared.sequence.image.patches.buffer as ArrayBuffer]
+  return ingested.prepared.sequence.images.map(({ patches }) => patches.buffer as ArrayBuffer)
 }

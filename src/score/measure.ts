@@ -114,8 +114,8 @@ export async function startIdentifying(
 
 /** Where images come from, as the configuration says. */
 export function imageSource({ images }: Pick<Config, 'images'>): ImageSource {
-  const { root, bytesMax, pixelsMax, timeMsMax, hosts, addressesAllowed } = images
-  return { root, limits: { bytesMax, pixelsMax, timeMsMax }, hosts, addressesAllowed }
+  const { root, hosts, addressesAllowed, ...limits } = images
+  return { root, limits, hosts, addressesAllowed }
 }
 
 function preparerOptions(config: MeasuringConfig, schedule: Schedule): PreparerOptions {

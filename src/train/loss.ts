@@ -9,7 +9,7 @@ import { type ProxyConfig, patchesPerImage } from '../proxy/config.ts'
 import { connector } from '../proxy/connector.ts'
 import { causalAttention, decoder, embedSequence, languageHead } from '../proxy/language.ts'
 import { visionTower } from '../proxy/vision.ts'
-import { distinctImages, stackPatches } from '../score/images.ts'
+import { distinctImages, imageRowsOf, stackPatches } from '../score/images.ts'
 import type { Sample } from './samples.ts'
 
 export type TrainingBatch = {
@@ -25,26 +25,24 @@ export type TrainingBatch = {
   targets: Int32Array
 }
 
-/** Text-only samples borrow an image that none of their positions reads. */
+/** Where no sample has an image there is a blank one that no position reads. */
 export function packSamples(samples: readonly Sample[], config: ProxyConfig): TrainingBatch {
   const patchCount = patchesPerImage(config.vision)
   const blank = new Float32Array(patchCount * 3 * config.vision.patchSize ** 2)
-  const borrowed = samples.find(sample => sample.image !== null)?.image
-  const image = borrowed ?? { hash: 'none', patches: blank }
-  const sequences = samples.map(sample => ({ ...sample, image: sample.image ?? image }))
-  const images = distinctImages(sequences)
+  const found = distinctImages(samples)
+  const images = found.length > 0 ? found : [{ hash: 'none', patches: blank }]
   const tokens = Math.max(...samples.map(sample => sample.ids.length))
   const shape = [samples.length, tokens]
   const ids = new Int32Array(samples.length * tokens)
   const imageRows = new Int32Array(samples.length * tokens).fill(-1)
   const predictors: number[] = []
   const targets: number[] = []
-  for (const [b, sample] of sequences.entries()) {
+  for (const [b, sample] of samples.entries()) {
     ids.set(sample.ids, b * tokens)
-    const firstRow = images.findIndex(({ hash }) => hash === sample.image.hash) * config.imageTokens
+    const rows = imageRowsOf(sample, images, config.imageTokens)
     for (const [i, column] of sample.columns.entries()) {
       ids[b * tokens + column] = 0
-      imageRows[b * tokens + column] = firstRow + i
+      imageRows[b * tokens + column] = rows[i]!
     }
     for (const p of sample.predictors) {
       predictors.push(b * tokens + p)

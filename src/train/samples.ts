@@ -3,14 +3,19 @@ import { type ErrorCode, XmasdError } from '../errors.ts'
 import { decodeExample, IMAGE_MARK } from '../ingest/decode.ts'
 import { createPreparer, type PreparerOptions } from '../ingest/prepare.ts'
 import { answerSpans, buildPrompt } from '../ingest/template.ts'
-import { readTokenizer, type Tokenizer } from '../ingest/tokenizer.ts'
+import {
+  type EncodeOptions,
+  encodePrompt,
+  readTokenizer,
+  type Tokenizer,
+} from '../ingest/tokenizer.ts'
 import type { Sequence } from '../score/batch.ts'
 
 /** A sequence, image or not, and the positions whose next token is an answer's. */
 export type Sample = {
   ids: Int32Array
-  /** Null for a text-only example. */
-  image: Sequence['image'] | null
+  /** None for a text-only example. */
+  images: Sequence['images']
   columns: Int32Array
   /** Ascending; token p + 1 is what position p is to predict. */
   predictors: Int32Array
@@ -62,17 +67,19 @@ export async function prepareSamples(
 
 /** Equal images are kept once; too many are refused. */
 class ImageBudget {
-  readonly #images = new Map<string, NonNullable<Sample['image']>>()
+  readonly #images = new Map<string, Sample['images'][number]>()
   #bytes = 0
 
   share(sample: Sample): Sample {
     this.#bytes += sample.ids.byteLength + sample.predictors.byteLength
-    if (sample.image === null) return sample
-    const known = this.#images.get(sample.image.hash)
-    if (known !== undefined) return { ...sample, image: known }
-    this.#images.set(sample.image.hash, sample.image)
-    this.#bytes += sample.image.patches.byteLength
-    if (this.#bytes <= BYTES_MAX) return sample
+    const images = sample.images.map(image => {
+      const known = this.#images.get(image.hash)
+      if (known !== undefined) return known
+      this.#images.set(image.hash, image)
+      this.#bytes += image.patches.byteLength
+      return image
+    })
+    if (this.#bytes <= BYTES_MAX) return { ...sample, images }
     throw new XmasdError(
       'DATA_INVALID',
       `the training samples take more than ${BYTES_MAX / 2 ** 30} GiB`,
@@ -89,14 +96,14 @@ function createSampler(
   return async value => {
     try {
       const { sequence } = await preparer.prepare(value)
-      const { turns } = decodeExample(value)
-      const prompt = buildPrompt(options.template, turns)
-      const ids = sequence?.ids ?? encodeText(tokenizer, prompt, options.lengthMax)
-      const position = positionsOf(tokenizer, prompt, options.imageTokens)
-      const spans = answerSpans(options.template, turns)
+      const dialog = decodeExample(value)
+      const prompt = buildPrompt(options.template, dialog)
+      const ids = sequence?.ids ?? encodePrompt(tokenizer, prompt, 0, options).ids
+      const position = positionsOf(tokenizer, prompt, options)
+      const spans = answerSpans(options.template, dialog)
       return withAnswers({
         ids,
-        image: sequence?.image ?? null,
+        images: sequence?.images ?? [],
         columns: sequence?.columns ?? new Int32Array(0),
         predictors: predictorsOf(
           spans.map(({ from, to }) => [position(from), position(to)]),
@@ -115,10 +122,6 @@ function withAnswers(sample: Sample): Sample {
   throw new XmasdError('NO_TEXT_ROWS', 'no answer lies within the longest sequence', 'Shorten it.')
 }
 
-function encodeText(tokenizer: Tokenizer, prompt: string, lengthMax: number): Int32Array {
-  return Int32Array.from(tokenizer.encode(prompt).slice(0, lengthMax))
-}
-
 /**
  * From an index in the prompt's text to its position in the sequence. A tokenizer without merges
  * encodes a prefix as it encodes the whole.
@@ -126,15 +129,12 @@ function encodeText(tokenizer: Tokenizer, prompt: string, lengthMax: number): In
 function positionsOf(
   tokenizer: Tokenizer,
   prompt: string,
-  imageTokens: number,
+  options: EncodeOptions,
 ): (index: number) => number {
-  const imageAt = prompt.indexOf(IMAGE_MARK)
-  const lengthOf = (text: string): number => tokenizer.encode(text).length
-  const bos = lengthOf('')
   return index => {
-    if (imageAt < 0 || index <= imageAt) return lengthOf(prompt.slice(0, index))
-    const after = lengthOf(prompt.slice(imageAt + IMAGE_MARK.length, index)) - bos
-    return lengthOf(prompt.slice(0, imageAt)) + imageTokens + after
+    const prefix = prompt.slice(0, index)
+    const images = prefix.split(IMAGE_MARK).length - 1
+    return encodePrompt(tokenizer, prefix, images, options).lengthUntruncated
   }
 }
 

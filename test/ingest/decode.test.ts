@@ -62,7 +62,20 @@ const BAD: [string, unknown, ErrorCode][] = [
     'TEXT_INVALID',
   ],
   ['an image that is a number', { ...good, image: 7 }, 'IMAGE_FIELD_INVALID'],
-  ['several images', { ...good, image: ['a.png', 'b.png'] }, 'IMAGE_FIELD_INVALID'],
+  ['a list of images with a number', { ...good, image: ['a.png', 7] }, 'IMAGE_FIELD_INVALID'],
+  ['a list with an empty image', { ...good, image: ['a.png', ''] }, 'IMAGE_FIELD_INVALID'],
+  ['two images and one <image>', { ...good, image: ['a.png', 'b.png'] }, 'IMAGE_COUNT_MISMATCH'],
+  [
+    'two images and three <image>',
+    { ...withTurns(human('<image><image><image>'), gpt('b')), image: ['a', 'b'] },
+    'IMAGE_COUNT_MISMATCH',
+  ],
+  ['two images without <image>', { ...plain, image: ['a', 'b'] }, 'IMAGE_WITHOUT_PLACEHOLDER'],
+  [
+    'two images, one <image> of them in an answer',
+    { ...withTurns(human('<image>'), gpt('<image>')), image: ['a', 'b'] },
+    'PLACEHOLDER_MISPLACED',
+  ],
   ['an image that is an object', { ...good, image: { path: 'a' } }, 'IMAGE_FIELD_INVALID'],
   ['<image> without an image', { ...good, image: undefined }, 'PLACEHOLDER_WITHOUT_IMAGE'],
   ['<image> with an empty image', { ...good, image: '' }, 'PLACEHOLDER_WITHOUT_IMAGE'],
@@ -104,12 +117,12 @@ for (const [what, value, code] of BAD) {
   })
 }
 
-test('an example in LLaVA form decodes to its id, turns and image', () => {
+test('an example in LLaVA form decodes to its id, turns and images', () => {
   const turns = [
     { from: 'human', value: '<image>\nWhat is it?' },
     { from: 'gpt', value: 'A cat.' },
   ]
-  assert.deepEqual(decodeExample(bytesOf(good)), { id: 'a', turns, image: 'a.png' })
+  assert.deepEqual(decodeExample(bytesOf(good)), { id: 'a', turns, images: ['a.png'] })
 })
 
 test('numbers are ids by their decimal text, and the longest id passes', () => {
@@ -136,11 +149,20 @@ test('a first turn that is not human is dropped, as the trainers do', () => {
   }
 })
 
-test('an image may be absent, null, empty, a string, or an array of one string', () => {
-  for (const image of [undefined, null, '']) {
-    assert.equal(decodeExample(bytesOf({ ...plain, image })).image, null)
+test('an image may be absent, null, empty, a string, or a list of strings', () => {
+  for (const image of [undefined, null, '', [], ['']]) {
+    assert.deepEqual(decodeExample(bytesOf({ ...plain, image })).images, [])
   }
-  assert.equal(decodeExample(bytesOf({ ...good, image: ['a.png'] })).image, 'a.png')
+  assert.deepEqual(decodeExample(bytesOf({ ...good, image: ['a.png'] })).images, ['a.png'])
+})
+
+test('several images have as many marks, in one question or in several', () => {
+  const image = ['a.png', 'b.png', 'a.png']
+  const one = withTurns(human('<image><image>\nor <image>?'), gpt('No.'))
+  assert.deepEqual(decodeExample(bytesOf({ ...one, image })).images, image)
+  const [first, second] = [human('<image>?'), human('Or <image> and <image>?')]
+  const several = withTurns(first, gpt('No.'), human('Really?'), gpt('No.'), second, gpt('Yes.'))
+  assert.deepEqual(decodeExample(bytesOf({ ...several, image })).images, image)
 })
 
 test('whole surrogate pairs, a byte order mark and unknown keys are fine', () => {

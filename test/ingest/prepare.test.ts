@@ -102,7 +102,7 @@ for (const set of ['llava-clip-llama', 'llava-siglip-qwen2', 'tinyllava-clip-sta
         // The patches are the pixel values in another order, which has its own test.
         if (pixels) {
           const all = sorted(pixels.data as Float32Array)
-          assert.ok(sameBytes(sorted(sequence!.image.patches), all))
+          assert.ok(sameBytes(sorted(sequence!.images[0]!.patches), all))
         }
       }
     }
@@ -119,7 +119,7 @@ test('the key is the id and the content: another id, another key; the same conte
   assert.equal(b.key, `b@${a.content.slice(0, 16)}`)
   assert.equal(again.content, a.content)
   assert.notEqual(other.content, a.content)
-  assert.equal(again.sequence?.image.hash, a.sequence?.image.hash)
+  assert.equal(again.sequence?.images[0]?.hash, a.sequence?.images[0]?.hash)
 })
 
 test('identify gives the key that prepare gives, without a proxy', async t => {
@@ -136,10 +136,33 @@ test('a text-only example has an identity and no sequence', async t => {
   assert.equal(prepared.truncated, false)
 })
 
+test('several images are prepared in their order, and one too many is refused', async t => {
+  const options = smallOptions(t)
+  const { prepare } = createPreparer(options)
+  const several = (...image: string[]): Buffer => {
+    const conversations = [
+      { from: 'human', value: `${'<image>'.repeat(image.length)}Which?` },
+      { from: 'gpt', value: 'None.' },
+    ]
+    return Buffer.from(JSON.stringify({ id: 'a', image, conversations }))
+  }
+  const { sequence, content } = await prepare(several('rgb.png', 'grey.png', 'rgb.png'))
+  const { columns, rows, images, ids } = sequence!
+  assert.equal(columns.length, 3 * 4)
+  assert.deepEqual([rows[0], rows.at(-1)], [columns.at(-1)! + 2, ids.length - 1])
+  const [rgb] = (await prepare(example('rgb.png'))).sequence!.images
+  const [grey] = (await prepare(example('grey.png'))).sequence!.images
+  assert.deepEqual(images, [rgb, grey, rgb])
+  assert.notEqual((await prepare(several('grey.png', 'rgb.png', 'rgb.png'))).content, content)
+  const one = createPreparer({ ...options, limits: { ...options.limits, countMax: 2 } })
+  await assert.rejects(one.prepare(several('a', 'b', 'c')), hasCode('IMAGES_TOO_MANY'))
+})
+
 test('a 1 × 1 image is scored as any other', async t => {
   const { sequence } = await createPreparer(smallOptions(t)).prepare(example('one-pixel.png'))
-  assert.equal(sequence?.image.patches.length, 4 * 3 * 16)
-  assert.ok(sequence.image.patches.every(Number.isFinite))
+  const [image] = sequence!.images
+  assert.equal(image?.patches.length, 4 * 3 * 16)
+  assert.ok(image.patches.every(Number.isFinite))
 })
 
 test('text over the model’s length is cut and said to be', async t => {

@@ -22,27 +22,38 @@ const bare: Template = {
 }
 const turns = (...values: string[]): DialogTurn[] =>
   values.map((value, i) => ({ from: i % 2 === 0 ? 'human' : 'gpt', value }))
+/** The prompt of a conversation with so many images. */
+const prompt = (images: number, ...values: string[]): string =>
+  buildPrompt(bare, { turns: turns(...values), images: { length: images } })
 
 test('<image> moves to the front of its question, wherever and however often it stood', () => {
-  assert.equal(buildPrompt(bare, turns('<image>\nWhat?', 'B')), 'S|U:<image>\nWhat?|A:B|')
-  assert.equal(buildPrompt(bare, turns('What?\n<image>', 'B')), 'S|U:<image>\nWhat?|A:B|')
-  assert.equal(buildPrompt(bare, turns(' <image>a<image> ', 'B')), 'S|U:<image>\na|A:B|')
-  assert.equal(buildPrompt(bare, turns('<image>', 'B')), 'S|U:<image>|A:B|')
+  assert.equal(prompt(1, '<image>\nWhat?', 'B'), 'S|U:<image>\nWhat?|A:B|')
+  assert.equal(prompt(1, 'What?\n<image>', 'B'), 'S|U:<image>\nWhat?|A:B|')
+  assert.equal(prompt(1, ' <image>a<image> ', 'B'), 'S|U:<image>\na|A:B|')
+  assert.equal(prompt(1, '<image>', 'B'), 'S|U:<image>|A:B|')
+})
+
+test('of several images those of one question stay where they stand; one alone moves to the front', () => {
+  assert.equal(prompt(2, ' <image>a\n<image> ', 'B'), 'S|U: <image>a\n<image> |A:B|')
+  const two = 'S|U:<image>\na|A:b|U:<image>\nc|A:d|'
+  assert.equal(prompt(2, 'a <image>', 'b', '<image>c', 'd'), two)
+  const three = 'S|U:x<image><image>|A:b|U:<image>\nc|A:d|'
+  assert.equal(prompt(3, 'x<image><image>', 'b', 'c<image>', 'd'), three)
 })
 
 test('texts without <image> are taken as they are, spaces included', () => {
-  assert.equal(buildPrompt(bare, turns(' a ', ' b\n', 'c', 'd')), 'S|U: a |A: b\n|U:c|A:d|')
+  assert.equal(prompt(0, ' a ', ' b\n', 'c', 'd'), 'S|U: a |A: b\n|U:c|A:d|')
 })
 
 test('replacement patterns and slots in the text stay literal', () => {
   const text = "$& $1 $$ $` $' {{content}}"
-  assert.equal(buildPrompt(bare, turns(text, text)), `S|U:${text}|A:${text}|`)
-  assert.equal(buildPrompt(bare, turns(`<image>${text}`, 'b')), `S|U:<image>\n${text}|A:b|`)
+  assert.equal(prompt(0, text, text), `S|U:${text}|A:${text}|`)
+  assert.equal(prompt(1, `<image>${text}`, 'b'), `S|U:<image>\n${text}|A:b|`)
 })
 
 test('stripping follows Python: separators go, a byte order mark stays', () => {
-  const prompt = buildPrompt(bare, turns('<image>\x1c\x85\u2003a\ufeff\x1f', 'b'))
-  assert.equal(prompt, 'S|U:<image>\na\ufeff|A:b|')
+  const stripped = prompt(1, '<image>\x1c\x85\u2003a\ufeff\x1f', 'b')
+  assert.equal(stripped, 'S|U:<image>\na\ufeff|A:b|')
 })
 
 for (const set of ['llava-clip-llama', 'llava-siglip-qwen2', 'tinyllava-clip-stablelm']) {
@@ -52,8 +63,9 @@ for (const set of ['llava-clip-llama', 'llava-siglip-qwen2', 'tinyllava-clip-sta
     const expected = JSON.parse(readFileSync(join(folder, 'expected.json'), 'utf8'))
     const data = JSON.parse(readFileSync(join(folder, 'data.json'), 'utf8'))
     const template = resolveTemplate(expected.template.name, folder, llava('none'))
-    for (const { index, prompt } of expected.examples) {
-      assert.equal(buildPrompt(template, data[index].conversations), prompt)
+    for (const { index, prompt, has_image } of expected.examples) {
+      const images = { length: has_image ? 1 : 0 }
+      assert.equal(buildPrompt(template, { turns: data[index].conversations, images }), prompt)
     }
   })
 }

@@ -21,7 +21,7 @@ for (const set of ['llava-clip-llama', 'llava-siglip-qwen2', 'tinyllava-clip-sta
     const tokenizer = readTokenizer(join(folder, golden.checkpoints[0]))
     for (const example of golden.examples) {
       if (!example.has_image) continue
-      const encoded = encodePrompt(tokenizer, example.prompt, {
+      const encoded = encodePrompt(tokenizer, example.prompt, 1, {
         imageTokens: golden.image_tokens,
         imageTokenId: golden.image_token_id,
         lengthMax: golden.max_length ?? 2048,
@@ -52,7 +52,12 @@ for (const shape of ['legacy', 'metaspace']) {
 }
 
 test('the BOS stays at the very front, and the rows begin two behind the image', () => {
-  const { ids, columns, rows, lengthUntruncated } = encodePrompt(letters, 'ab<image>cde', options)
+  const { ids, columns, rows, lengthUntruncated } = encodePrompt(
+    letters,
+    'ab<image>cde',
+    1,
+    options,
+  )
   assert.deepEqual([...ids], [1, 97, 98, -200, -200, -200, 99, 100, 101])
   assert.deepEqual([...columns], [3, 4, 5])
   assert.deepEqual([...rows], [7, 8])
@@ -60,7 +65,8 @@ test('the BOS stays at the very front, and the rows begin two behind the image',
 })
 
 test('the longest length cuts text, image and head alike', () => {
-  const at = (lengthMax: number) => encodePrompt(letters, 'ab<image>cde', { ...options, lengthMax })
+  const at = (lengthMax: number) =>
+    encodePrompt(letters, 'ab<image>cde', 1, { ...options, lengthMax })
   assert.deepEqual([...at(8).rows], [7])
   assert.deepEqual([...at(7).rows], [])
   assert.deepEqual([...at(5).columns], [3, 4])
@@ -70,9 +76,20 @@ test('the longest length cuts text, image and head alike', () => {
   assert.equal(at(2).lengthUntruncated, 9)
 })
 
-test('a prompt without exactly one image slot is refused', () => {
+test('several images are columns alike, the rows begin behind the last, and a cut one leaves none', () => {
+  const at = (lengthMax: number) =>
+    encodePrompt(letters, 'a<image>b<image><image>cd', 3, { ...options, lengthMax })
+  const { ids, columns, rows } = at(100)
+  const image = [-200, -200, -200]
+  assert.deepEqual([...ids], [1, 97, ...image, 98, ...image, ...image, 99, 100])
+  assert.deepEqual([...columns], [2, 3, 4, 6, 7, 8, 9, 10, 11])
+  assert.deepEqual([...rows], [13])
+  assert.deepEqual([[...at(6).columns], [...at(6).rows]], [[2, 3, 4], []])
+})
+
+test('a prompt without exactly one slot for each image is refused', () => {
   for (const prompt of ['ab', 'a<image>b<image>']) {
-    assert.throws(() => encodePrompt(letters, prompt, options), hasCode('PLACEHOLDER_MISPLACED'))
+    assert.throws(() => encodePrompt(letters, prompt, 1, options), hasCode('PLACEHOLDER_MISPLACED'))
   }
 })
 

@@ -72,6 +72,11 @@ TALKS = [
             "Three; the left one is the largest, and it's filled with a dark shade of grey.",
         ),
     ],
+    [("<image>\n<image>\nWhich of the two is brighter?", "The first.")],
+    [
+        ("What is this? <image>", "A disc."),
+        ("And does it look like <image>, or like <image>?", "Neither; the third is much darker than both."),
+    ],
 ]
 
 
@@ -122,11 +127,13 @@ def make_tokenizer(flavour):
 
 # ------------------------------------------------------------------------------------- prompts and ids
 def build_prompt(template, talk):
-    """Template._prompt of TinyLLaVA-Factory; LLaVA's v1 gives the same."""
+    """Template._prompt of TinyLLaVA-Factory; LLaVA's v1 gives the same. Of several images those of one question
+    stay where they stand, as in LLaVA-NeXT and with Hugging Face's processor."""
+    images = sum(question.count(MARK) for question, _ in talk)
     fill = lambda slot, content: template[slot].replace("{{content}}", content, 1)
     text = template["system"]
     for question, answer in talk:
-        if MARK in question:
+        if MARK in question and (images == 1 or question.count(MARK) == 1):
             question = fill("image", question.replace(MARK, "").strip()).strip()
         text += fill("user", question) + fill("assistant", answer)
     return text
@@ -350,7 +357,9 @@ def make_example(case, folder, i, talk, tokenizer, processor):
         draw_image(folder / name, 10 * i + j)
     pictures = [Image.open(folder / name).convert("RGB") for name in names]
     turns = [{"from": role, "value": text} for pair in talk for role, text in zip(("human", "gpt"), pair)]
-    entry = dict(id=f"{case['name']}-{i}", conversations=turns) | (dict(image=names[0]) if names else {})
+    entry = dict(id=f"{case['name']}-{i}", conversations=turns) | (
+        dict(image=names if len(names) > 1 else names[0]) if names else {}
+    )
     prompt = build_prompt(TEMPLATES[case["template"]], talk)
     ids = encode(tokenizer, prompt, case)
     if "tiny" not in case:  # Hugging Face's processor must see the same sequence

@@ -80,7 +80,7 @@ function readExamples(
       ids: Int32Array.from(example.input_ids),
       columns: range(example.image_positions),
       rows: range(example.text_rows),
-      image: { hash: image, patches },
+      images: [{ hash: image, patches }],
     }
     return [{ index: example.index, sequence }]
   })
@@ -183,7 +183,7 @@ test('golden connector outputs and summed matrices agree tensor by tensor', asyn
   )
   let worstFeature = 0
   for (const { index, sequence } of examples) {
-    const patches = stackPatches([sequence.image], 16)
+    const patches = stackPatches(sequence.images, 16)
     const { data } = await projector.run({ x: await vision.run({ patches }) })
     const exact = readTensor(file, tensors.get(`features.${index}`)!)
     for (const [i, value] of data.entries()) {

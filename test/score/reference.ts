@@ -83,9 +83,9 @@ class Reference {
     return this.#linear(product, `${at}mlp.down_proj`)
   }
 
-  #embedded({ ids, columns, image }: Sequence): Rows {
+  #embedded({ ids, columns, images }: Sequence): Rows {
     const table = this.#matrix('text.embed_tokens.weight')
-    const features = this.#imageFeatures(image.patches)
+    const features = images.flatMap(({ patches }) => this.#imageFeatures(patches))
     const x = Array.from(ids, id => table[id] ?? [])
     for (const [i, column] of columns.entries()) x[column] = features[i]!
     return x

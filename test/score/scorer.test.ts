@@ -116,9 +116,20 @@ function longSequences(
   return made.map((sequence, i) => {
     const [before, , image] = lengths[i]!
     sequence.ids.set(first!.ids.subarray(0, before)) // one system prompt
-    const { patches } = made[lengths.findIndex(other => other[2] === image)]!.image
-    return { ...sequence, image: { ...sequence.image, patches } }
+    const { patches } = made[lengths.findIndex(other => other[2] === image)]!.images[0]!
+    return { ...sequence, images: [{ hash: sequence.images[0]!.hash, patches }] }
   })
+}
+
+/** Two images in one sequence, the second of them another's. */
+function twoImages(config: ProxyConfig, { ids, images }: Sequence): Sequence {
+  const sequence = randomSequence(seededRandom(6), {
+    ...{ before: 35, after: 40, images: 2, imageTokens: config.imageTokens },
+    patchValues: images[0]!.patches.length,
+  })
+  sequence.ids.set(ids.subarray(0, 35))
+  sequence.images[1] = images[0]!
+  return sequence
 }
 
 for (const mode of MODES) {
@@ -140,6 +151,7 @@ for (const mode of MODES) {
     ])
     const scorer = await loadScorer({ schedule, mode, threads: 1 })
     t.after(() => scorer.close())
+    batch.push(twoImages(schedule.config, batch[0]!))
     const together = await scorer.scoreBatch(batch)
     for (const [i, sequence] of batch.entries()) {
       assert.deepEqual((await scorer.scoreBatch([sequence]))[0], together[i])
@@ -177,9 +189,9 @@ test('a shared image gives to the last bit what separate images give', async t =
   const schedule = openSchedule(dir)
   const scorer = await loadScorer({ schedule, mode: 'reference', threads: 1 })
   const batch = sequences(schedule.config, 6, 4)
-  const { patches } = batch[0]!.image
-  const shared = batch.map(s => ({ ...s, image: { hash: 'one', patches } }))
-  const separate = batch.map((s, i) => ({ ...s, image: { hash: String(i), patches } }))
+  const { patches } = batch[0]!.images[0]!
+  const shared = batch.map(s => ({ ...s, images: [{ hash: 'one', patches }] }))
+  const separate = batch.map((s, i) => ({ ...s, images: [{ hash: String(i), patches }] }))
   assert.deepEqual(await scorer.scoreBatch(shared), await scorer.scoreBatch(separate))
   await scorer.close()
 })
