@@ -168,7 +168,7 @@ test('runs of whatever size, and images known from before, give the same to the 
   writeTinyProxy(dir, { visionTrains: true })
   const schedule = openSchedule(dir)
   const random = sequences(schedule.config, 12, 9)
-  const batch = random.map((sequence, i) => ({ ...sequence, image: random[i % 4]!.image }))
+  const batch = random.map((sequence, i) => ({ ...sequence, images: random[i % 4]!.images }))
   const whole = await loadScorer({ schedule, mode: 'reference', threads: 1 })
   const expected = await whole.scoreBatch(batch)
   assert.deepEqual(await whole.scoreBatch(batch.slice(3)), expected.slice(3))
