@@ -8,7 +8,7 @@ import { closest } from 'fastest-levenshtein'
 import { parse as parseYaml } from 'yaml'
 import { z } from 'zod'
 import { LogConfig } from './config-log.ts'
-import { DEVICES, ENGINES } from './engine/engine.ts'
+import { DEVICES, ENGINES, PRECISIONS } from './engine/engine.ts'
 import { messageOf, XmasdError } from './errors.ts'
 import { MODES } from './score/attention.ts'
 import { POLICIES } from './select/policy.ts'
@@ -34,6 +34,7 @@ const ProxyConfig = z.strictObject({
   mode: z.enum(MODES).default('reference'),
   engine: z.enum(ENGINES).default('onnx'),
   device: z.enum(['auto', ...DEVICES]).default('auto'),
+  precision: z.enum(PRECISIONS).default('float32'),
   workers: z.int().min(1).max(256).optional(),
   threads: z.int().min(1).max(256).optional(),
   tokensMax: z.int().min(1).default(2048),

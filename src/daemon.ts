@@ -168,9 +168,9 @@ async function openSelect(parts: Parts): Promise<SelectRole> {
   return role
 }
 
-/** A bundle holds the trajectories of one schedule in one mode; scoring with another is nonsense. */
+/** A bundle holds the trajectories of one schedule in one mode and precision; others are nonsense to it. */
 function checkBundleFits(bundle: Bundle, measurer: Measurer, config: Config): void {
-  const { schedule, mode, metric = 'attention' } = bundle.manifest
+  const { schedule, mode, metric = 'attention', precision = 'float32' } = bundle.manifest
   const { steps, fingerprint } = measurer.schedule
   const mismatch =
     schedule.T !== steps.length
@@ -181,12 +181,14 @@ function checkBundleFits(bundle: Bundle, measurer: Measurer, config: Config): vo
           ? `the bundle is for metric ${metric}, the daemon scores by attention`
           : mode !== null && mode !== config.proxy.mode
             ? `the bundle is for mode ${mode}, proxy.mode is ${config.proxy.mode}`
-            : undefined
+            : precision !== config.proxy.precision
+              ? `the bundle is for precision ${precision}, proxy.precision is ${config.proxy.precision}`
+              : undefined
   if (mismatch === undefined) return
   throw new XmasdError(
     'BUNDLE_MISMATCH',
     `${config.bundle} does not fit ${config.proxy.path}: ${mismatch}`,
-    'score and fit with this proxy and mode, or point proxy.path and bundle at a pair that belongs together',
+    'score and fit with this proxy, mode and precision, or point proxy.path and bundle at a pair that belongs together',
   )
 }
 

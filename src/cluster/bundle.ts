@@ -7,6 +7,7 @@ import { createHash } from 'node:crypto'
 import { mkdir, readFile, rename, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { z } from 'zod'
+import { PRECISIONS } from '../engine/engine.ts'
 import { messageOf, XmasdError } from '../errors.ts'
 import { readHeader, readTensor, writeSafetensors } from '../proxy/safetensors.ts'
 import { METRICS } from '../score/metric.ts'
@@ -38,6 +39,8 @@ export const Manifest = z.strictObject({
   mode: z.enum(['reference', 'paper']).nullable(),
   /** What the scores are; absent: attention. */
   metric: z.enum(METRICS).optional(),
+  /** What they were computed in; absent: float32. */
+  precision: z.enum(PRECISIONS).optional(),
   topk: z.literal(5),
   signature: z.enum(SIGNATURES),
   /** Of each dimension of a signature that is standardised, [D]. */
@@ -64,7 +67,14 @@ export type Manifest = z.infer<typeof Manifest>
 /** What a caller says of a new bundle; the rest follows. */
 export type NewBundle = Pick<
   Manifest,
-  'schedule' | 'mode' | 'metric' | 'signature' | 'standardisation' | 'baseline' | 'radii'
+  | 'schedule'
+  | 'mode'
+  | 'metric'
+  | 'precision'
+  | 'signature'
+  | 'standardisation'
+  | 'baseline'
+  | 'radii'
 > & { centroids: Centroids }
 
 export type Bundle = {

@@ -4,6 +4,7 @@
 import { createReadStream } from 'node:fs'
 import { readFile } from 'node:fs/promises'
 import { z } from 'zod'
+import { PRECISIONS } from '../engine/engine.ts'
 import { messageOf, XmasdError } from '../errors.ts'
 import { METRICS } from '../score/metric.ts'
 import { instabilityOf } from '../score/trajectory.ts'
@@ -39,6 +40,7 @@ const Meta = z.looseObject({
   schedule: z.looseObject({ fingerprint: z.string().nullable(), steps: z.array(z.int().min(0)) }),
   mode: z.enum(['reference', 'paper']).nullable(),
   metric: z.enum(METRICS).default('attention'),
+  precision: z.enum(PRECISIONS).default('float32'),
 })
 export type TrajectoriesMeta = z.infer<typeof Meta>
 

@@ -159,7 +159,9 @@ function checkSameScores(current: Bundle, next: Bundle): void {
           ? `mode ${b.mode}, not ${a.mode}`
           : a.metric !== b.metric
             ? `metric ${b.metric ?? 'attention'}, not ${a.metric ?? 'attention'}`
-            : undefined
+            : a.precision !== b.precision
+              ? `precision ${b.precision ?? 'float32'}, not ${a.precision ?? 'float32'}`
+              : undefined
   if (mismatch === undefined) return
   throw new XmasdError(
     'BUNDLE_MISMATCH',

@@ -47,10 +47,12 @@ async function readAssignments(
       schedule,
       mode,
       metric = 'attention',
+      precision = 'float32',
     } = (await fetchBundle(log, bundles, inForce)).manifest
     const { fingerprint, steps } = schedule
     if (steps === null) return { name, read, meta: undefined }
-    return { name, read, meta: { v: 1, schedule: { fingerprint, steps }, mode, metric } }
+    const meta = { v: 1 as const, schedule: { fingerprint, steps }, mode, metric, precision }
+    return { name, read, meta }
   } finally {
     await log.close()
   }

@@ -120,6 +120,7 @@ async function makeBundle(
     schedule: { fingerprint, steps, T: read.points.dimensions },
     mode: meta?.mode ?? null,
     ...(meta?.metric === 'loss' ? { metric: meta.metric } : {}),
+    ...(meta === undefined || meta.precision === 'float32' ? {} : { precision: meta.precision }),
     signature,
     ...(standardisation === undefined ? {} : { standardisation }),
     baseline: { examples, textOnly, sizes },

@@ -4,7 +4,7 @@ import { createWriteStream, writeFileSync } from 'node:fs'
 import { rename } from 'node:fs/promises'
 import { Command } from 'commander'
 import { loadConfig } from '../config.ts'
-import { DEVICES, ENGINES } from '../engine/engine.ts'
+import { DEVICES, ENGINES, PRECISIONS } from '../engine/engine.ts'
 import { XmasdError } from '../errors.ts'
 import { countExamples, readExamples } from '../ingest/data.ts'
 import { startProgress } from '../observe/progress.ts'
@@ -22,6 +22,7 @@ type Options = {
   mode?: string
   template?: string
   engine?: string
+  precision?: string
   device?: string
   workers?: number
   threads?: number
@@ -42,6 +43,7 @@ export function scoreCommand(): Command {
     .option('--mode <mode>', MODES.join(' or '))
     .option('--template <name>', 'a built-in template or a JSON file {system,image,user,assistant}')
     .option('--engine <engine>', ENGINES.join(' or '))
+    .option('--precision <precision>', PRECISIONS.join(' or '))
     .option('--device <device>', `auto, ${DEVICES.join(', ')}`)
     .option('--workers <n>', 'worker threads that run forward passes', positiveInteger)
     .option('--threads <n>', 'threads of each worker', positiveInteger)
@@ -56,6 +58,7 @@ async function score(options: Options): Promise<void> {
     'proxy.mode': options.mode,
     'proxy.template': options.template,
     'proxy.engine': options.engine,
+    'proxy.precision': options.precision,
     'proxy.device': options.device,
     'proxy.workers': options.workers,
     'proxy.threads': options.threads,
@@ -66,7 +69,8 @@ async function score(options: Options): Promise<void> {
   try {
     const counts = await scoreFile(measurer, options)
     const { steps, fingerprint } = measurer.schedule
-    const meta = { v: 1, schedule: { fingerprint, steps }, mode: config.proxy.mode }
+    const { mode, precision } = config.proxy
+    const meta = { v: 1, schedule: { fingerprint, steps }, mode, precision }
     writeFileSync(`${options.out}.meta.json`, `${JSON.stringify(meta)}\n`)
     const seconds = (performance.now() - started) / 1000
     report(options, { counts, steps, seconds, chosen: measurer.device })

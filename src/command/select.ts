@@ -60,13 +60,14 @@ async function select(options: Options): Promise<void> {
   report(options, bundle, counted.length, selection, left)
 }
 
-/** Throws BUNDLE_MISMATCH where `read` is of another schedule, mode or metric than the bundle. */
+/** Throws BUNDLE_MISMATCH where `read` is of another schedule, mode, metric or precision than the bundle. */
 export async function checkBundleFits(
   options: Pick<Options, 'bundle' | 'trajectories'>,
   bundle: Bundle,
   read: Trajectories,
 ): Promise<void> {
-  const { schedule, mode, metric = 'attention', signature } = bundle.manifest
+  const { schedule, mode, metric = 'attention', precision = 'float32' } = bundle.manifest
+  const { signature } = bundle.manifest
   const meta = await readTrajectoriesMeta(options.trajectories)
   const { count, dimensions } = read.points
   const lacking = read.lacking.get(signature)
@@ -81,13 +82,15 @@ export async function checkBundleFits(
         ? `metric ${metric}, the file was scored by ${meta?.metric}`
         : isOther(mode, meta?.mode)
           ? `mode ${mode}, the file was scored in mode ${meta?.mode}`
-          : isOther(schedule.fingerprint, meta?.schedule.fingerprint)
-            ? `schedule ${schedule.fingerprint}, the file was scored with ${meta?.schedule.fingerprint}`
-            : lacking !== undefined
-              ? `signature ${signature}, which line ${lacking} lacks`
-              : count > 0 && found !== own
-                ? `${own} values of ${signature}, the file has ${found}`
-                : undefined
+          : isOther(precision, meta?.precision)
+            ? `precision ${precision}, the file was scored in ${meta?.precision}`
+            : isOther(schedule.fingerprint, meta?.schedule.fingerprint)
+              ? `schedule ${schedule.fingerprint}, the file was scored with ${meta?.schedule.fingerprint}`
+              : lacking !== undefined
+                ? `signature ${signature}, which line ${lacking} lacks`
+                : count > 0 && found !== own
+                  ? `${own} values of ${signature}, the file has ${found}`
+                  : undefined
   if (mismatch === undefined) return
   throw new XmasdError(
     'BUNDLE_MISMATCH',

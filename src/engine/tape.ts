@@ -101,8 +101,8 @@ export function replay<Names extends string, V>(
   }
 }
 
-/** How a parameter is read: as the weight of `linear`, by rows, or whole. */
-export type Use = 'factor' | 'rows' | 'whole'
+/** How a parameter is read: by rows, as the weight of a linear layer that may be coarse, or as it is. */
+export type Use = 'rows' | 'coarse' | 'exact'
 
 /** The parameters that a tape reads. */
 export function parametersRead(
@@ -111,11 +111,11 @@ export function parametersRead(
 ): Map<string, Use> {
   const uses = new Map<string, Use>()
   for (const { method, args } of steps) {
-    const isLinear = method === 'linear' || method === 'linearAs'
+    const weights = method === 'linear' && args[2] === 'coarse' ? 'coarse' : 'exact'
     for (const arg of args.flat().filter(arg => typeof arg === 'string')) {
-      if (has(arg)) uses.set(arg, method === 'embed' ? 'rows' : 'whole')
-      if (has(`${arg}.bias`)) uses.set(`${arg}.bias`, 'whole')
-      if (has(`${arg}.weight`)) uses.set(`${arg}.weight`, isLinear ? 'factor' : 'whole')
+      if (has(arg)) uses.set(arg, method === 'embed' ? 'rows' : 'exact')
+      if (has(`${arg}.bias`)) uses.set(`${arg}.bias`, 'exact')
+      if (has(`${arg}.weight`)) uses.set(`${arg}.weight`, weights)
     }
   }
   return uses

@@ -39,6 +39,18 @@ export async function startTensorflow(wanted?: TensorflowBackend): Promise<Tenso
   return backend
 }
 
+/**
+ * What TensorFlow reads from the environment once, when the first thread loads it: call it in the main
+ * thread, before workers start. Its pool of threads is one for the whole process. What is set already
+ * stays.
+ */
+export function prepareTensorflow({ threads }: { threads: number }): void {
+  process.env.TF_NUM_INTRAOP_THREADS ??= String(threads)
+  process.env.TF_NUM_INTEROP_THREADS ??= '1'
+  process.env.NVIDIA_TF32_OVERRIDE ??= '0' // float32 on a GPU is float32
+  process.env.TF_CPP_MIN_LOG_LEVEL ??= '1'
+}
+
 /** Starts the best backend and says what it is. Throws ENGINE_UNAVAILABLE. */
 export async function describeTensorflow(): Promise<TensorflowDescription> {
   const addon = findTensorflowAddon()

@@ -1,6 +1,6 @@
 /**
  * The proxy's operations where tfjs-node computes, for scoring only: products take transposed factors as
- * they stand, causal attention leaves out the blocks that are masked, and the factors of `linear` may be
+ * they stand, causal attention leaves out the blocks that are masked, and coarse linear layers may be
  * bfloat16. What is not here is computed as in `tensorflow-ops.ts`.
  *
  * Shapes: B batch, T tokens, C channels, O outputs, H heads, G query heads of a kv head, D channels of a
@@ -9,7 +9,7 @@
 import * as tf from '@tensorflow/tfjs-core'
 import type { AttentionShape, Ops, RotaryOptions } from '../proxy/ops.ts'
 import type { Precision } from './engine.ts'
-import { cast, gathered, productTransposed, reshaped } from './tensorflow-native.ts'
+import { cast, gathered, productTransposed } from './tensorflow-native.ts'
 import { tensorflowOps, type WeightSource } from './tensorflow-ops.ts'
 
 /** `constants` keeps what depends on sizes alone, for one run. */
@@ -19,18 +19,19 @@ export function nativeOps(
   constants: Constants,
 ): Ops<tf.Tensor> {
   const plain = tensorflowOps(weights)
-  const linear = (x: tf.Tensor, weight: tf.Tensor, name: string): tf.Tensor => {
+  const linear = (x: tf.Tensor, name: string, product: typeof halfProduct): tf.Tensor => {
     const rows = tf.reshape(x, [-1, x.shape.at(-1)!]) // [N, C]
-    const product = precision === 'bfloat16' ? halfProduct(rows, weight) : product32(rows, weight)
+    const y = product(rows, weights(`${name}.weight`)!) // [N, O]
     const bias = weights(`${name}.bias`)
-    const y = bias === undefined ? product : tf.add(product, bias)
-    return tf.reshape(y, [...x.shape.slice(0, -1), weight.shape[0]!])
+    const sum = bias === undefined ? y : tf.add(y, bias)
+    return tf.reshape(sum, [...x.shape.slice(0, -1), y.shape[1]!])
   }
+  const coarse = precision === 'bfloat16' ? halfProduct : exactProduct
   return {
     ...plain,
-    linear: (x, name) => linear(x, weights(`${name}.weight`)!, name),
+    linear: (x, name, accuracy) => linear(x, name, accuracy === 'coarse' ? coarse : exactProduct),
     linearAs: (x, name, shape) =>
-      linear(x, reshaped(weights(`${name}.weight`)!, shape, precision), name),
+      linear(x, name, (rows, weight) => exactProduct(rows, tf.reshape(weight, [...shape]))),
     matmulTransposed: (a, b) => tf.matMul(a, b, false, true),
     rotary: (x, positions, options) => rotary(x, positions, options, constants),
     attention: (q, k, v, options, mask) => attention(q, k, v, options, mask, constants),
@@ -55,7 +56,7 @@ export class Constants {
   }
 }
 
-function product32(rows: tf.Tensor, weight: tf.Tensor): tf.Tensor {
+function exactProduct(rows: tf.Tensor, weight: tf.Tensor): tf.Tensor {
   return tf.matMul(rows as tf.Tensor2D, weight as tf.Tensor2D, false, true)
 }
 

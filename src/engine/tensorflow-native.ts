@@ -64,7 +64,7 @@ export function cast(x: tf.Tensor, from: ElementType, to: ElementType): tf.Tenso
   return operation('Cast', [x], types, to)
 }
 
-export function reshaped(x: tf.Tensor, shape: readonly number[], type: ElementType): tf.Tensor {
+function reshaped(x: tf.Tensor, shape: readonly number[], type: ElementType): tf.Tensor {
   const size = tf.tensor1d([...shape], 'int32')
   const result = operation('Reshape', [x, size], [ofType('T', type)], type)
   size.dispose()

@@ -7,8 +7,8 @@ import type { Use } from './tape.ts'
 import { cast, type ElementType, upload } from './tensorflow-native.ts'
 
 /**
- * Uploads what is used as a factor or whole; rows are read from the file when they are wanted. With
- * bfloat16 the factors of `linear` are held in it. The caller disposes.
+ * Uploads all but what is read by rows: those come from the file when they are wanted. What may be
+ * coarse is held in `precision`. The caller disposes.
  */
 export function uploadWeights(
   checkpoint: Checkpoint,
@@ -22,7 +22,7 @@ export function uploadWeights(
     weights.set(
       name,
       tf.getBackend() === 'tensorflow'
-        ? uploadAs(tensor, use === 'factor' ? precision : 'float32')
+        ? uploadAs(tensor, use === 'coarse' ? precision : 'float32')
         : tf.tensor(readTensor(tensor.file, tensor), tensor.shape),
     )
   }

@@ -6,17 +6,24 @@ import * as tf from '@tensorflow/tfjs-core'
 import { messageOf, XmasdError } from '../errors.ts'
 import type { Ops } from '../proxy/ops.ts'
 import type { Checkpoint } from '../proxy/schedule.ts'
-import type { Build, Engine, HostTensor, InputSpec, Precision, Program } from './engine.ts'
+import type {
+  Build,
+  Engine,
+  EngineChoice,
+  HostTensor,
+  InputSpec,
+  Precision,
+  Program,
+} from './engine.ts'
 import { parametersRead, record, replay, type Tape, type Values } from './tape.ts'
-import { startTensorflow, type TensorflowBackend } from './tensorflow-backend.ts'
+import { BUILD_HINT, startTensorflow, type TensorflowBackend } from './tensorflow-backend.ts'
 import { Constants, nativeOps } from './tensorflow-native-ops.ts'
 import { tensorflowOps } from './tensorflow-ops.ts'
 import { readRows, uploadWeights } from './tensorflow-weights.ts'
 
 /** `backend` forces one; without it the best that is there computes. bfloat16 needs the addon. */
-export type TensorflowOptions = {
+export type TensorflowOptions = Pick<EngineChoice, 'precision'> & {
   backend?: TensorflowBackend | undefined
-  precision?: Precision | undefined
 }
 
 export function tensorflowEngine(options: TensorflowOptions = {}): Engine {
@@ -121,6 +128,6 @@ function needsAddon(): XmasdError {
   return new XmasdError(
     'ENGINE_UNAVAILABLE',
     'bfloat16 needs the addon of the tensorflow engine, which is not built',
-    'npm run build:tensorflow builds it; or set proxy.precision to float32',
+    `${BUILD_HINT}; or set proxy.precision to float32`,
   )
 }

@@ -69,16 +69,17 @@ export async function chooseTensorflowDevice(wish: DeviceWish): Promise<ChosenDe
   if (wish === 'webgpu') {
     throw unavailable('the tensorflow engine has no webgpu device', 'set proxy.engine to onnx')
   }
-  if (wish === 'cpu') {
-    process.env.CUDA_VISIBLE_DEVICES = '-1' // TensorFlow would take a GPU all the same
-    return onCpu(['cpu: asked for'])
-  }
   const { BUILD_HINT, findTensorflowAddon } = await import('../engine/tensorflow-backend.ts')
   const addon = findTensorflowAddon()
+  const slowly = addon === undefined ? [`on WebAssembly, which is slow: ${BUILD_HINT}`] : []
+  if (wish === 'cpu') {
+    process.env.CUDA_VISIBLE_DEVICES = '-1' // TensorFlow would take a GPU all the same
+    return onCpu(['cpu: asked for', ...slowly])
+  }
   if (addon?.name !== '@tensorflow/tfjs-node-gpu') {
     const reason = 'the tensorflow addon for CUDA is not built'
     if (wish === 'cuda') throw unavailable(reason, BUILD_HINT)
-    return onCpu([`cuda: ${reason}`, 'cpu: what is left'])
+    return onCpu([`cuda: ${reason}`, 'cpu: what is left', ...slowly])
   }
   const { lines, ended } = await runChild({ tensorflow: true }, CHILD, SILENCE_MS_MAX)
   const [line] = lines

@@ -58,12 +58,13 @@ export async function startMeasuring(
   config: MeasuringConfig,
   hooks: MeasuringHooks = {},
 ): Promise<Measurer> {
-  const { path, mode, engine, device, workers, threads, tokensMax } = config.proxy
+  const { path, mode, engine, device, precision, workers, threads, tokensMax } = config.proxy
   const scoring = await startScoring({
     proxyDir: path,
     mode,
     engine,
     device,
+    precision,
     workers,
     threads,
     limits: { tokensMax, examplesMax: 64 },

@@ -3,7 +3,7 @@
  * gives every sequence exactly one result, in order.
  */
 import { availableParallelism } from 'node:os'
-import type { Device, EngineName } from '../engine/engine.ts'
+import type { Device, EngineName, Precision } from '../engine/engine.ts'
 import { XmasdError } from '../errors.ts'
 import { checkpointBytes, openSchedule, type Schedule } from '../proxy/schedule.ts'
 import type { Mode } from './attention.ts'
@@ -23,6 +23,8 @@ export type ScoringOptions = {
   mode: Mode
   /** Default: onnx. */
   engine?: EngineName | undefined
+  /** Default: float32. */
+  precision?: Precision | undefined
   /** Default: cpu. */
   device?: DeviceWish | undefined
   /** How many worker threads, and how many threads each computes with; see `chooseThreads`. */
@@ -52,7 +54,7 @@ export interface Scoring {
  */
 export async function startScoring(options: ScoringOptions): Promise<Scoring> {
   const schedule = openSchedule(options.proxyDir)
-  const { mode, engine = 'onnx', device: wish = 'cpu' } = options
+  const { mode, engine = 'onnx', device: wish = 'cpu', precision } = options
   const chosen =
     engine === 'onnx'
       ? await chooseDevice(wish, schedule.config)
@@ -65,8 +67,12 @@ export async function startScoring(options: ScoringOptions): Promise<Scoring> {
     workers: options.workers,
     threads: options.threads,
   })
+  if (engine === 'tensorflow') {
+    const { prepareTensorflow } = await import('../engine/tensorflow-backend.ts')
+    prepareTensorflow({ threads: workers * threads })
+  }
   const { limits } = options
-  const choice = { engine, device, fusedAttention }
+  const choice = { engine, device, precision, fusedAttention }
   const workerData: ScorerOptions = { schedule, mode, threads, limits, ...choice }
   const script = options.script ?? new URL('./worker.js', import.meta.url)
   const pool = createPool<readonly Sequence[], Scored[]>({

@@ -61,7 +61,11 @@ test('the sidecar is read where there is one', async t => {
     template: 'x',
   }
   writeFileSync(`${file}.meta.json`, JSON.stringify(meta))
-  assert.deepEqual(await readTrajectoriesMeta(file), { ...meta, metric: 'attention' })
+  assert.deepEqual(await readTrajectoriesMeta(file), {
+    ...meta,
+    metric: 'attention',
+    precision: 'float32',
+  })
   writeFileSync(`${file}.meta.json`, '{"v":2}')
   await assert.rejects(readTrajectoriesMeta(file), { code: 'DATA_INVALID' })
 })

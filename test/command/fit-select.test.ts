@@ -87,6 +87,26 @@ test('fit gives the same bytes for the same seed and says what it did', async t 
   assert.match(few.stderr, /only 379 clusters, not 1000/)
 })
 
+test('scores of another precision belong to another bundle', async t => {
+  const { work, file } = writeTrajectories(t)
+  const schedule = { fingerprint: 'f00', steps: [5, 10, 15] }
+  const meta = (precision?: string): void =>
+    writeFileSync(`${file}.meta.json`, JSON.stringify({ v: 1, schedule, mode: 'paper', precision }))
+  const [exact, half] = [join(work, 'exact'), join(work, 'half')]
+  const fit = ['fit', '--trajectories', file, '--clusters', '12', '--out']
+  meta()
+  succeed(...fit, exact)
+  assert.equal((await openBundle(exact)).manifest.precision, undefined)
+  meta('bfloat16')
+  succeed(...fit, half)
+  assert.equal((await openBundle(half)).manifest.precision, 'bfloat16')
+  const select = ['select', '--trajectories', file, '--percent', '10', '--out', join(work, 'out')]
+  succeed(...select, '--bundle', half)
+  const refused = xmasd(...select, '--bundle', exact)
+  assert.match(refused.stderr, /precision float32, the file was scored in bfloat16/)
+  assert.equal(refused.status, 1)
+})
+
 /** Spectra of 3 checkpoints whose second values fall in other groups than their sums do. */
 function writeSpectra(t: TestContext): { work: string; file: string } {
   const work = temporaryFolder(t)

@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict'
 import { dirname, join } from 'node:path'
 import { test } from 'node:test'
-import type { Engine, EngineName } from '../../src/engine/engine.ts'
+import type { Engine, EngineChoice } from '../../src/engine/engine.ts'
 import { tensorflowEngine } from '../../src/engine/tensorflow.ts'
 import { patchesPerImage } from '../../src/proxy/config.ts'
 import type { Schedule } from '../../src/proxy/schedule.ts'
@@ -13,6 +13,7 @@ import { compileScore, compileVision } from '../../src/score/programs.ts'
 import type { Scored } from '../../src/score/scorer.ts'
 import { startScoring } from '../../src/score/scoring.ts'
 import { largestSingularValues } from '../../src/score/singular.ts'
+import { instabilityOf, trajectoryOf } from '../../src/score/trajectory.ts'
 import {
   GOLDEN_SETS,
   type GoldenSet,
@@ -66,7 +67,7 @@ for (const name of GOLDEN_SETS) {
         for (const mode of MODES) {
           const [onnx, tensorflow] = [
             await scoreAll(join(set.dir, run), mode, sequences),
-            await scoreAll(join(set.dir, run), mode, sequences, 'tensorflow'),
+            await scoreAll(join(set.dir, run), mode, sequences, { engine: 'tensorflow' }),
           ]
           const worst = worstOf(tensorflow, expectedOf(set, run, mode))
           const apart = worstOf(tensorflow, onnx.map(valuesOf))
@@ -75,6 +76,25 @@ for (const name of GOLDEN_SETS) {
           )
           assert.ok(worst <= EXACT_MAX, `${set.dir} ${run} ${mode}: ${worst}`)
           assert.ok(apart <= ENGINES_MAX, `${set.dir} ${run} ${mode}: engines ${apart} apart`)
+        }
+      }
+    }
+  })
+
+  test(`${name}: bfloat16 linears keep trajectories within 1 % of the exact ones`, async t => {
+    if (!(await withBackend(t, 'tensorflow'))) return
+    for (const set of goldenSets(t, name)) {
+      const variants = Object.keys(set.expected.variants).map(variant => dirname(variant))
+      for (const run of ['run', ...variants]) {
+        const { sequences } = await goldenSequences(set, run)
+        for (const mode of MODES) {
+          const choice = { engine: 'tensorflow', precision: 'bfloat16' } as const
+          const scored = await scoreAll(join(set.dir, run), mode, sequences, choice)
+          const { trajectory, instability } = errorsOf(scored, expectedOf(set, run, mode))
+          t.diagnostic(
+            `${set.dir} ${run} ${mode}: trajectories ${percent(trajectory)}, instability ${percent(instability)}`,
+          )
+          assert.ok(trajectory <= 0.01, `${set.dir} ${run} ${mode}: ${trajectory}`)
         }
       }
     }
@@ -103,6 +123,30 @@ function expectedOf({ expected }: GoldenSet, run: string, mode: Mode): Top5 {
     : variant[mode].top5.map(row => row && [row])
 }
 
+/** Largest relative errors of the scores of any checkpoint, and of any instability that is not 0. */
+function errorsOf(
+  scored: readonly (Scored | null)[],
+  top5: Top5,
+): { trajectory: number; instability: number } {
+  const errors = { trajectory: 0, instability: 0 }
+  for (const [i, one] of scored.entries()) {
+    const [values, exact] = [valuesOf(one), top5[i]!]
+    if (values === null || exact === null) continue
+    const [own, expected] = [trajectoryOf(values), trajectoryOf(exact)]
+    for (const [t, score] of expected.entries()) {
+      errors.trajectory = Math.max(errors.trajectory, Math.abs(own[t]! / score - 1))
+    }
+    if (instabilityOf(expected) === 0) continue
+    const ratio = instabilityOf(own) / instabilityOf(expected)
+    errors.instability = Math.max(errors.instability, Math.abs(ratio - 1))
+  }
+  return errors
+}
+
+function percent(share: number): string {
+  return `${(100 * share).toFixed(2)} %`
+}
+
 function valuesOf(scored: Scored | null): number[][] | null {
   if (scored === null) return null
   assert.ok('singularValues' in scored, JSON.stringify(scored))
@@ -113,9 +157,9 @@ async function scoreAll(
   proxyDir: string,
   mode: Mode,
   sequences: readonly (Sequence | null)[],
-  engine: EngineName = 'onnx',
+  choice: Pick<EngineChoice, 'engine' | 'precision'> = {},
 ): Promise<(Scored | null)[]> {
-  const scoring = await startScoring({ proxyDir, mode, engine, workers: 1, threads: 1 })
+  const scoring = await startScoring({ proxyDir, mode, ...choice, workers: 1, threads: 1 })
   try {
     const scored = await scoring.score(sequences.filter(sequence => sequence !== null))
     return sequences.map(sequence => (sequence === null ? null : scored.shift()!))
