@@ -13,7 +13,8 @@ import { XmasdError } from '../errors.ts'
 import type { Log } from '../log/log.ts'
 import { openLog, openLogToRead, topicSpecs } from '../open-log.ts'
 import type { Control } from '../record.ts'
-import { mapClusters, type Reign, readReigns } from '../report/bundles.ts'
+import { mapClusters } from '../report/cluster-map.ts'
+import { type Reign, readReigns } from '../report/reigns.ts'
 
 type Options = { config?: string; json?: boolean; bundle?: string; to?: string; off?: boolean }
 

@@ -5,7 +5,7 @@ import { XmasdError } from '../errors.ts'
 import type { Log } from '../log/log.ts'
 import { openLogToRead } from '../open-log.ts'
 import type { Assignment, Cluster, Decision } from '../record.ts'
-import { assignmentsOf, decisionsOf } from '../report/history.ts'
+import { assignmentsInForce, decisionsOf } from '../report/history.ts'
 import { batchQuotas, budgetOf } from '../select/quotas.ts'
 
 type Options = { config?: string; json?: boolean }
@@ -95,7 +95,7 @@ async function readHistory(
   const seen = new Set<string>()
   let steadier = 0
   let isBefore = true
-  for await (const other of assignmentsOf(log, config)) {
+  for await (const other of assignmentsInForce(log, config)) {
     if (duplicates.has(other.key) || seen.has(other.key)) continue
     seen.add(other.key)
     sizes.set(other.cluster, (sizes.get(other.cluster) ?? 0) + 1)
@@ -113,7 +113,7 @@ function isSteadier(other: Assignment, than: Assignment, isBefore: boolean): num
 }
 
 async function findAssignment(log: Log, config: Config, wanted: string): Promise<Assignment> {
-  for await (const assignment of assignmentsOf(log, config)) {
+  for await (const assignment of assignmentsInForce(log, config)) {
     if (assignment.key === wanted || assignment.id === wanted) return assignment
   }
   throw new XmasdError(

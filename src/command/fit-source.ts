@@ -10,8 +10,8 @@ import {
 } from '../cluster/trajectories.ts'
 import { type Config, loadConfig } from '../config.ts'
 import { openLogToRead } from '../open-log.ts'
-import { readReigns } from '../report/bundles.ts'
 import { assignmentTexts } from '../report/history.ts'
+import { readReigns } from '../report/reigns.ts'
 
 /** Where the trajectories come from, and what is known of the proxy that they were scored with. */
 export type Source = {

@@ -8,7 +8,7 @@ import type { Log } from '../log/log.ts'
 import { seededRandom } from '../random.ts'
 import type { Action, Assignment, Cluster, Reason, Source } from '../record.ts'
 import { batchQuotas, budgetOf } from '../select/quotas.ts'
-import { assignmentsOf, decisionsOf, readSubset } from './history.ts'
+import { assignmentsInForce, decisionsOf, readSubset } from './history.ts'
 
 /** One example as it is drawn. */
 export type Drawn = {
@@ -148,7 +148,7 @@ async function readAssignments(
   const clusters = new Map<Cluster, ClusterGroup>()
   const bundles = new Set<string>()
   const seen = new Set<string>()
-  for await (const assignment of assignmentsOf(log, config)) {
+  for await (const assignment of assignmentsInForce(log, config)) {
     const { key, cluster, bundle } = assignment
     if (duplicates.has(key) || seen.has(key)) continue
     seen.add(key)

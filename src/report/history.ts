@@ -1,15 +1,33 @@
 /** What the log says of single examples, read for people: `explain`, `export`, `report`. */
 import type { Config } from '../config.ts'
-import type { Log } from '../log/log.ts'
+import type { Log, LogRecord } from '../log/log.ts'
 import type { Assignment, Control, Decision } from '../record.ts'
+import { ClustersInForce } from '../role/clusters-in-force.ts'
+import { readReigns } from './reigns.ts'
 
 const CONTROL_TEXT = '{"v":1,"control"'
 
-/** Every assignment in log order; controls are left out. */
+/** Every assignment in log order, as it was written; controls are left out. */
 export async function* assignmentsOf(log: Log, config: Config): AsyncGenerator<Assignment> {
+  for await (const { assignment } of recordsOf(log, config)) yield assignment
+}
+
+/** The same with the clusters of the bundle that is in force now. */
+export async function* assignmentsInForce(log: Log, config: Config): AsyncGenerator<Assignment> {
+  const clusters = new ClustersInForce(log, config.log.topics.bundles)
+  const inForce = (await readReigns(log, config)).at(-1)?.bundle
+  for await (const { record, assignment } of recordsOf(log, config)) {
+    yield await clusters.of(record, assignment, inForce ?? assignment.bundle)
+  }
+}
+
+async function* recordsOf(
+  log: Log,
+  config: Config,
+): AsyncGenerator<{ record: LogRecord; assignment: Assignment }> {
   for await (const record of log.read(config.log.topics.assignments)) {
     const value = JSON.parse(Buffer.from(record.value!).toString()) as Assignment | Control
-    if (!('control' in value)) yield value
+    if (!('control' in value)) yield { record, assignment: value }
   }
 }
 

@@ -24,11 +24,7 @@ export class ClustersInForce {
    * `value`, the assignment in `record`, as if it had been scored with `bundle`. Throws BUNDLE_INVALID,
    * BUNDLE_ALTERED.
    */
-  of(
-    record: LogRecord,
-    value: FoldedAssignment,
-    bundle: string,
-  ): FoldedAssignment | Promise<FoldedAssignment> {
+  of<T extends FoldedAssignment>(record: LogRecord, value: T, bundle: string): T | Promise<T> {
     if (value.bundle === bundle) return value
     const clusterOf = this.#clusterOf.get(bundle)
     if (clusterOf === undefined)

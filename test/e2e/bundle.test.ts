@@ -85,6 +85,18 @@ test('assignments of another bundle than the one in force are counted by the one
   assert.equal(bundles.size, 1, 'the score role still runs with the first bundle')
   const replayed = await replayOf(site, '--bundle', other)
   assert.equal((replayed.today as { jaccard: number }).jaccard, 1)
+
+  const out = join(site.folder, 'report.html')
+  const report = await succeed(['report', '--config', site.config, '--out', out, '--json'])
+  const { clusters } = JSON.parse(report.stdout) as {
+    clusters: { cluster: number | 'text'; kept: number; quota: number }[]
+  }
+  assert.ok(clusters.length <= 13)
+  for (const { kept, quota } of clusters) assert.equal(kept, quota)
+  const key = (await keptNow(site))[0]!
+  const why = await succeed(['explain', key, '--config', site.config, '--json'])
+  const { assignment, rank, quota } = JSON.parse(why.stdout)
+  assert.ok(assignment.cluster === 'text' || rank <= quota)
 })
 
 test('a swap that can mean nothing is refused with what to do', async t => {
