@@ -2,23 +2,22 @@
  * Assembly: the only place that builds things. Starts the roles over one log, serves HTTP, stops
  * in reverse order.
  */
+import { checkBundleContinues, checkBundleFits } from './bundle-checks.ts'
 import { type Bundle, openBundle } from './cluster/bundle.ts'
 import { DriftWindow } from './cluster/drift.ts'
-import { publishBundle, publishedIds } from './cluster/published.ts'
 import type { Config } from './config.ts'
-import { XmasdError } from './errors.ts'
-import { backlogOf, createGauges, type Role } from './gauges.ts'
+import { backlogOf, type Role } from './gauges.ts'
 import type { Log } from './log/log.ts'
-import { type Check, type HttpServer, serveHttp } from './observe/http.ts'
 import { countLogEvents } from './observe/log-events.ts'
 import type { Logger } from './observe/logger.ts'
 import { createMetrics, type Metrics } from './observe/metrics.ts'
 import { groupsOf, logPlace, openLog, topicSpecs } from './open-log.ts'
+import { type Loaded, startProbes } from './probes.ts'
 import { checkedNearest } from './role/nearest.ts'
 import { runScoreRole } from './role/score-role.ts'
 import { openSelectRole, type SelectRole } from './role/select-role.ts'
 import { newStatus, type RoleStatus } from './role/status.ts'
-import { type Measurer, startMeasuring } from './score/measure.ts'
+import { startMeasuring } from './score/measure.ts'
 
 export type DaemonOptions = {
   config: Config
@@ -46,14 +45,6 @@ export type Daemon = {
 
 type Releasers = (() => Promise<void>)[]
 
-/** What `/readyz` looks at, filled in as the parts come up. */
-type Loaded = {
-  log: Log | undefined
-  bundle: Bundle | undefined
-  engine: Measurer | undefined
-  select: SelectRole | undefined
-}
-
 export async function startDaemon(options: DaemonOptions): Promise<Daemon> {
   const releasers: Releasers = []
   const close = async (): Promise<void> => {
@@ -77,7 +68,7 @@ async function assemble(
   const statuses = roles.map(newStatus)
   for (const role of roles) metrics.lastCommit.set({ role }, Date.now() / 1000)
   const loaded: Loaded = { log: undefined, bundle: undefined, engine: undefined, select: undefined }
-  const http = await startHttp(options, metrics, statuses, loaded)
+  const http = await startProbes({ config, roles, metrics, statuses, loaded })
   if (http !== undefined) releasers.push(() => http.close())
 
   const bundle = await openBundle(config.bundle)
@@ -145,7 +136,7 @@ async function openScore(parts: Parts): Promise<(signal: AbortSignal) => Promise
   releasers.push(() => measurer.close())
   const { device, why } = measurer.device
   logger.info({ engine: config.proxy.engine, device, why }, `scoring on ${device}`)
-  checkBundleFits(bundle, measurer, config)
+  checkBundleFits(bundle, measurer.schedule, config)
   parts.loaded.engine = measurer
   const { topics } = config.log
   const group = groupsOf(config).score
@@ -166,119 +157,6 @@ async function openSelect(parts: Parts): Promise<SelectRole> {
   releasers.push(() => role.close())
   parts.loaded.select = role
   return role
-}
-
-/** A bundle holds the trajectories of one schedule in one mode and precision; others are nonsense to it. */
-function checkBundleFits(bundle: Bundle, measurer: Measurer, config: Config): void {
-  const { schedule, mode, metric = 'attention', precision = 'float32' } = bundle.manifest
-  const { steps, fingerprint } = measurer.schedule
-  const mismatch =
-    schedule.T !== steps.length
-      ? `the bundle is for ${schedule.T} checkpoints, the proxy has ${steps.length} (${steps.join(', ')})`
-      : schedule.fingerprint !== null && schedule.fingerprint !== fingerprint
-        ? `the bundle is for schedule ${schedule.fingerprint}, the proxy is ${fingerprint}`
-        : metric !== 'attention'
-          ? `the bundle is for metric ${metric}, the daemon scores by attention`
-          : mode !== null && mode !== config.proxy.mode
-            ? `the bundle is for mode ${mode}, proxy.mode is ${config.proxy.mode}`
-            : precision !== config.proxy.precision
-              ? `the bundle is for precision ${precision}, proxy.precision is ${config.proxy.precision}`
-              : undefined
-  if (mismatch === undefined) return
-  throw new XmasdError(
-    'BUNDLE_MISMATCH',
-    `${config.bundle} does not fit ${config.proxy.path}: ${mismatch}`,
-    'score and fit with this proxy, mode and precision, or point proxy.path and bundle at a pair that belongs together',
-  )
-}
-
-/**
- * The configuration's bundle must be known to the log, and is put there: the first one begins it, every
- * later one comes by `xmasd bundle swap`. Which one is in force is the log's to say.
- */
-async function checkBundleContinues(log: Log, config: Config, bundle: Bundle): Promise<void> {
-  const { assignments, bundles } = config.log.topics
-  if ((await publishedIds(log, bundles)).has(bundle.id)) return
-  const begun = await lastBundle(log, assignments)
-  if (begun === undefined || begun === bundle.id) {
-    await publishBundle(log, bundles, bundle)
-    return
-  }
-  throw new XmasdError(
-    'BUNDLE_MISMATCH',
-    `${assignments} holds assignments of bundle ${begun}, ${config.bundle} is ${bundle.id}`,
-    `put the old bundle back and swap: xmasd bundle swap --bundle ${config.bundle}; or start over in a new log.path, or with new log.topics and groups`,
-  )
-}
-
-/** The bundle of the last assignment; undefined where there is none. */
-async function lastBundle(log: Log, topic: string): Promise<string | undefined> {
-  const [end = 0] = await log.ends(topic)
-  for (let offset = end - 1; offset >= 0; offset--) {
-    const value = (await log.get(topic, 0, offset))?.value
-    if (value === undefined || value === null) continue
-    const { bundle, control } = JSON.parse(Buffer.from(value).toString()) as {
-      bundle?: string
-      control?: string
-    }
-    if (control === undefined) return bundle
-  }
-  return undefined
-}
-
-/** HTTP comes first, so that probes see `not ready` while the engine warms up. */
-async function startHttp(
-  { config, roles }: DaemonOptions,
-  metrics: Metrics,
-  statuses: RoleStatus[],
-  loaded: Loaded,
-): Promise<HttpServer | undefined> {
-  if (!config.http.enabled) return undefined
-  const refresh = createGauges()
-  return serveHttp({
-    host: config.http.host,
-    port: config.http.port,
-    registry: metrics.registry,
-    refresh: async () => {
-      for (const { name, ok } of await readinessOf(loaded, config, roles)) {
-        metrics.checks.set({ check: name }, ok ? 1 : 0)
-      }
-      const { log, bundle, engine, select } = loaded
-      if (log === undefined || bundle === undefined) return
-      const clusters = bundle.manifest.clusters
-      await refresh({ config, metrics, log, statuses, clusters, select, engine })
-    },
-    health: () => statuses.map(status => healthOf(status, config.http.stallMsMax)),
-    readiness: () => readinessOf(loaded, config, roles),
-  })
-}
-
-function healthOf({ role, movedAt }: RoleStatus, stallMsMax: number): Check {
-  const stillMs = Math.round(performance.now() - movedAt)
-  return { name: `${role} loop`, ok: stillMs < stallMsMax, detail: `moved ${stillMs} ms ago` }
-}
-
-async function readinessOf(
-  loaded: Loaded,
-  config: Config,
-  roles: readonly Role[],
-): Promise<Check[]> {
-  const checks: Check[] = [
-    { name: 'bundle', ok: loaded.bundle !== undefined, detail: loaded.bundle?.id ?? 'not loaded' },
-    await reach(loaded.log, config),
-  ]
-  if (!roles.includes('score')) return checks
-  const steps = loaded.engine?.schedule.steps
-  const detail = steps === undefined ? 'warming up' : `${steps.length} checkpoints`
-  return [...checks, { name: 'engine', ok: steps !== undefined, detail }]
-}
-
-async function reach(log: Log | undefined, config: Config): Promise<Check> {
-  if (log === undefined) return { name: 'log', ok: false, detail: 'not open' }
-  return log.ends(config.log.topics.examples).then(
-    ends => ({ name: 'log', ok: true, detail: `examples end at ${ends.join(', ')}` }),
-    error => ({ name: 'log', ok: false, detail: String(error) }),
-  )
 }
 
 const IDLE_CHECK_MS = 100

@@ -17,6 +17,8 @@ export type GaugeParts = {
   config: Config
   metrics: Metrics
   log: Log
+  /** Whether the log answers now. */
+  isReached: boolean
   statuses: readonly RoleStatus[]
   /** K of the bundle. */
   clusters: number
@@ -27,11 +29,13 @@ export type GaugeParts = {
 /** Of the revisable policy, whose subset is the batch rule's. */
 const NO_REGRET = { budgetError: 0, totalVariation: 0, recovered: 1 }
 
-/** Returns what refreshes them all. */
-export function createGauges(): (parts: GaugeParts) => Promise<void> {
+/** Refreshes them all. */
+export type Gauges = (parts: GaugeParts) => Promise<void>
+
+export function createGauges(): Gauges {
   const meters = { score: createBacklogMeter(), select: createBacklogMeter() }
   return async parts => {
-    for (const role of ROLES) await refreshBacklog(parts, role, meters[role])
+    await Promise.all(ROLES.map(role => refreshBacklog(parts, role, meters[role])))
     if (parts.select !== undefined) refreshSubset(parts, parts.select)
     if (parts.engine !== undefined) refreshLoads(parts.metrics, parts.engine)
   }
@@ -40,7 +44,15 @@ export function createGauges(): (parts: GaugeParts) => Promise<void> {
 /** Of both roles, whichever run here: a lone select role shows what waits for score processes to come. */
 async function refreshBacklog(parts: GaugeParts, role: Role, meter: BacklogMeter): Promise<void> {
   const { metrics, log, config } = parts
-  const partitions = await lagOf(log, config, role)
+  const partitions = parts.isReached
+    ? await within(ANSWER_MS_MAX, lagOf(log, config, role)).catch(() => undefined)
+    : undefined
+  if (partitions === undefined) {
+    for (const gauge of [metrics.backlogRecords, metrics.backlogSeconds, metrics.backlogAge]) {
+      gauge.remove({ role })
+    }
+    return
+  }
   const behind = sum(partitions.map(lag => lag.behind))
   metrics.backlogRecords.set({ role }, behind)
   const status = parts.statuses.find(one => one.role === role)
@@ -96,6 +108,19 @@ function refreshLoads(metrics: Metrics, engine: Measurer): void {
     metrics.jobsWaiting.set({ stage: stage as Stage }, waiting)
     metrics.workersBusy.set({ stage: stage as Stage }, busy)
   }
+}
+
+/** A scrape waits no longer for the log: Prometheus itself gives up after 10 s. */
+export const ANSWER_MS_MAX = 2_000
+
+/** `work`, or an error where it takes longer. */
+export function within<T>(ms: number, work: Promise<T>): Promise<T> {
+  const late = new Promise<never>((_, reject) => {
+    const timer = setTimeout(() => reject(new Error(`no answer within ${ms} ms`)), ms)
+    const done = (): void => clearTimeout(timer)
+    work.then(done, done)
+  })
+  return Promise.race([work, late])
 }
 
 function sum(values: readonly number[]): number {

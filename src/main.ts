@@ -65,6 +65,10 @@ const COMMANDS: Record<string, Entry> = {
     summary: 'what would have been kept under other settings or clusters',
     load: async () => (await import('./command/replay.ts')).replayCommand(),
   },
+  tail: {
+    summary: 'the last records of a topic, and those that come',
+    load: async () => (await import('./command/tail.ts')).tailCommand(),
+  },
   report: {
     summary: 'one HTML page that shows what is kept and why',
     load: async () => (await import('./command/report.ts')).reportCommand(),
@@ -98,6 +102,10 @@ function report(error: unknown): number {
   if (error instanceof XmasdError) {
     process.stderr.write(`xmasd: ${error.message} [${error.code}]\n  ${error.hint}\n`)
     return error.code === 'CONFIG_INVALID' ? 2 : 1
+  }
+  if (error instanceof Error && 'syscall' in error && 'path' in error) {
+    const hint = 'does that path exist, may this user use it, and has its disk room?'
+    return report(new XmasdError('FILE_UNREADABLE', error.message, hint, { cause: error }))
   }
   const isSystem = error instanceof Error && 'syscall' in error
   const text = isSystem || !(error instanceof Error) ? messageOf(error) : error.stack

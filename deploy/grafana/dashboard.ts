@@ -353,6 +353,19 @@ const ROWS: Record<string, Panel[]> = {
       },
     },
     {
+      title: 'Regret of final decisions',
+      shows:
+        'xmasd_regret_budget_ratio, xmasd_regret_variation_ratio, xmasd_regret_recovered_ratio: the subset against the batch rule’s.',
+      normal:
+        'revisable: 0, 0 and 1. final: the budget ahead of 0 and falling to it, recovered above 0.9.',
+      unit: 'percentunit',
+      queries: {
+        'budget error': `max(${of('xmasd_regret_budget_ratio')})`,
+        'total variation': `max(${of('xmasd_regret_variation_ratio')})`,
+        recovered: `min(${of('xmasd_regret_recovered_ratio')})`,
+      },
+    },
+    {
       title: 'Clusters',
       shows: 'xmasd_quota_clusters by what they give.',
       normal:
@@ -426,6 +439,7 @@ const ROWS: Record<string, Panel[]> = {
       queries: {
         'xmasd {{version}} on Node {{node}}': `count by (version, node) (${of('xmasd_build_info')})`,
         'bundle {{bundle}}, {{mode}}': `count by (bundle, mode) (${of('xmasd_bundle_info')})`,
+        'in force {{bundle}}': `count by (bundle) (${of('xmasd_bundle_in_force_info')})`,
       },
     },
   ],

@@ -3,13 +3,16 @@ import { existsSync, statfsSync } from 'node:fs'
 import { availableParallelism, totalmem } from 'node:os'
 import { dirname } from 'node:path'
 import { Command } from 'commander'
+import { checkBundleContinues, checkBundleFits } from '../bundle-checks.ts'
 import { openBundle } from '../cluster/bundle.ts'
 import { type Config, loadConfig } from '../config.ts'
 import { BUILD_HINT, describeTensorflow } from '../engine/tensorflow-backend.ts'
 import { messageOf, XmasdError } from '../errors.ts'
 import { backlogOf, ROLES } from '../gauges.ts'
-import { logPlace, openLogToRead } from '../open-log.ts'
+import type { Log } from '../log/log.ts'
+import { groupsOf, logPlace, openLogToRead } from '../open-log.ts'
 import { checkpointBytes, openSchedule } from '../proxy/schedule.ts'
+import { checkSettings } from '../select/state.ts'
 import { findDevices } from './find-devices.ts'
 
 type Options = { config?: string; json?: boolean }
@@ -115,21 +118,12 @@ function notYet(name: string, path: string, key: string): Finding {
 
 async function findBundle(config: Config): Promise<Finding> {
   if (!existsSync(config.bundle)) return notYet('bundle', config.bundle, 'bundle')
-  const { id, manifest } = await openBundle(config.bundle)
-  const { fingerprint, T } = manifest.schedule
-  const schedule = openSchedule(config.proxy.path)
-  const fits =
-    T === schedule.checkpoints.length && [null, schedule.fingerprint].includes(fingerprint)
-  if (fits) {
-    const detail = `${config.bundle}: ${id}, ${manifest.clusters} clusters over ${T} checkpoints`
-    return { name: 'bundle', status: 'ok', detail }
-  }
-  return {
-    name: 'bundle',
-    status: 'fail',
-    detail: `${config.bundle} was not fitted with the schedule in ${config.proxy.path}`,
-    fix: 'score and fit with this proxy, or point proxy.path and bundle at a pair that belongs together',
-  }
+  const bundle = await openBundle(config.bundle)
+  const { checkpoints, fingerprint } = openSchedule(config.proxy.path)
+  checkBundleFits(bundle, { steps: checkpoints.map(({ step }) => step), fingerprint }, config)
+  const { clusters, schedule } = bundle.manifest
+  const detail = `${config.bundle}: ${bundle.id}, ${clusters} clusters over ${schedule.T} checkpoints`
+  return { name: 'bundle', status: 'ok', detail }
 }
 
 async function findLog(config: Config): Promise<Finding> {
@@ -153,6 +147,7 @@ async function findLog(config: Config): Promise<Finding> {
     }
   }
   try {
+    await checkLog(log, config)
     const backlogs = await Promise.all(
       ROLES.map(async role => `${role} ${await backlogOf(log, config, role)}`),
     )
@@ -161,6 +156,22 @@ async function findLog(config: Config): Promise<Finding> {
     return { name: 'log', status: 'ok', detail }
   } finally {
     await log.close()
+  }
+}
+
+/** What `run` would refuse: another bundle than the log's, other settings than the state's. */
+async function checkLog(log: Log, config: Config): Promise<void> {
+  if (existsSync(config.bundle)) {
+    await checkBundleContinues(log, config, await openBundle(config.bundle), { readonly: true })
+  }
+  // On Kafka whoever consumes is a member of the group: it would take the work from the daemon.
+  if (log.kind === 'kafka') return
+  const group = groupsOf(config).select
+  const consumer = await log.consume({ group, topics: [config.log.topics.assignments] })
+  try {
+    checkSettings(consumer.state, config.select)
+  } finally {
+    await consumer.close()
   }
 }
 

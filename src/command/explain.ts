@@ -3,6 +3,7 @@ import { Command } from 'commander'
 import { type Config, loadConfig } from '../config.ts'
 import { XmasdError } from '../errors.ts'
 import type { Log } from '../log/log.ts'
+import { printable } from '../observe/printable.ts'
 import { openLogToRead } from '../open-log.ts'
 import type { Assignment, Cluster, Decision } from '../record.ts'
 import { assignmentsInForce, decisionsOf } from '../report/history.ts'
@@ -36,7 +37,10 @@ export function explainCommand(): Command {
       const log = await openLogToRead(config)
       try {
         const explanation = await explain(log, config, key)
-        const text = options.json === true ? JSON.stringify(explanation) : describe(explanation)
+        const text =
+          options.json === true
+            ? JSON.stringify(explanation)
+            : describe(explanation).map(printable).join('\n')
         process.stdout.write(`${text}\n`)
       } finally {
         await log.close()
@@ -123,7 +127,7 @@ async function findAssignment(log: Log, config: Config, wanted: string): Promise
   )
 }
 
-function describe(explanation: Explanation): string {
+function describe(explanation: Explanation): string[] {
   const { assignment, rank, clusterSize, quota, decisions } = explanation
   const { topic, partition, offset } = assignment.source
   const numbers = (values: number[]): string => values.map(x => x.toPrecision(5)).join(' ')
@@ -139,5 +143,5 @@ function describe(explanation: Explanation): string {
       ({ action, reason, quota: then, duplicateOf }) =>
         `    ${action.padEnd(8)} ${reason}${duplicateOf === undefined ? `, quota ${then}` : ` of ${duplicateOf}`}`,
     ),
-  ].join('\n')
+  ]
 }

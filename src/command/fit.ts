@@ -1,4 +1,5 @@
 /** `fit`: trajectories -> clusters -> a bundle. */
+import { existsSync, readdirSync } from 'node:fs'
 import { Command, Option } from 'commander'
 import { readCentroids, writeBundle } from '../cluster/bundle.ts'
 import { type Fitted, fitClusters, fitGiven, fitLabelled } from '../cluster/fit.ts'
@@ -30,6 +31,7 @@ type Options = {
   centroids?: string
   clusterIdxs?: string
   report?: boolean
+  force?: boolean
   json?: boolean
 }
 
@@ -62,6 +64,7 @@ export function fitCommand(): Command {
         "the published code's …_cluster_idxs.json: their means are the centroids, no k-means",
       ).conflicts(['centroids', 'clusters', 'seed', 'signature', 'report']),
     )
+    .option('--force', 'replace the bundle that is in --out')
     .option('--report', 'say how the clusters of the signatures differ and how stable they are')
     .option('--json', 'report as one JSON document on stdout')
     .action(async (options: Options, command: Command) => {
@@ -79,6 +82,7 @@ export function fitCommand(): Command {
 type History = { signatures: Map<Signature, Points>; keys: string[]; counts: CountedOnce }
 
 async function fit(options: Options): Promise<void> {
+  checkOut(options)
   const signatures = options.report === true ? SIGNATURES : [options.signature]
   const progress = startProgress('read', undefined)
   const source = await readSource(options, signatures, lines => progress.update(lines))
@@ -100,6 +104,17 @@ async function fit(options: Options): Promise<void> {
       ? signatureReport(history.signatures, read.lacking.keys(), options)
       : undefined
   report(options, bundle, comparison)
+}
+
+function checkOut({ out, force }: Options): void {
+  if (out === undefined || force === true || !existsSync(out)) return
+  const names = readdirSync(out)
+  if (names.length === 0) return
+  throw new XmasdError(
+    'FILE_EXISTS',
+    `${out} is not empty: ${names.slice(0, 5).join(', ')}`,
+    'Name another folder, or --force to replace the bundle that is there.',
+  )
 }
 
 async function makeBundle(

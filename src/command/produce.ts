@@ -35,6 +35,10 @@ async function produce(options: Options): Promise<void> {
   try {
     await log.ensureTopics(topicSpecs(config))
     const produced = await produceFile(log, config, options, prefix)
+    if (produced === 0) {
+      const hint = 'give a LLaVA .json or .jsonl file'
+      throw new XmasdError('DATA_INVALID', `${options.data} holds no examples`, hint)
+    }
     report(options, config, produced)
   } finally {
     await log.close()

@@ -143,6 +143,7 @@ function report(options: Options, { counts, steps, seconds, chosen }: Done): voi
       'give a LLaVA .json or .jsonl file',
     )
   }
+  if (failed === total) process.exitCode = 1
   if (options.json === true) {
     const { device, why } = chosen
     const cost = { seconds, device, why }

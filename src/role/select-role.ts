@@ -107,6 +107,7 @@ class Role implements SelectRole {
     logger.warn({ role: 'select', from, to }, 'state lags behind the log: folding the gap')
     for await (const record of log.read(config.log.topics.assignments, { from, to })) {
       await selections.fold(record)
+      this.#parts.status.movedAt = performance.now()
       if (record.offset % GAP_LOG_EVERY !== 0) continue
       logger.info({ role: 'select', offset: record.offset, to }, 'folding the gap')
     }

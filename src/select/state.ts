@@ -266,6 +266,11 @@ function* readRows(reader: StateReader, examples: number): ReturnType<typeof dec
   if (next !== examples) throw invalid(`${examples} examples are expected, ${next} are there`)
 }
 
+/** Throws STATE_INVALID where `reader` holds a state that these settings can't go on with. */
+export function checkSettings(reader: StateReader, settings: SelectSettings): void {
+  readMeta(reader, settings)
+}
+
 function readMeta(reader: StateReader, settings: SelectSettings): Meta | undefined {
   const bytes = reader.get([META])
   if (bytes === undefined) return undefined

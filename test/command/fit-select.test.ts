@@ -83,7 +83,10 @@ test('fit gives the same bytes for the same seed and says what it did', async t 
   assert.deepEqual(manifest.schedule, { ...meta.schedule, T: 3 })
   assert.equal(manifest.mode, 'paper')
   assert.equal(manifest.baseline.examples, 399)
-  const few = xmasd('fit', '--trajectories', file, '--out', c)
+  const taken = xmasd('fit', '--trajectories', file, '--out', c)
+  assert.match(taken.stderr, /c is not empty: .*\[FILE_EXISTS\]\n.*--force/)
+  assert.equal(taken.status, 1)
+  const few = xmasd('fit', '--trajectories', file, '--out', c, '--force')
   assert.match(few.stderr, /only 379 clusters, not 1000/)
 })
 
@@ -124,7 +127,7 @@ function writeSpectra(t: TestContext): { work: string; file: string } {
 test('a bundle of another signature assigns by it, in select too; what lacks it is refused', async t => {
   const { work, file } = writeSpectra(t)
   const bundle = join(work, 'bundle')
-  const fit = ['fit', '--trajectories', file, '--clusters', '6', '--out', bundle]
+  const fit = ['fit', '--trajectories', file, '--clusters', '6', '--out', bundle, '--force']
   assert.match(succeed(...fit, '--signature', 'spectrum'), /signature {3}spectrum/)
   const { manifest, index } = await openBundle(bundle)
   assert.equal(index.centroids.dimensions, 15)

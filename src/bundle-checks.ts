@@ -1,0 +1,72 @@
+/** May this bundle be used with this proxy, and on this log: what `run` refuses and `doctor` foretells. */
+import type { Bundle } from './cluster/bundle.ts'
+import { publishBundle, publishedIds } from './cluster/published.ts'
+import type { Config } from './config.ts'
+import { XmasdError } from './errors.ts'
+import type { Log } from './log/log.ts'
+
+/** A bundle holds the trajectories of one schedule in one mode and precision; others are nonsense to it. */
+export function checkBundleFits(
+  bundle: Bundle,
+  { steps, fingerprint }: { steps: readonly number[]; fingerprint: string },
+  config: Config,
+): void {
+  const { schedule, mode, metric = 'attention', precision = 'float32' } = bundle.manifest
+  const mismatch =
+    schedule.T !== steps.length
+      ? `the bundle is for ${schedule.T} checkpoints, the proxy has ${steps.length} (${steps.join(', ')})`
+      : schedule.fingerprint !== null && schedule.fingerprint !== fingerprint
+        ? `the bundle is for schedule ${schedule.fingerprint}, the proxy is ${fingerprint}`
+        : metric !== 'attention'
+          ? `the bundle is for metric ${metric}, the daemon scores by attention`
+          : mode !== null && mode !== config.proxy.mode
+            ? `the bundle is for mode ${mode}, proxy.mode is ${config.proxy.mode}`
+            : precision !== config.proxy.precision
+              ? `the bundle is for precision ${precision}, proxy.precision is ${config.proxy.precision}`
+              : undefined
+  if (mismatch === undefined) return
+  throw new XmasdError(
+    'BUNDLE_MISMATCH',
+    `${config.bundle} does not fit ${config.proxy.path}: ${mismatch}`,
+    'score and fit with this proxy, mode and precision, or point proxy.path and bundle at a pair that belongs together',
+  )
+}
+
+/**
+ * The configuration's bundle must be known to the log, and is put there: the first one begins it, every
+ * later one comes by `xmasd bundle swap`. Which one is in force is the log's to say. `readonly` only looks.
+ */
+export async function checkBundleContinues(
+  log: Log,
+  config: Config,
+  bundle: Bundle,
+  options: { readonly?: boolean } = {},
+): Promise<void> {
+  const { assignments, bundles } = config.log.topics
+  if ((await publishedIds(log, bundles)).has(bundle.id)) return
+  const begun = await lastBundle(log, assignments)
+  if (begun === undefined || begun === bundle.id) {
+    if (options.readonly !== true) await publishBundle(log, bundles, bundle)
+    return
+  }
+  throw new XmasdError(
+    'BUNDLE_MISMATCH',
+    `${assignments} holds assignments of bundle ${begun}, ${config.bundle} is ${bundle.id}`,
+    `put the old bundle back and swap: xmasd bundle swap --bundle ${config.bundle}; or start over in a new log.path, or with new log.topics and groups`,
+  )
+}
+
+/** The bundle of the last assignment; undefined where there is none. */
+async function lastBundle(log: Log, topic: string): Promise<string | undefined> {
+  const [end = 0] = await log.ends(topic)
+  for (let offset = end - 1; offset >= 0; offset--) {
+    const value = (await log.get(topic, 0, offset))?.value
+    if (value === undefined || value === null) continue
+    const { bundle, control } = JSON.parse(Buffer.from(value).toString()) as {
+      bundle?: string
+      control?: string
+    }
+    if (control === undefined) return bundle
+  }
+  return undefined
+}

@@ -1,0 +1,121 @@
+/** What an operator types to look: tail, doctor, explain, and how commands end where nothing came of them. */
+import assert from 'node:assert/strict'
+import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import test from 'node:test'
+import type { Decision } from '../../src/record.ts'
+import {
+  dataUrl,
+  example,
+  jsonOf,
+  makeSite,
+  picture,
+  readTopic,
+  run,
+  type Site,
+  start,
+  succeed,
+} from './command.ts'
+
+async function examples(count: number): Promise<object[]> {
+  return Promise.all(
+    Array.from({ length: count }, async (_, i) =>
+      example(`e${i}`, dataUrl(await picture(i)), `what is number ${i}?`),
+    ),
+  )
+}
+
+function write(site: Site, name: string, lines: unknown[]): string {
+  const file = join(site.folder, name)
+  writeFileSync(file, lines.map(line => `${JSON.stringify(line)}\n`).join(''))
+  return file
+}
+
+async function produceAndRun(site: Site, lines: unknown[]): Promise<void> {
+  const data = write(site, 'data.jsonl', lines)
+  await succeed(['produce', '--config', site.config, '--data', data])
+  await succeed(['run', '--config', site.config, '--until-idle'])
+}
+
+test('tail shows the last records of a topic, as lines or as JSON, and follows', async t => {
+  const site = makeSite(t)
+  await produceAndRun(site, [...(await examples(6)), { id: 'red\u001b[31m', conversations: [] }])
+  const tail = (...args: string[]) => ['tail', ...args, '--config', site.config]
+  const lines = (text: string): string[] => text.trimEnd().split('\n')
+  const decisions = (await readTopic(site.log, 'decisions')).map(record => jsonOf<Decision>(record))
+  const { stdout } = await succeed(tail('decisions', '--json', '-n', '4'))
+  const shown = lines(stdout).map(line => JSON.parse(line))
+  assert.deepEqual(
+    shown.map(({ value }) => value),
+    decisions.slice(-4),
+  )
+  assert.equal(shown[0].offset, decisions.length - 4)
+  const all = await succeed(tail('examples', '--all'))
+  assert.equal(lines(all.stdout).length, 7)
+  const dead = await succeed(tail('dead-letters'))
+  assert.match(dead.stdout, /^\S+Z 0@0 red\\x1b\[31m CONVERSATIONS_INVALID: .*"offset":6/)
+  assert.equal((await run(tail('nothing'))).code, 2)
+
+  const { child, ended } = start(tail('assignments', '-n', '1', '--follow', '--json'))
+  const seen = new Promise<void>(resolve => {
+    child.stdout!.on('data', (text: string) => text.includes('later@') && resolve())
+  })
+  child.stdout!.once('data', () => {
+    void produceAndRun(site, [example('later', undefined, 'and this?')])
+  })
+  await seen
+  child.kill('SIGTERM')
+  assert.equal(lines((await ended).stdout).length, 2)
+})
+
+test('doctor foretells what run refuses: another mode, other settings, another bundle', async t => {
+  const site = makeSite(t)
+  await produceAndRun(site, await examples(8))
+  const trajectories = Array.from({ length: 9 }, (_, i) => {
+    return { id: String(i), trajectory: [1, 2 + i, 3, 4, 5, 6], instability: 2 }
+  })
+  const file = write(site, 't.jsonl', trajectories)
+  const other = join(site.folder, 'other')
+  await succeed(['fit', '--trajectories', file, '--out', other, '--clusters', '2'])
+  const refusals: [Record<string, string>, RegExp][] = [
+    [{ XMASD_PROXY_MODE: 'paper' }, /✗ bundle .*mode reference, proxy.mode is paper/],
+    [{ XMASD_SELECT_PERCENT: '50' }, /✗ log .*percent 20, the configuration says 50/],
+    [{ XMASD_BUNDLE: other }, /✗ log .*holds assignments of bundle/],
+  ]
+  for (const [env, expected] of refusals) {
+    const doctor = await run(['doctor', '--config', site.config], env)
+    assert.match(doctor.stdout, expected)
+    assert.equal(doctor.code, 1)
+    assert.equal((await run(['run', '--config', site.config, '--until-idle'], env)).code, 1)
+  }
+  await succeed(['doctor', '--config', site.config])
+})
+
+test('explain shows control characters of an id as escapes', async t => {
+  const site = makeSite(t)
+  await produceAndRun(site, [example('a\u001b[2Jb', undefined, 'what is a terminal?')])
+  const { stdout } = await succeed(['explain', 'a\u001b[2Jb', '--config', site.config])
+  assert.match(stdout, /^a\\x1b\[2Jb@[0-9a-f]{16} is (not )?kept\n/)
+  assert.ok(!stdout.includes('\u001b'))
+})
+
+test('where nothing came of it a command ends with exit code 1 and says why', async t => {
+  const site = makeSite(t)
+  const proxy = readFileSync(site.config, 'utf8').match(/proxy: \{ path: (.*) \}/)![1]!
+  const empty = write(site, 'empty.jsonl', [])
+  const produced = await run(['produce', '--config', site.config, '--data', empty])
+  assert.equal(produced.code, 1)
+  assert.match(produced.stderr, /empty\.jsonl holds no examples \[DATA_INVALID\]/)
+  const broken = write(site, 'broken.jsonl', [{ id: 'x' }, { id: 'y' }])
+  const out = join(site.folder, 'out.jsonl')
+  const scored = await run(['score', '--proxy', proxy, '--data', broken, '--out', out])
+  assert.equal(scored.code, 1)
+  assert.match(scored.stdout, /0 scored .*2 failed/)
+  assert.equal(readFileSync(out, 'utf8').trimEnd().split('\n').length, 2)
+  const folder = join(site.folder, 'taken')
+  mkdirSync(folder)
+  const good = write(site, 'good.jsonl', [example('t', undefined, 'what?')])
+  const onFolder = await run(['score', '--proxy', proxy, '--data', good, '--out', folder])
+  assert.equal(onFolder.code, 1)
+  assert.match(onFolder.stderr, /taken.* \[FILE_UNREADABLE\]\n {2}\S/)
+})
