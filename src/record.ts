@@ -63,6 +63,13 @@ export const Assignment = z.strictObject({
   content: z.string(),
   bundle: z.string(),
   source: Source,
+  // What near-duplicates share (docs/duplicates.md); older records lack it.
+  /** 16 hex digits of SHA-256 over the words of the conversation that count. */
+  words: z.string().optional(),
+  /** Each image's colour layout, directions in base64; null for text-only examples, as is the next. */
+  layout: z.string().nullable().optional(),
+  /** The mean hidden state of the text rows at the last checkpoint, a direction in base64. */
+  embedding: z.string().nullable().optional(),
 })
 export type Assignment = z.infer<typeof Assignment>
 

@@ -5,7 +5,7 @@
  *
  * Legend: N points, T checkpoints, D dimensions of the signature.
  */
-import { decodeEmbedding } from '../score/embedding.ts'
+import { decodeDirection } from '../direction.ts'
 import { VALUES } from '../score/singular.ts'
 import type { Points } from './kmeans.ts'
 
@@ -31,7 +31,7 @@ export function rawSignature(
 ): ArrayLike<number> | undefined {
   if (signature === 'sum') return trajectory ?? undefined
   if (signature === 'spectrum') return singularValues?.flat()
-  return embedding == null ? undefined : decodeEmbedding(embedding)
+  return embedding == null ? undefined : decodeDirection(embedding)
 }
 
 /** D for T checkpoints; undefined for an embedding, whose length is the scorer's. */

@@ -127,8 +127,8 @@ function lineOf(measured: Measured): object {
     const none = { trajectory: null, instability: null, singularValues: null }
     return { id: measured.id, key: null, ...none, error: { code, message, hint } }
   }
-  const { id, key, trajectory, instability, singularValues } = measured
-  return { id, key, trajectory, instability, singularValues }
+  const { id, key, trajectory, instability, singularValues, words, layout, embedding } = measured
+  return { id, key, trajectory, instability, singularValues, words, layout, embedding }
 }
 
 type Done = { counts: Counts; steps: number[]; seconds: number; chosen: ChosenDevice }

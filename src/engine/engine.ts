@@ -29,13 +29,23 @@ export type InputSpec = { type: 'float32' | 'int32'; shape: readonly (number | s
 
 export type HostTensor = { data: Float32Array | Int32Array; shape: readonly number[] }
 
-/** What a program computes. `Names` are its inputs. */
-export type Build<Names extends string> = <V>(ops: Ops<V>, inputs: Record<Names, V>) => V
+export type Output = { data: Float32Array; shape: readonly number[] }
+
+/** What a program computes: its output, and others where it gives several. `Names` are its inputs. */
+export type Build<Names extends string> = <V>(
+  ops: Ops<V>,
+  inputs: Record<Names, V>,
+) => V | readonly [output: V, ...others: V[]]
+
+/** All that `build` returned, the output first. */
+export function outputsOf<V>(built: V | readonly [V, ...V[]]): readonly [V, ...V[]] {
+  return Array.isArray(built) ? (built as unknown as readonly [V, ...V[]]) : [built as V]
+}
 
 /** A compiled graph with its weights. One run at a time. */
 export interface Program<Names extends string> {
-  /** The output's values, row-major. Throws ENGINE_FAILED. */
-  run(inputs: Record<Names, HostTensor>): Promise<{ data: Float32Array; shape: readonly number[] }>
+  /** The output's values, row-major, and those of the others. Throws ENGINE_FAILED. */
+  run(inputs: Record<Names, HostTensor>): Promise<Output & { others: readonly Output[] }>
   release(): Promise<void>
 }
 

@@ -5,7 +5,7 @@
 import { basename } from 'node:path'
 import type { Activation, Ops, RotaryOptions } from '../proxy/ops.ts'
 import type { Checkpoint, CheckpointTensor } from '../proxy/schedule.ts'
-import type { Build, InputSpec } from './engine.ts'
+import { type Build, type InputSpec, outputsOf } from './engine.ts'
 import {
   type AttentionForm,
   type CausalShape,
@@ -43,13 +43,14 @@ export function buildGraph<Names extends string>(
   const names = Object.keys(inputs) as Names[]
   const edges: Partial<Record<Names, Edge>> = {}
   for (const name of names) edges[name] = name
-  const output = build(ops, edges as Record<Names, Edge>)
+  const [output, ...others] = outputsOf(build(ops, edges as Record<Names, Edge>))
   const graphInputs: GraphInput[] = names.map(name => ({ name, ...inputs[name] }))
   return {
     nodes: ops.nodes,
     initializers: [...ops.initializers.values()],
     inputs: graphInputs,
     output,
+    others,
   }
 }
 

@@ -44,7 +44,9 @@ export type Graph = {
   nodes: readonly Node[]
   initializers: readonly Initializer[]
   inputs: readonly GraphInput[]
+  /** Float32, as the others are. */
   output: string
+  others: readonly string[]
 }
 
 /** A ModelProto. External initializers name their file alone, without its folder. */
@@ -57,7 +59,10 @@ export function encodeModel(graph: Graph): Uint8Array {
       node: graph.nodes.map(nodeProto),
       initializer: graph.initializers.map(tensorProto),
       input: graph.inputs.map(inputProto),
-      output: [{ name: graph.output, type: { tensorType: { elemType: ELEMENT_TYPES.float32 } } }],
+      output: [graph.output, ...graph.others].map(name => ({
+        name,
+        type: { tensorType: { elemType: ELEMENT_TYPES.float32 } },
+      })),
     },
     opsetImport: [
       { domain: '', version: OPSET_VERSION },

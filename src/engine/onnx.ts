@@ -6,7 +6,7 @@ import { dirname } from 'node:path'
 import { InferenceSession, Tensor } from 'onnxruntime-node'
 import { messageOf, XmasdError } from '../errors.ts'
 import type { Checkpoint } from '../proxy/schedule.ts'
-import type { Build, Device, Engine, HostTensor, InputSpec, Program } from './engine.ts'
+import type { Build, Device, Engine, HostTensor, InputSpec, Output, Program } from './engine.ts'
 import { buildGraph } from './onnx-graph.ts'
 import { encodeModel, type Graph, HOST } from './onnx-model.ts'
 
@@ -88,15 +88,19 @@ async function run(
   session: InferenceSession,
   graph: Graph,
   inputs: Record<string, HostTensor>,
-): Promise<{ data: Float32Array; shape: readonly number[] }> {
+): Promise<Output & { others: Output[] }> {
   const feeds = Object.fromEntries(
     graph.inputs.map(({ name, type }) => {
       const { data, shape } = inputs[name]!
       return [name, new Tensor(type, data, [...shape])]
     }),
   )
-  const output = (await session.run(feeds))[graph.output]!
-  return { data: output.data as Float32Array, shape: output.dims }
+  const found = await session.run(feeds)
+  const outputOf = (name: string): Output => {
+    const { data, dims } = found[name]!
+    return { data: data as Float32Array, shape: dims }
+  }
+  return { ...outputOf(graph.output), others: graph.others.map(outputOf) }
 }
 
 async function failing<T>(checkpoint: Checkpoint, work: () => Promise<T>): Promise<T> {

@@ -3,7 +3,7 @@
  * Each value is let go right after its last use, so that a run holds one layer's values, not all layers'.
  */
 import type { Ops } from '../proxy/ops.ts'
-import type { Build } from './engine.ts'
+import { type Build, outputsOf } from './engine.ts'
 
 /** A value of the tape: an input, or what a step gives. */
 class Slot {}
@@ -22,7 +22,7 @@ type Step = {
 export type Tape<Names extends string> = {
   inputs: Record<Names, Slot>
   steps: readonly Step[]
-  output: Slot
+  outputs: readonly Slot[]
 }
 
 /** Writes down what `build` does with `names`. `has` says which parameters there are. */
@@ -43,17 +43,17 @@ export function record<Names extends string>(
     get: (_, method) => (method === 'has' ? has : step(method as Method)),
   })
   const inputs = Object.fromEntries(names.map(name => [name, new Slot()])) as Record<Names, Slot>
-  const output = build(recorder, inputs)
-  noteLastUses(steps, output)
-  return { inputs, steps, output }
+  const outputs = outputsOf(build(recorder, inputs))
+  noteLastUses(steps, outputs)
+  return { inputs, steps, outputs }
 }
 
-function noteLastUses(steps: readonly Step[], output: Slot): void {
+function noteLastUses(steps: readonly Step[], outputs: readonly Slot[]): void {
   const lastUse = new Map<Slot, Step>()
   for (const step of steps) {
     for (const slot of [...slotsOf(step.args), step.output]) lastUse.set(slot, step)
   }
-  lastUse.delete(output)
+  for (const output of outputs) lastUse.delete(output)
   for (const [slot, step] of lastUse) step.done.push(slot)
 }
 
@@ -69,7 +69,7 @@ export type Values<V> = {
 }
 
 /**
- * Runs a tape. Takes over `inputs` and gives the output to the caller; all else is disposed. Every
+ * Runs a tape. Takes over `inputs` and gives the outputs to the caller; all else is disposed. Every
  * operation must give a value of its own: not an operand, not a parameter.
  */
 export function replay<Names extends string, V>(
@@ -77,7 +77,7 @@ export function replay<Names extends string, V>(
   ops: Ops<V>,
   inputs: Record<Names, V>,
   { scope, dispose }: Values<V>,
-): V {
+): V[] {
   const names = Object.keys(tape.inputs) as Names[]
   const values = new Map<Slot, V>(names.map(name => [tape.inputs[name], inputs[name]]))
   try {
@@ -93,9 +93,9 @@ export function replay<Names extends string, V>(
         values.delete(slot)
       }
     }
-    const result = values.get(tape.output)!
-    values.delete(tape.output)
-    return result
+    const results = tape.outputs.map(output => values.get(output)!)
+    for (const output of tape.outputs) values.delete(output)
+    return results
   } finally {
     for (const value of values.values()) dispose(value)
   }

@@ -60,12 +60,15 @@ function compile<Names extends string>(
     run: async values => {
       await startTensorflow(backend) // another program may have made another one current
       try {
-        const output = failing(checkpoint, () =>
+        const outputs = failing(checkpoint, () =>
           replay<Names, tf.Tensor>(tape, ops, upload(inputs, values), TENSORS),
         )
-        const data = output.dataSync<'float32'>()
-        output.dispose()
-        return { data, shape: output.shape }
+        const [output, ...others] = outputs.map(tensor => {
+          const data = tensor.dataSync<'float32'>()
+          tensor.dispose()
+          return { data, shape: tensor.shape }
+        })
+        return { ...output!, others }
       } finally {
         constants.dispose()
       }

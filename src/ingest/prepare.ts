@@ -4,6 +4,7 @@
  */
 import { resolve } from 'node:path'
 import sharp from 'sharp'
+import { encodeDirection } from '../direction.ts'
 import { XmasdError } from '../errors.ts'
 import { keyOf } from '../record.ts'
 import { parseAddressRanges } from './address.ts'
@@ -11,9 +12,11 @@ import { contentHash, imageHash } from './content.ts'
 import { type DialogTurn, decodeExample } from './decode.ts'
 import { fetchImage, type ImageSource } from './fetch-image.ts'
 import { decodeImage, type ImageLimits, type Rgb } from './image.ts'
+import { colourLayout } from './layout.ts'
 import { type ImageProcessor, patches, preprocess, readImageProcessor } from './preprocess.ts'
 import { buildPrompt, type Dialog, type Template } from './template.ts'
 import { type EncodedPrompt, encodePrompt, readTokenizer, type Tokenizer } from './tokenizer.ts'
+import { wordsHash } from './words.ts'
 
 /** Everything a preparer needs. Plain data, so that it can be sent to a worker thread. */
 export type PreparerOptions = {
@@ -57,6 +60,9 @@ export type Prepared = {
   id: string
   key: string
   content: string
+  /** What a near-duplicate shares: see `wordsHash`; of each image `colourLayout` as a direction. */
+  words: string
+  layout: string | null
   truncated: boolean
   sequence: Sequence | null
 }
@@ -92,7 +98,10 @@ export function createPreparer(options: PreparerOptions): Preparer {
   return {
     prepare: async value => {
       const { id, key, content, turns, images } = await identify(value, source)
-      if (images.length === 0) return { id, key, content, truncated: false, sequence: null }
+      const words = wordsHash(turns)
+      if (images.length === 0) {
+        return { id, key, content, words, layout: null, truncated: false, sequence: null }
+      }
       const prompt = encodeDialog(tokenizer, { turns, images }, options)
       const sequence: Sequence = {
         ids: prompt.ids,
@@ -103,7 +112,8 @@ export function createPreparer(options: PreparerOptions): Preparer {
         }),
       }
       const truncated = prompt.lengthUntruncated > prompt.ids.length
-      return { id, key, content, truncated, sequence }
+      const layout = images.map(({ rgb }) => encodeDirection(colourLayout(rgb))).join('')
+      return { id, key, content, words, layout, truncated, sequence }
     },
   }
 }

@@ -31,8 +31,9 @@ export function causalAttention<V>(ops: Ops<V>): Attend<V> {
  * Runs the decoder on `x` [B, T, C], whose tokens stand at `positions` [B, T] and see of each other
  * what `attend` lets them. Shows the full-width outputs of q_proj and k_proj of every layer: biases
  * included, before heads are split, before norms of heads, before rotary. Stops after the last
- * layer's projections when `projectionsOnly`, else returns the hidden states before the final norm.
- * q_proj and k_proj, which the score reads, are exact; what only feeds the next layer may be coarse.
+ * layer's projections when `projectionsOnly` and returns the normed states that they read, else the
+ * hidden states before the final norm. q_proj and k_proj, which the score reads, are exact; what only
+ * feeds the next layer may be coarse.
  */
 export function decoder<V>(
   ops: Ops<V>,
@@ -49,7 +50,7 @@ export function decoder<V>(
     const q = ops.linear(h, `${at}self_attn.q_proj`) // [B, T, H*D]
     const k = ops.linear(h, `${at}self_attn.k_proj`) // [B, T, kvHeads*D]
     visit(q, k, layer)
-    if (projectionsOnly && layer === config.layers - 1) return x
+    if (projectionsOnly && layer === config.layers - 1) return h
     const v = ops.linear(h, `${at}self_attn.v_proj`, 'coarse')
     const turned = rotated(ops, config, { q, k, positions, inverseFrequencies }, at)
     const { heads, kvHeads, headDim } = config

@@ -29,6 +29,7 @@ export function outcomeOf(
 ): Outcome {
   if (measured.kind === 'failed') return { kind: 'dead_letter', record, error: measured.error }
   const { id, key, content, singularValues, trajectory, instability } = measured
+  const { words, layout, embedding } = measured
   const found: { cluster: Cluster; distance: number | null } =
     trajectory === null ? { cluster: 'text', distance: null } : nearest(measured)
   const { topic, partition, offset } = record
@@ -49,6 +50,9 @@ export function outcomeOf(
       content,
       bundle,
       source: { topic, partition, offset },
+      words,
+      layout,
+      embedding,
     },
   }
 }

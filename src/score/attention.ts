@@ -42,13 +42,16 @@ export type ScoreInputs<V> = {
   columns: V
 }
 
-/** A transposed, summed over layers: [B, I, R]. Singular values do not mind the transposition. */
+/**
+ * `attention`: A transposed, summed over layers, [B, I, R]; singular values do not mind the
+ * transposition. `states`: what the last layer's projections read, [1, U, C].
+ */
 export function crossModalAttention<V>(
   ops: Ops<V>,
   config: ProxyConfig,
   mode: Mode,
   inputs: ScoreInputs<V>,
-): V {
+): { attention: V; states: V } {
   const images = connector(ops, config.connector, inputs.features) // [M, N, C]
   const x = embedSequence(ops, { ...inputs, images }) // [1, U, C]
   let total: V | undefined // [B, R, T]
@@ -57,9 +60,10 @@ export function crossModalAttention<V>(
     total = total === undefined ? layer : ops.add(total, layer)
   }
   const { positions } = inputs
-  decoder(ops, config.text, { x, positions, attend: sharedAttention(ops, inputs) }, visit, true)
+  const attend = sharedAttention(ops, inputs)
+  const states = decoder(ops, config.text, { x, positions, attend }, visit, true)
   if (total === undefined) throw new RangeError('a language model has at least one layer')
-  return ops.gatherRows(ops.transpose(total), inputs.columns)
+  return { attention: ops.gatherRows(ops.transpose(total), inputs.columns), states }
 }
 
 /** Prefixes by themselves, then each suffix over its whole sequence; every token once. */

@@ -30,6 +30,10 @@ export type Measured =
       singularValues: number[][] | null
       trajectory: number[] | null
       instability: number | null
+      /** What near-duplicates share; `layout` and `embedding` as directions in base64. */
+      words: string
+      layout: string | null
+      embedding: string | null
     }
   | { kind: 'failed'; id: string | null; error: XmasdError }
 
@@ -221,10 +225,11 @@ function measuredOf(
 ): Measured {
   if (ingested.kind === 'failed') return failedOf(idOf(value), ingested.error)
   if (ingested.kind !== 'prepared') throw new RangeError('a key was asked for, not a sequence')
-  const { id, key, content, truncated, sequence } = ingested.prepared
-  const identity = { kind: 'measured' as const, id, key, content, truncated }
+  const { id, key, content, words, layout, truncated, sequence } = ingested.prepared
+  const identity = { kind: 'measured' as const, id, key, content, words, layout, truncated }
   if (sequence === null) {
-    return { ...identity, tokens: 0, singularValues: null, trajectory: null, instability: null }
+    const none = { singularValues: null, trajectory: null, instability: null, embedding: null }
+    return { ...identity, tokens: 0, ...none }
   }
   const result = scored[indexOf.get(content)!]!
   if ('error' in result) return failedOf(id, result.error)
@@ -235,6 +240,7 @@ function measuredOf(
     singularValues: result.singularValues,
     trajectory,
     instability: instabilityOf(trajectory),
+    embedding: result.embedding,
   }
 }
 

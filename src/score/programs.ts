@@ -27,7 +27,8 @@ export async function residentPrograms(
   const scores: ScoreProgram[] = []
   for (const [t, checkpoint] of checkpoints.entries()) {
     if (t === 0 || !visionShared) towers.push(await compileVision(engine, config, checkpoint))
-    scores.push(await compileScore(engine, config, mode, checkpoint))
+    const withStates = t === checkpoints.length - 1
+    scores.push(await compileScore(engine, config, mode, checkpoint, { withStates }))
   }
   return {
     withTower: (t, work) => work(towers[visionShared ? 0 : t]!),
@@ -53,11 +54,13 @@ export function compileVision(
   )
 }
 
+/** The attention [B, I, R]; `withStates` also the states of the text rows [B, R, C]. */
 export function compileScore(
   engine: Engine,
   config: ProxyConfig,
   mode: Mode,
   checkpoint: Checkpoint,
+  { withStates = false } = {},
 ): Promise<ScoreProgram> {
   const int32 = (...shape: (string | number)[]) => ({ type: 'int32' as const, shape })
   const float32 = (...shape: (string | number)[]) => ({ type: 'float32' as const, shape })
@@ -76,7 +79,8 @@ export function compileScore(
     rows: int32('B', 'R'),
     columns: int32('B', 'I'),
   }
-  return engine.compile(checkpoint, inputs, (ops, values) =>
-    crossModalAttention(ops, config, mode, values),
-  )
+  return engine.compile(checkpoint, inputs, (ops, values) => {
+    const { attention, states } = crossModalAttention(ops, config, mode, values)
+    return withStates ? [attention, ops.gatherFlatRows(states, values.rows)] : attention
+  })
 }

@@ -2,7 +2,7 @@
  * Scores sequences in this thread: the vision tower once per distinct image, for all checkpoints
  * where its weights are equal, then checkpoint by checkpoint.
  */
-import type { Device, EngineChoice, HostTensor } from '../engine/engine.ts'
+import type { Device, EngineChoice, HostTensor, Output } from '../engine/engine.ts'
 import { openEngine } from '../engine/open.ts'
 import { timed } from '../engine/timed.ts'
 import { type ErrorCode, XmasdError } from '../errors.ts'
@@ -10,15 +10,16 @@ import { type ProxyConfig, patchesPerImage } from '../proxy/config.ts'
 import type { Schedule } from '../proxy/schedule.ts'
 import type { Mode } from './attention.ts'
 import { ownPart, type PackedBatch, packBatch, type Sequence } from './batch.ts'
+import { embeddingOf } from './embedding.ts'
 import { createFeatureCache, type FeatureCache } from './features.ts'
 import { type Image, stackPatches } from './images.ts'
 import { type BatchLimits, LIMITS, planBatches } from './plan.ts'
 import { type Programs, residentPrograms } from './programs.ts'
 import { largestSingularValues } from './singular.ts'
 
-/** An example's T rows of 5 singular values, or why it has none. Plain data. */
+/** An example's T rows of 5 singular values and its embedding, or why it has none. Plain data. */
 export type Scored =
-  | { singularValues: number[][] }
+  | { singularValues: number[][]; embedding: string }
   | { error: { code: ErrorCode; message: string; hint: string } }
 
 export type ScorerOptions = EngineChoice & {
@@ -108,15 +109,15 @@ async function scoreSound(parts: Parts, sequences: readonly Sequence[]): Promise
     const batch = indices.map(i => sequences[i]!)
     return { indices, packed: packBatch(batch, config) }
   })
-  const results: Scored[] = sequences.map(() => ({ singularValues: [] }))
+  const results: Scored[] = sequences.map(() => ({ singularValues: [], embedding: '' }))
   const shared = visionShared ? await featuresOfAll(parts, runs, 0) : undefined
   for (const t of checkpoints.keys()) {
     const features = shared ?? (await featuresOfAll(parts, runs, t))
     await parts.programs.withScore(t, async score => {
       for (const [r, { indices, packed }] of runs.entries()) {
-        const attention = await score.run({ ...packed.inputs, features: features[r]! })
+        const outputs = await score.run({ ...packed.inputs, features: features[r]! })
         for (const [at, i] of indices.entries()) {
-          results[i] = extended(results[i]!, () => valuesOf(attention, at, sequences[i]!))
+          results[i] = extended(results[i]!, outputs, at, sequences[i]!)
         }
       }
     })
@@ -138,21 +139,21 @@ async function featuresOfAll(
   return stacked
 }
 
-function valuesOf(
-  attention: { data: Float32Array; shape: readonly number[] },
+/** `scored` with what one checkpoint gave; an operating error makes it that example's end. */
+function extended(
+  scored: Scored,
+  outputs: Output & { others: readonly Output[] },
   index: number,
   sequence: Sequence,
-): number[] {
-  const { columns, rows } = sequence
-  const own = ownPart(attention, index, sequence)
-  return largestSingularValues(own, columns.length, rows.length)
-}
-
-/** `scored` with one more row; an operating error makes it that example's end. */
-function extended(scored: Scored, row: () => number[]): Scored {
+): Scored {
   if ('error' in scored) return scored
+  const { columns, rows } = sequence
+  const [states] = outputs.others
   try {
-    return { singularValues: [...scored.singularValues, row()] }
+    const own = ownPart(outputs, index, sequence)
+    const values = largestSingularValues(own, columns.length, rows.length)
+    const embedding = states === undefined ? '' : embeddingOf(states, index, rows.length)
+    return { singularValues: [...scored.singularValues, values], embedding }
   } catch (error) {
     if (error instanceof XmasdError) return failed(error.code, error.message, error.hint)
     throw error

@@ -5,8 +5,8 @@ import {
   signatureOf,
   standardisedPoints,
 } from '../../src/cluster/signature.ts'
+import { decodeDirection, encodeDirection } from '../../src/direction.ts'
 import { seededRandom } from '../../src/random.ts'
-import { decodeEmbedding, encodeEmbedding } from '../../src/score/embedding.ts'
 
 const EXAMPLE = {
   trajectory: [15, 20],
@@ -14,7 +14,7 @@ const EXAMPLE = {
     [5, 4, 3, 2, 1],
     [8, 6, 4, 2, 0],
   ],
-  embedding: encodeEmbedding([3, -4]),
+  embedding: encodeDirection([3, -4]),
 }
 
 test('sum is the trajectory, spectrum all singular values, embedding the pooled state', () => {
@@ -51,10 +51,10 @@ test('an embedding comes back within half a byte, at unit length; zeros and no v
   const random = seededRandom(5)
   const values = Array.from({ length: 96 }, () => 40 * (random() - 0.5))
   const norm = Math.hypot(...values)
-  const found = decodeEmbedding(encodeEmbedding(values))
+  const found = decodeDirection(encodeDirection(values))
   assert.ok(Math.abs(Math.hypot(...found) - 1) < 1e-12)
   const cosine = values.reduce((sum, value, i) => sum + (value / norm) * found[i]!, 0)
   assert.ok(cosine > 0.9999, String(cosine))
-  assert.deepEqual([...decodeEmbedding(encodeEmbedding([0, 0]))], [0, 0])
-  assert.equal(encodeEmbedding([]), '')
+  assert.deepEqual([...decodeDirection(encodeDirection([0, 0]))], [0, 0])
+  assert.equal(encodeDirection([]), '')
 })

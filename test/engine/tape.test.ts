@@ -51,11 +51,27 @@ test('a tape gives what its computation gives, run after run, and holds few valu
     const { ops, alive, most, make } = cells()
     const dispose = (cell: Cell): void => void alive.delete(cell)
     const inputs = { x: make(x), unread: make(0) }
-    const output = replay(tape, ops, inputs, { ...PLAIN, dispose })
-    assert.equal(output.value, x + 2 * x * 2 ** 50)
+    const [output] = replay(tape, ops, inputs, { ...PLAIN, dispose })
+    assert.equal(output!.value, x + 2 * x * 2 ** 50)
     assert.deepEqual([...alive], [output])
     assert.ok(most() <= 5, `${most()} alive`)
   }
+})
+
+test('several outputs outlive their last use', () => {
+  const several: Build<'x'> = (ops, { x }) => {
+    const y = ops.scale(x, 2)
+    return [ops.scale(y, 5), y]
+  }
+  const tape = record(['x'], several, () => false)
+  const { ops, alive, make } = cells()
+  const dispose = (cell: Cell): void => void alive.delete(cell)
+  const outputs = replay(tape, ops, { x: make(1) }, { ...PLAIN, dispose })
+  assert.deepEqual(
+    outputs.map(({ value }) => value),
+    [10, 2],
+  )
+  assert.deepEqual(alive, new Set(outputs))
 })
 
 test('where an operation throws, nothing is left behind', () => {

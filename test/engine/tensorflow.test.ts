@@ -76,7 +76,7 @@ test('gradients of a product and of a gather are those of plain tfjs operations'
   }
 })
 
-/** Each example's own attention matrix [I, R] at the first checkpoint. */
+/** Each example's own attention matrix [I, R] and states [R, C] at the first checkpoint. */
 async function scores(
   engine: Engine,
   { config, checkpoints }: Schedule,
@@ -86,11 +86,18 @@ async function scores(
   const packed = packBatch(sequences, config)
   const patches = stackPatches(packed.images, patchesPerImage(config.vision))
   const tower = await compileVision(engine, config, checkpoints[0]!)
-  const score = await compileScore(engine, config, mode, checkpoints[0]!)
+  const withStates = { withStates: true }
+  const score = await compileScore(engine, config, mode, checkpoints[0]!, withStates)
   try {
     const features = await tower.run({ patches })
     const result = await score.run({ ...packed.inputs, features })
-    return sequences.map((sequence, i) => ownPart(result, i, sequence))
+    const states = result.others[0]!
+    const [, rowsMax, width] = states.shape as [number, number, number]
+    return sequences.flatMap((sequence, i) => {
+      const from = i * rowsMax * width
+      const own = states.data.slice(from, from + sequence.rows.length * width)
+      return [ownPart(result, i, sequence), own]
+    })
   } finally {
     await tower.release()
     await score.release()

@@ -187,7 +187,8 @@ async function scoreOn(
     const features = await tower.run({ patches: stackPatches(packed.images, patchCount) })
     const own = ownPart(await score.run({ ...packed.inputs, features }), 0, sequence)
     const { columns, rows } = sequence
-    results.push({ singularValues: [largestSingularValues(own, columns.length, rows.length)] })
+    const singularValues = [largestSingularValues(own, columns.length, rows.length)]
+    results.push({ singularValues, embedding: '' })
   }
   await tower.release()
   await score.release()

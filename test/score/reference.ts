@@ -16,13 +16,15 @@ export function referenceScore(
   config: ProxyConfig,
   mode: Mode,
   sequence: Sequence,
-): { attention: Rows; top5: number[] } {
+): { attention: Rows; top5: number[]; pooled: number[] } {
   const model = new Reference(weights, config)
-  const attention = model.attention(mode, sequence)
+  const { attention, states } = model.score(mode, sequence)
   const values = new SVD(new Matrix(attention), { autoTranspose: true }).diagonal
   const top5 = [...values].sort((a, b) => b - a).slice(0, 5)
   while (top5.length < 5) top5.push(0)
-  return { attention, top5 }
+  const rows = Array.from(sequence.rows, row => states[row]!)
+  const pooled = states[0]!.map((_, c) => rows.reduce((sum, row) => sum + row[c]!, 0) / rows.length)
+  return { attention, top5, pooled }
 }
 
 class Reference {
@@ -34,14 +36,17 @@ class Reference {
     this.#config = config
   }
 
-  attention(mode: Mode, sequence: Sequence): Rows {
+  /** The attention [R, I], and the states that the last layer's projections read [T, C]. */
+  score(mode: Mode, sequence: Sequence): { attention: Rows; states: Rows } {
     const { text } = this.#config
     const d = text.heads * text.headDim
     let x = this.#embedded(sequence)
+    let states = x
     const total = Array.from(sequence.rows, () => Array.from(sequence.columns, () => 0))
     for (let layer = 0; layer < text.layers; layer++) {
       const at = `text.layers.${layer}.`
       const h = this.#textNorm(x, `${at}input_layernorm`)
+      states = h
       const q = this.#linear(h, `${at}self_attn.q_proj`)
       const k = this.#linear(h, `${at}self_attn.k_proj`)
       const wide = k.map(row =>
@@ -54,7 +59,7 @@ class Reference {
       }
       if (layer < text.layers - 1) x = this.#decoderLayer(x, h, q, k, at)
     }
-    return total
+    return { attention: total, states }
   }
 
   #decoderLayer(x: Rows, h: Rows, q: Rows, k: Rows, at: string): Rows {

@@ -1,11 +1,13 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import fc from 'fast-check'
+import { decodeDirection, unitOf } from '../../src/direction.ts'
 import { type ProxyConfig, patchesPerImage } from '../../src/proxy/config.ts'
 import { openSchedule } from '../../src/proxy/schedule.ts'
 import { seededRandom } from '../../src/random.ts'
 import { MODES } from '../../src/score/attention.ts'
 import type { Sequence } from '../../src/score/batch.ts'
+import { projected } from '../../src/score/embedding.ts'
 import { loadScorer, type Scored } from '../../src/score/scorer.ts'
 import {
   randomSequence,
@@ -48,6 +50,18 @@ function difference(a: readonly number[][], b: readonly number[][]): number {
   )
 }
 
+/** Is the embedding the direction of the pooled states, but for the bytes' rounding. */
+function assertEmbedding(scored: Scored, pooled: readonly number[]): void {
+  assert.ok('embedding' in scored, JSON.stringify(scored))
+  const found = decodeDirection(scored.embedding)
+  const exact = unitOf(projected(Float64Array.from(pooled)))
+  const largest = Math.max(...exact.map(Math.abs))
+  assert.equal(found.length, exact.length)
+  for (const [i, value] of exact.entries()) {
+    assert.ok(Math.abs(found[i]! - value) <= (1.2 * largest) / 127, `${found[i]} is not ${value}`)
+  }
+}
+
 test('random proxies score as the naive float64 reference does, in both modes', async t => {
   let worst = 0
   const heads = fc.constantFrom([4, 4], [4, 2], [4, 1], [5, 1], [6, 3])
@@ -77,8 +91,10 @@ test('random proxies score as the naive float64 reference does, in both modes', 
       const scorer = await loadScorer({ schedule, mode, threads: 1 })
       const batch = sequences(schedule.config, seed, 3)
       for (const [i, scored] of (await scorer.scoreBatch(batch)).entries()) {
-        const expected = weights.map(w => referenceScore(w, schedule.config, mode, batch[i]!).top5)
-        worst = Math.max(worst, difference(values(scored), expected))
+        const expected = weights.map(w => referenceScore(w, schedule.config, mode, batch[i]!))
+        const top5 = expected.map(one => one.top5)
+        worst = Math.max(worst, difference(values(scored), top5))
+        assertEmbedding(scored, expected.at(-1)!.pooled)
       }
       await scorer.close()
       assert.ok(worst <= TOLERANCE, `largest difference ${worst}`)

@@ -1,0 +1,72 @@
+/**
+ * The colour layout of a picture: what is left of it under re-encoding, resizing and slight cropping.
+ * After the Color Layout Descriptor of MPEG-7 (ISO/IEC 15938-3): the lowest frequencies of the cosine
+ * transform of luma and chroma over a small grid of mean colours. Their direction alone is kept, so that
+ * contrast does not matter, and neither does brightness, which is frequency 0.
+ */
+import type { Rgb } from './image.ts'
+
+/** Cells along a side of the grid. */
+const CELLS = 32
+/** Sampled points along a side of a cell: what an image costs does not depend on its size. */
+const POINTS = 8
+/** Lowest frequencies along a side, of luma and of each chroma. */
+const FREQUENCIES = [5, 4, 4] as const
+
+/** Values of a layout: all frequencies but the constant ones. As bytes, whole quartets of base64. */
+export const LAYOUT_VALUES = FREQUENCIES.reduce((sum, count) => sum + count * count - 1, 0)
+
+/** [LAYOUT_VALUES]: luma, then blue and red difference, each by rows of growing vertical frequency. */
+export function colourLayout(image: Rgb): Float64Array {
+  const planes = meanColours(image)
+  const values = new Float64Array(LAYOUT_VALUES)
+  let at = 0
+  for (const [p, count] of FREQUENCIES.entries()) {
+    const transformed = lowFrequencies(planes[p]!, count)
+    values.set(transformed.subarray(1), at)
+    at += transformed.length - 1
+  }
+  return values
+}
+
+/** Y, Cb and Cr (ITU-R BT.601) of the grid's cells, [3] of [CELLS, CELLS]. */
+function meanColours({ width, height, data }: Rgb): Float64Array[] {
+  const side = CELLS * POINTS
+  const positions = (length: number): Int32Array =>
+    Int32Array.from({ length: side }, (_, i) => Math.floor(((i + 0.5) * length) / side))
+  const [columns, rows] = [positions(width), positions(height)]
+  const sums = [0, 1, 2].map(() => new Float64Array(CELLS * CELLS))
+  for (let y = 0; y < side; y++) {
+    for (let x = 0; x < side; x++) {
+      const at = (rows[y]! * width + columns[x]!) * 3
+      const cell = Math.floor(y / POINTS) * CELLS + Math.floor(x / POINTS)
+      for (let c = 0; c < 3; c++) sums[c]![cell]! += data[at + c]!
+    }
+  }
+  const [red, green, blue] = sums as [Float64Array, Float64Array, Float64Array]
+  const mix = (r: number, g: number, b: number): Float64Array =>
+    red.map((value, i) => (r * value + g * green[i]! + b * blue[i]!) / POINTS ** 2)
+  return [mix(0.299, 0.587, 0.114), mix(-0.168736, -0.331264, 0.5), mix(0.5, -0.418688, -0.081312)]
+}
+
+/** The `count` × `count` lowest frequencies of the cosine transform (DCT-II) of a grid. */
+function lowFrequencies(grid: Float64Array, count: number): Float64Array {
+  const rows = new Float64Array(CELLS * count) // [y, u]
+  for (let y = 0; y < CELLS; y++) {
+    for (let u = 0; u < count; u++) {
+      for (let x = 0; x < CELLS; x++) rows[y * count + u]! += grid[y * CELLS + x]! * wave(u, x)
+    }
+  }
+  const values = new Float64Array(count * count) // [v, u]
+  for (let v = 0; v < count; v++) {
+    for (let u = 0; u < count; u++) {
+      for (let y = 0; y < CELLS; y++) values[v * count + u]! += rows[y * count + u]! * wave(v, y)
+    }
+  }
+  return values
+}
+
+function wave(frequency: number, cell: number): number {
+  const scale = frequency === 0 ? Math.SQRT1_2 : 1
+  return scale * Math.cos(((2 * cell + 1) * frequency * Math.PI) / (2 * CELLS))
+}

@@ -1,0 +1,58 @@
+import assert from 'node:assert/strict'
+import { test } from 'node:test'
+import type { DialogTurn } from '../../src/ingest/decode.ts'
+import { wordsHash, wordsOf } from '../../src/ingest/words.ts'
+
+function ask(question: string, answer = 'true'): DialogTurn[] {
+  return [
+    { from: 'human', value: question },
+    { from: 'gpt', value: answer },
+  ]
+}
+
+test('case, punctuation, spacing, spelling and politeness leave the words as they are', () => {
+  const same = [
+    '<image>\nThere is a grey box with 2 items.',
+    'THERE IS A GRAY BOX WITH TWO OBJECTS',
+    'there is a  grey box, with two items!\n<image>',
+    'Please answer: Is there a grey box with two things? Thank you!',
+    'Could you tell me whether there is a gray box with 2 objects in the image?'.replace(
+      ' in the',
+      '',
+    ),
+    'Hi! There’s a grey box with two objects.'.replace('There’s', 'There is'),
+    'ｔｈｅｒｅ ｉｓ a grey box with ２ items',
+  ]
+  const hashes = same.map(question => wordsHash(ask(question)))
+  assert.deepEqual(new Set(hashes).size, 1, JSON.stringify(same.map(wordsOf)))
+  assert.match(hashes[0]!, /^[0-9a-f]{16}$/)
+})
+
+test('another word, number, order, negation, speaker or answer is another example', () => {
+  const questions = [
+    'There is a black square on the left of the box',
+    'There is a black square on the right of the box',
+    'There is a black triangle on the left of the box',
+    'There is a box on the left of the black square',
+    'There is no black square on the left of the box',
+    'There is a black square left of the box',
+    'There are 2 black squares on the left of the box',
+    'There are 3 black squares on the left of the box',
+  ]
+  const examples = [
+    ...questions.map(question => ask(question)),
+    ask(questions[0]!, 'false'),
+    [...ask(questions[0]!), ...ask(questions[1]!)],
+    ask(`${questions[0]} true`, ''),
+    ask('', `${questions[0]} true`),
+  ]
+  assert.equal(new Set(examples.map(wordsHash)).size, examples.length)
+})
+
+test('where nothing would be left all words count; scripts without spaces give characters', () => {
+  assert.deepEqual(wordsOf('Can you tell me?'), ['can', 'you', 'tell', 'me'])
+  assert.deepEqual(wordsOf('Wie viele Äpfel?'), ['wie', 'viele', 'äpfel'])
+  assert.deepEqual(wordsOf('图中有3只猫'), ['图', '中', '有', 'three', '只', '猫'])
+  assert.deepEqual(wordsOf("the dog's don't"), ['dogs', 'dont'])
+  assert.deepEqual(wordsOf('?!'), [])
+})
