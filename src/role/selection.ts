@@ -3,23 +3,18 @@ import type { LogRecord, StateReader, StateWriter } from '../log/log.ts'
 import type { Control, Decision } from '../record.ts'
 import type { Folded, SelectSettings } from '../select/fold.ts'
 import type { FoldedAssignment } from '../select/parse.ts'
-import { scopedReader, scopedWriter } from '../select/scope.ts'
+import { type Named, scopedReader, scopedWriter } from '../select/scope.ts'
 import { openSelectState, type SelectState } from '../select/state.ts'
 import type { ClustersInForce } from './clusters-in-force.ts'
 
-export type Selection = {
-  /** Whose clusters it counts by; null before the first assignment, whose bundle it takes. */
-  bundle: string | null
-  /** Where its state lies; see `scope.ts`. */
-  scope: string | null
-  state: SelectState
-}
+/** Its `bundle` is null before the first assignment, whose bundle it takes. */
+export type Selection = Named & { state: SelectState }
 
 /** @throws XmasdError STATE_INVALID */
 export function openSelection(
   reader: StateReader,
   settings: SelectSettings,
-  { bundle, scope }: Pick<Selection, 'bundle' | 'scope'>,
+  { bundle, scope }: Named,
 ): Selection {
   return { bundle, scope, state: openSelectState(scopedReader(reader, scope), settings) }
 }

@@ -13,7 +13,7 @@ import type { Logger } from '../observe/logger.ts'
 import type { Control, Decision } from '../record.ts'
 import type { Folded } from '../select/fold.ts'
 import type { FoldedAssignment } from '../select/parse.ts'
-import { readInForce, writeInForce } from '../select/scope.ts'
+import { type Named, readInForce, writeInForce } from '../select/scope.ts'
 import type { SelectState } from '../select/state.ts'
 import { ClustersInForce } from './clusters-in-force.ts'
 import { decisionOutputs, parseAssignment, shadowOutput } from './decision-outputs.ts'
@@ -59,9 +59,9 @@ export class Selections {
   constructor(parts: SelectionsParts) {
     this.#parts = parts
     this.#clusters = new ClustersInForce(parts.log, parts.config.log.topics.bundles)
-    const { first, bundle, shadow } = readInForce(parts.consumer.state)
+    const { first, active, shadow } = readInForce(parts.consumer.state)
     this.#first = first
-    this.#active = this.#open(bundle)
+    this.#active = this.#open(active)
     if (shadow !== null) this.#shadow = this.#open(shadow)
   }
 
@@ -103,8 +103,8 @@ export class Selections {
   async #swap(bundle: string, control: LogRecord): Promise<Decision[]> {
     const from = this.#active
     if (from.bundle === bundle) return []
-    const isShadow = this.#shadow?.bundle === bundle
-    const to = isShadow ? this.#shadow! : await this.#raise(bundle, control)
+    const isThere = this.#revises && this.#shadow?.bundle === bundle
+    const to = isThere ? this.#shadow! : await this.#raise(bundle, control)
     this.#active = to
     this.#shadow = undefined
     this.#parts.logger.info(
@@ -116,11 +116,15 @@ export class Selections {
 
   /**
    * The fold of `bundle` with all records up to `control`, that one too. It goes on from where it was left,
-   * and commits what it has on the way: nobody looks at it before it is in force or a shadow.
+   * and commits what it has on the way: nobody looks at it before it is in force or a shadow. What was decided
+   * for good stays so: such a fold follows the one in force, under a name of its own.
    */
   async #raise(bundle: string, control: LogRecord): Promise<Selection> {
     const { log, config, consumer, logger } = this.#parts
-    const selection = this.#open(bundle)
+    const name = bundle === this.#first ? null : bundle
+    const scope = this.#revises ? name : `${bundle}@${control.offset}`
+    const selection = this.#open({ bundle, scope })
+    selection.state.follow(this.#active.state)
     const from = selection.state.appliedOffset
     const to = control.offset
     let folded = 0
@@ -139,21 +143,33 @@ export class Selections {
     if (selection.state.appliedOffset <= to) {
       await foldInto(selection, this.#clusters, control, parseAssignment(control))
     }
+    selection.state.follow(undefined)
     return selection
   }
 
   /** Writes what was folded since the last commit. Only inside `commit`, once a commit. */
   write(writer: StateWriter): void {
-    const { bundle } = this.#active
-    writeSelection(this.#active, writer)
-    if (this.#shadow !== undefined) writeSelection(this.#shadow, writer)
-    const shadow = this.#shadow?.bundle ?? null
-    writeInForce(writer, { v: 1, first: this.#first, bundle, shadow })
+    const [active, shadow] = [this.#active, this.#shadow]
+    writeSelection(active, writer)
+    if (shadow !== undefined) writeSelection(shadow, writer)
+    writeInForce(writer, {
+      v: 1,
+      first: this.#first,
+      active: namedOf(active),
+      shadow: shadow === undefined ? null : namedOf(shadow),
+    })
   }
 
-  #open(bundle: string | null): Selection {
-    const scope = bundle === this.#first ? null : bundle
-    const { consumer, config } = this.#parts
-    return openSelection(consumer.state, config.select, { bundle, scope })
+  get #revises(): boolean {
+    return this.#parts.config.select.policy === 'revisable'
   }
+
+  #open(named: Named): Selection {
+    const { consumer, config } = this.#parts
+    return openSelection(consumer.state, config.select, named)
+  }
+}
+
+function namedOf({ bundle, scope }: Selection): Named {
+  return { bundle, scope }
 }

@@ -46,6 +46,9 @@ export class Irrevocable implements Policy {
   /** Decided, not yet told. */
   #events: SettledEvent[] = []
   #savedAt = -1
+  /** Whose decisions are followed, where they are not the judge's own; and whether a snapshot holds them. */
+  #followed: ((sequence: number) => boolean) | undefined
+  #isFollowingSaved = true
 
   /** `clusters` is K of the bundle; 0 where it is not known. */
   constructor(budget: Budget, clusters: number, judgeOf: (history: History) => Judge) {
@@ -84,12 +87,19 @@ export class Irrevocable implements Policy {
     const slot = slotOf(cluster)
     this.#reserve(slot + 1)
     const value = slot === TEXT_SLOT ? 0 : instability!
-    const { isKept, reason } = this.#judge.judge(slot, value, content)
+    const { isKept: isWanted, reason } = this.#judge.judge(slot, value, content)
+    const isKept = this.#followed?.(sequence) ?? isWanted
     if (slot !== TEXT_SLOT) sketches.add(slot, value)
     ledger.add(slot, value, isKept)
     const quota = ledger.kept[slot]!
     this.#events.push({ sequence, action: isKept ? 'keep' : 'drop', reason, cluster, quota })
     return sequence
+  }
+
+  /** What was followed can't be judged again, so a snapshot is due. */
+  follow(isKept: ((sequence: number) => boolean) | undefined): void {
+    this.#followed = isKept
+    this.#isFollowingSaved = false
   }
 
   settle(): SettledEvent[] {
@@ -119,7 +129,9 @@ export class Irrevocable implements Policy {
   save(): Uint8Array | undefined {
     const { ledger, sketches } = this.#history
     const due = this.#savedAt + Math.max(SAVE_EVERY, ledger.length / SAVE_PART)
-    if (this.#savedAt >= 0 && ledger.length < due) return undefined
+    const isDue = this.#savedAt < 0 || ledger.length >= due || !this.#isFollowingSaved
+    if (!isDue) return undefined
+    this.#isFollowingSaved = this.#followed === undefined
     this.#savedAt = ledger.length
     const saved: Saved = {
       ledger: ledger.save(),

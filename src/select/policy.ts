@@ -53,6 +53,11 @@ export interface Policy {
   regret(): Regret | undefined
   /** What `resume` wants back; undefined where nothing is due. Asked once a commit. */
   save(): Uint8Array | undefined
+  /**
+   * From here on what is kept is what `isKept` says, until it is undefined again: decisions for good were made
+   * under other clusters. Only policies that decide for good have it.
+   */
+  follow?(isKept: ((sequence: number) => boolean) | undefined): void
   /** Takes what `save` gave last. Returns from which sequence number on `restore` wants the history. */
   resume(saved: Uint8Array | undefined): number
   /** The history behind that, of which those below `settled` are decided; as if each came anew. */

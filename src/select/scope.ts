@@ -1,6 +1,6 @@
 /**
- * Several folds in one group's state, each under a name: the bundle whose clusters it counts by. The first
- * one, from before any swap, has no name and stands as it always did.
+ * Several folds in one group's state, each under a name. The first one, from before any swap, has none and
+ * stands as it always did.
  */
 import { z } from 'zod'
 import { XmasdError } from '../errors.ts'
@@ -10,22 +10,32 @@ import { REBUILD_HINT } from './blocks.ts'
 const IN_FORCE = 'inForce'
 const SCOPE = 'bundle'
 
+/** The bundle whose clusters a fold counts by, and the name that its state stands under. */
+const Named = z.strictObject({ bundle: z.string().nullable(), scope: z.string().nullable() })
+export type Named = z.infer<typeof Named>
+
 /** Which fold decides, and which one decides beside it for comparison. */
 const InForce = z.strictObject({
   v: z.literal(1),
   /** The bundle that the log began with, whose fold has no name; null before the first assignment. */
   first: z.string().nullable(),
-  /** The bundle whose fold decides. */
-  bundle: z.string().nullable(),
-  /** The bundle whose fold decides beside it; null where there is none. */
-  shadow: z.string().nullable(),
+  /** The fold that decides. */
+  active: Named,
+  /** The fold that decides beside it; null where there is none. */
+  shadow: Named.nullable(),
 })
 export type InForce = z.infer<typeof InForce>
 
 /** @throws XmasdError STATE_INVALID */
 export function readInForce(reader: StateReader): InForce {
   const bytes = reader.get([IN_FORCE])
-  if (bytes === undefined) return { v: 1, first: null, bundle: null, shadow: null }
+  if (bytes === undefined)
+    return {
+      v: 1,
+      first: null,
+      active: { bundle: null, scope: null },
+      shadow: null,
+    }
   const parsed = InForce.safeParse(JSON.parse(Buffer.from(bytes).toString()))
   if (parsed.success) return parsed.data
   throw new XmasdError(

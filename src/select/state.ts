@@ -129,6 +129,15 @@ export class SelectState {
     return this.#fold.fold(record, offset)
   }
 
+  /**
+   * Keeps what `other` keeps of the records folded from here on, until it is undefined, where the policy
+   * decides for good. Does nothing to one that revises. See `Policy.follow`.
+   */
+  follow(other: SelectState | undefined): void {
+    const kept = other === undefined ? undefined : new Set(other.#fold.policy.subset())
+    this.#fold.policy.follow?.(kept && (sequence => kept.has(sequence)))
+  }
+
   /** Sequence numbers of the examples kept now, ascending: folds of the same records number alike. */
   keptSequences(): Int32Array {
     return Int32Array.from(this.#fold.policy.subset()).sort()

@@ -1,8 +1,11 @@
 import assert from 'node:assert/strict'
+import { createHash } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import test, { type TestContext } from 'node:test'
-import type { Assignment, Control, Decision } from '../../src/record.ts'
+import { openLocalLog } from '../../src/log/local.ts'
+import type { OutRecord } from '../../src/log/log.ts'
+import { type Assignment, type Control, type Decision, keyOf } from '../../src/record.ts'
 import { jsonOf, makeSite, readTopic, run, type Site, succeed } from './command.ts'
 
 /** A site whose log holds a run of the demo's stream, and a bundle fitted to what it assigned. */
@@ -98,6 +101,63 @@ test('assignments of another bundle than the one in force are counted by the one
   const { assignment, rank, quota } = JSON.parse(why.stdout)
   assert.ok(assignment.cluster === 'text' || rank <= quota)
 })
+
+test('under the final policy a swap takes nothing back, and a replay from zero decides the same', async t => {
+  const { site, other } = await siteWithOther(t)
+  const final = {
+    XMASD_SELECT_POLICY: 'final',
+    XMASD_SELECT_GROUP: 'final',
+    XMASD_LOG_TOPICS_DECISIONS: 'final-decisions',
+    XMASD_LOG_TOPICS_SUBSET: 'final-subset',
+    XMASD_LOG_TOPICS_SHADOW: 'final-shadow',
+  }
+  const select = ['run', '--config', site.config, '--roles', 'select', '--until-idle']
+  await succeed(select, final)
+  for (const command of ['shadow', 'swap']) {
+    await succeed(['bundle', command, '--bundle', other, '--config', site.config])
+    await assignAgain(site, command)
+    await succeed(select, final)
+  }
+  await succeed(['bundle', 'rollback', '--config', site.config])
+  await assignAgain(site, 'rollback')
+  await succeed(select, final)
+  const decisions = await readTopic(site.log, 'final-decisions')
+  const actions = new Set(decisions.map(record => jsonOf<Decision>(record).action))
+  assert.deepEqual([...actions].sort(), ['drop', 'keep'])
+  const bundles = new Set(decisions.map(record => jsonOf<Decision>(record).bundle))
+  assert.equal(bundles.size, 2)
+  await succeed(select, {
+    ...final,
+    XMASD_SELECT_GROUP: 'again',
+    XMASD_LOG_TOPICS_DECISIONS: 'again-decisions',
+    XMASD_LOG_TOPICS_SUBSET: 'again-subset',
+    XMASD_LOG_TOPICS_SHADOW: 'again-shadow',
+  })
+  for (const topic of ['decisions', 'subset', 'shadow']) {
+    const bytes = async (name: string): Promise<unknown[]> =>
+      (await readTopic(site.log, name)).map(({ key, value }) => [key, value && Buffer.from(value)])
+    const first = await bytes(`final-${topic}`)
+    assert.ok(first.length > 0, topic)
+    assert.deepEqual(await bytes(`again-${topic}`), first, topic)
+  }
+})
+
+/** Appends what is assigned already once more, with other content. */
+async function assignAgain(site: Site, name: string): Promise<void> {
+  const log = await openLocalLog({ path: site.log })
+  await log.ensureTopics([{ name: 'assignments', partitions: 1 }])
+  const records: OutRecord[] = []
+  for await (const { value } of log.read('assignments')) {
+    const assignment = JSON.parse(Buffer.from(value!).toString()) as Assignment | Control
+    if ('control' in assignment || records.length === 150) continue
+    const content = createHash('sha256').update(`${assignment.content}${name}`).digest('hex')
+    const changed = { ...assignment, content, key: keyOf(assignment.id, content) }
+    const bytes = Buffer.from(JSON.stringify(changed))
+    records.push({ topic: 'assignments', key: changed.key, value: bytes, partition: 0 })
+  }
+  await log.append(records)
+  await log.close()
+}
 
 test('a swap that can mean nothing is refused with what to do', async t => {
   const site = makeSite(t)
