@@ -1,6 +1,6 @@
 /** The largest singular values of a cross-modal attention matrix, exact. */
-import { EigenvalueDecomposition, Matrix } from 'ml-matrix'
 import { XmasdError } from '../errors.ts'
+import { largestEigenvalues } from './eigenvalues.ts'
 
 /** How many singular values make the score. */
 export const VALUES = 5
@@ -26,32 +26,63 @@ export function largestSingularValues(
       'The checkpoint overflows on this example; check its weights for NaN and infinities.',
     )
   }
+  const sides = Math.min(rows, columns)
   const gram =
     rows <= columns ? gramOfRows(matrix, rows, columns) : gramOfColumns(matrix, rows, columns)
-  const { realEigenvalues } = new EigenvalueDecomposition(gram, { assumeSymmetric: true })
-  const descending = realEigenvalues.sort((a, b) => b - a).slice(0, VALUES)
-  const noise = gram.rows * Number.EPSILON * Math.max(0, descending[0] ?? 0)
-  const values = descending.map(value => (value > noise ? Math.sqrt(value) : 0))
+  const largest = largestEigenvalues(gram, sides, VALUES)
+  const noise = sides * Number.EPSILON * Math.max(0, largest[0] ?? 0)
+  const values = largest.map(value => (value > noise ? Math.sqrt(value) : 0))
   return [...values, ...Array<number>(VALUES - values.length).fill(0)]
 }
 
 /** A A^T [rows, rows] */
-function gramOfRows(matrix: Float32Array, rows: number, columns: number): Matrix {
+function gramOfRows(matrix: Float32Array, rows: number, columns: number): Float64Array {
   const wide = Float64Array.from(matrix)
-  const gram = new Matrix(rows, rows)
+  const gram = new Float64Array(rows * rows)
   for (let i = 0; i < rows; i++) {
-    for (let j = 0; j <= i; j++) {
-      let sum = 0
-      for (let c = 0; c < columns; c++) sum += wide[i * columns + c]! * wide[j * columns + c]!
-      gram.set(i, j, sum)
-      gram.set(j, i, sum)
-    }
+    for (let j = 0; j <= i; j += GROUP) products(wide, columns, i, j, gram, rows)
+  }
+  for (let i = 0; i < rows; i++) {
+    for (let j = 0; j < i; j++) gram[j * rows + i] = gram[i * rows + j]!
   }
   return gram
 }
 
+/** Rows that one row is multiplied by at a time: each of its values is read once for all. */
+const GROUP = 4
+
+/** Row `i` times rows `j` to `j + 3`; those that are not there count as the last. */
+function products(
+  wide: Float64Array,
+  columns: number,
+  i: number,
+  j: number,
+  gram: Float64Array,
+  rows: number,
+): void {
+  const last = (rows - 1) * columns
+  const own = i * columns
+  const a = j * columns
+  const b = Math.min(a + columns, last)
+  const c = Math.min(b + columns, last)
+  const d = Math.min(c + columns, last)
+  let [sumA, sumB, sumC, sumD] = [0, 0, 0, 0]
+  for (let at = 0; at < columns; at++) {
+    const x = wide[own + at]!
+    sumA += x * wide[a + at]!
+    sumB += x * wide[b + at]!
+    sumC += x * wide[c + at]!
+    sumD += x * wide[d + at]!
+  }
+  const to = i * rows + j
+  gram[to] = sumA
+  if (j + 1 <= i) gram[to + 1] = sumB
+  if (j + 2 <= i) gram[to + 2] = sumC
+  if (j + 3 <= i) gram[to + 3] = sumD
+}
+
 /** A^T A [columns, columns] */
-function gramOfColumns(matrix: Float32Array, rows: number, columns: number): Matrix {
+function gramOfColumns(matrix: Float32Array, rows: number, columns: number): Float64Array {
   const transposed = new Float32Array(matrix.length)
   for (let r = 0; r < rows; r++) {
     for (let c = 0; c < columns; c++) transposed[c * rows + r] = matrix[r * columns + c]!
