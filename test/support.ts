@@ -59,3 +59,16 @@ export function temporaryFolder(t: TestContext): string {
   t.after(() => rmSync(folder, { recursive: true, force: true }))
   return folder
 }
+
+/**
+ * A Python with transformers, or undefined after a loud skip where there is none. With
+ * REQUIRE_PARITY=1 its absence is a failure.
+ */
+export function parityPython(t: TestContext): string | undefined {
+  const { PARITY_PYTHON, REQUIRE_PARITY } = process.env
+  if (PARITY_PYTHON !== undefined) return PARITY_PYTHON
+  if (REQUIRE_PARITY === '1') throw new Error('PARITY_PYTHON is not set')
+  process.stderr.write(`SKIPPED, PARITY_PYTHON=$(test/parity/python.sh) is not set: ${t.name}\n`)
+  t.skip('needs PARITY_PYTHON')
+  return undefined
+}

@@ -15,7 +15,7 @@ import type { Sequence } from '../../src/score/batch.ts'
 import type { Scored } from '../../src/score/scorer.ts'
 import { startScoring } from '../../src/score/scoring.ts'
 import { type GoldenSet, goldenSequences, readGoldenSet, worstOf } from '../golden-sets.ts'
-import { ROOT, temporaryFolder } from '../support.ts'
+import { parityPython, ROOT, temporaryFolder } from '../support.ts'
 
 /** As for the goldens: relative, of every singular value. */
 const RELATIVE_MAX = 1e-5
@@ -30,15 +30,6 @@ test('proxies that transformers saved score as transformers scores them', async 
     for (const engine of ENGINES) await t.test(`${name}, ${engine}`, t => compare(t, set, engine))
   }
 })
-
-function parityPython(t: TestContext): string | undefined {
-  const { PARITY_PYTHON, REQUIRE_PARITY } = process.env
-  if (PARITY_PYTHON !== undefined) return PARITY_PYTHON
-  if (REQUIRE_PARITY === '1') throw new Error('PARITY_PYTHON is not set')
-  process.stderr.write(`SKIPPED, PARITY_PYTHON=$(test/parity/python.sh) is not set: ${t.name}\n`)
-  t.skip('needs PARITY_PYTHON')
-  return undefined
-}
 
 async function compare(t: TestContext, set: GoldenSet, engine: EngineName): Promise<void> {
   const { schedule, sequences } = await goldenSequences(set, 'run')
