@@ -11,6 +11,7 @@ import { type Parameter, parametersOf } from '../src/proxy/parameters.ts'
 import { readHeader, readTensor, writeSafetensors } from '../src/proxy/safetensors.ts'
 import { normalDeviates, seededRandom, seedOf } from '../src/random.ts'
 import type { Sequence } from '../src/score/batch.ts'
+import type { Image } from '../src/score/images.ts'
 
 export type Shape = {
   vision: { width: number; inner: number; layers: number; heads: number; size: number }
@@ -207,7 +208,7 @@ export function readSequences(folder: string, { imageTokenId, vision }: ProxyCon
   const examples: Example[] = JSON.parse(readFileSync(join(folder, 'examples.json'), 'utf8'))
   const file = join(folder, 'pixels.safetensors')
   const { tensors } = readHeader(file)
-  const images = new Map<number, Sequence['image']>()
+  const images = new Map<number, Image>()
   for (const { image } of examples) {
     if (images.has(image)) continue
     const pixels = readTensor(file, tensors.get(String(image))!)
@@ -221,7 +222,7 @@ export function readSequences(folder: string, { imageTokenId, vision }: ProxyCon
       ids: Int32Array.from(ids),
       columns: Int32Array.from(at),
       rows: Int32Array.from({ length: ids.length - first }, (_, i) => first + i),
-      image: images.get(image)!,
+      images: [images.get(image)!],
     }
   })
 }
