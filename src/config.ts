@@ -38,6 +38,7 @@ const ProxyConfig = z.strictObject({
   workers: z.int().min(1).max(256).optional(),
   threads: z.int().min(1).max(256).optional(),
   tokensMax: z.int().min(1).default(2048),
+  memoryMax: z.int().min(1).optional(),
 })
 
 const groupName = (name: string) => z.string().min(1).max(100).default(name)

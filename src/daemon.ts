@@ -17,7 +17,7 @@ import { checkedNearest } from './role/nearest.ts'
 import { runScoreRole } from './role/score-role.ts'
 import { openSelectRole, type SelectRole } from './role/select-role.ts'
 import { newStatus, type RoleStatus } from './role/status.ts'
-import { startMeasuring } from './score/measure.ts'
+import { type Measurer, startMeasuring } from './score/measure.ts'
 
 export type DaemonOptions = {
   config: Config
@@ -134,8 +134,7 @@ async function openScore(parts: Parts): Promise<(signal: AbortSignal) => Promise
     onStage: (stage, seconds) => metrics[`${stage}Seconds`].observe(seconds),
   })
   releasers.push(() => measurer.close())
-  const { device, why } = measurer.device
-  logger.info({ engine: config.proxy.engine, device, why }, `scoring on ${device}`)
+  logger.info(scoringOn(measurer, config), 'scoring')
   checkBundleFits(bundle, measurer.schedule, config)
   parts.loaded.engine = measurer
   const { topics } = config.log
@@ -146,6 +145,14 @@ async function openScore(parts: Parts): Promise<(signal: AbortSignal) => Promise
   const status = parts.statuses.find(({ role }) => role === 'score')!
   const role = { config, consumer, measurer, nearest, bundle: bundle.id, metrics, logger, status }
   return signal => runScoreRole(role, signal)
+}
+
+/** What scores, where, why there, and how much of it stays in memory. */
+function scoringOn({ device: { device, why }, plan, schedule }: Measurer, config: Config): object {
+  const { workers, threads, residency } = plan
+  const { length } = schedule.steps
+  const inMemory = `${residency.residents} of ${length} checkpoints`
+  return { engine: config.proxy.engine, device, why, workers, threads, inMemory }
 }
 
 async function openSelect(parts: Parts): Promise<SelectRole> {

@@ -32,6 +32,7 @@ export const ERROR_CODES = [
   'NO_TEXT_ROWS',
   'SCORE_NOT_FINITE',
   'WORKER_DIED',
+  'OUT_OF_MEMORY',
   'RECORD_TOO_LARGE',
   // the daemon, its files and its configuration
   'CONFIG_INVALID',

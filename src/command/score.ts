@@ -30,7 +30,6 @@ type Options = {
   json?: boolean
 }
 
-const CHUNK_EXAMPLES = 64
 const CHUNKS_IN_FLIGHT = 4
 
 export function scoreCommand(): Command {
@@ -67,7 +66,7 @@ async function score(options: Options): Promise<void> {
   const started = performance.now()
   const measurer = await startMeasuring(config)
   try {
-    const counts = await scoreFile(measurer, options)
+    const counts = await scoreFile(measurer, options, config.score.batchExamplesMax)
     const { steps, fingerprint } = measurer.schedule
     const { mode, precision } = config.proxy
     const meta = { v: 1, schedule: { fingerprint, steps }, mode, precision }
@@ -81,7 +80,11 @@ async function score(options: Options): Promise<void> {
 
 type Counts = { scored: number; textOnly: number; failed: Record<string, number> }
 
-async function scoreFile(measurer: Measurer, options: Options): Promise<Counts> {
+async function scoreFile(
+  measurer: Measurer,
+  options: Options,
+  chunkExamples: number,
+): Promise<Counts> {
   const temporary = `${options.out}.${process.pid}.tmp`
   const out = createWriteStream(temporary)
   await once(out, 'open')
@@ -98,7 +101,7 @@ async function scoreFile(measurer: Measurer, options: Options): Promise<Counts> 
     done += measured.length
     progress.update(done)
   }
-  for await (const chunk of chunks(readExamples(data, limit), CHUNK_EXAMPLES)) {
+  for await (const chunk of chunks(readExamples(data, limit), chunkExamples)) {
     const measuring = measurer.measure(chunk)
     measuring.catch(() => {}) // looked at in its turn
     inFlight.push(measuring)

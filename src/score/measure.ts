@@ -14,7 +14,7 @@ import type { ChosenDevice } from './device.ts'
 import type { Ingested, IngestJob, IngestWorkerData } from './ingest-worker.ts'
 import { createPool, type Failure, type Load, type Pool, runSurviving } from './pool.ts'
 import type { DeviceUse, Scored } from './scorer.ts'
-import { type Scoring, startScoring } from './scoring.ts'
+import { type Scoring, startScoring, type WorkerPlan } from './scoring.ts'
 import { instabilityOf, trajectoryOf } from './trajectory.ts'
 
 /** What became of one record. Text-only examples have nulls. */
@@ -48,6 +48,7 @@ export type MeasuringHooks = {
 export type Measurer = {
   schedule: { steps: number[]; fingerprint: string }
   device: ChosenDevice
+  plan: WorkerPlan
   /** One result a record, in order; equal content is scored once. Throws where scoring as such is broken. */
   measure(values: readonly Uint8Array[]): Promise<Measured[]>
   /** How busy the workers of each stage are. */
@@ -62,7 +63,8 @@ export async function startMeasuring(
   config: MeasuringConfig,
   hooks: MeasuringHooks = {},
 ): Promise<Measurer> {
-  const { path, mode, engine, device, precision, workers, threads, tokensMax } = config.proxy
+  const { path, mode, engine, device, precision, workers, threads } = config.proxy
+  const { tokensMax, memoryMax } = config.proxy
   const scoring = await startScoring({
     proxyDir: path,
     mode,
@@ -72,6 +74,8 @@ export async function startMeasuring(
     workers,
     threads,
     limits: { tokensMax, examplesMax: 64 },
+    memoryMax,
+    batchExamplesMax: config.score.batchExamplesMax,
     onWorkerReplaced: hooks.onWorkerReplaced,
     onDeviceUse: hooks.onDeviceUse,
   })
@@ -88,6 +92,7 @@ export async function startMeasuring(
   return {
     schedule: { steps: checkpoints.map(({ step }) => step), fingerprint },
     device: scoring.device,
+    plan: scoring.plan,
     measure: values => measure(pool, scoring, values, hooks),
     loads: () => ({ ingest: pool.load(), score: scoring.load() }),
     close: async () => {
@@ -151,7 +156,7 @@ async function startIngest(
   const workerData: IngestWorkerData = { source: imageSource(config), preparer }
   const pool = createPool<IngestJob, Ingested[]>({
     script: new URL('./ingest-worker.js', import.meta.url),
-    workerData,
+    workerData: () => workerData,
     size: config.score.ingestWorkers ?? availableParallelism(),
     onReplaced: hooks.onWorkerReplaced,
   })

@@ -1,5 +1,5 @@
 /**
- * The pool of worker threads: one job a worker at a time, first come first served. A worker that
+ * The pool of workers, threads or processes (`host.ts`): one job a worker at a time, first come first served. A worker that
  * dies rejects its job with WORKER_DIED and is replaced; one that dies before it was ready is not,
  * so that a proxy that can't be loaded ends in an error and not in a loop.
  *
@@ -7,8 +7,9 @@
  *      │                └────job──────►┘ │
  *      └─failed─► gone      died: replaced by a worker that is loading
  */
-import { type Transferable, Worker } from 'node:worker_threads'
+import type { Transferable } from 'node:worker_threads'
 import { type ErrorCode, messageOf, XmasdError } from '../errors.ts'
+import { type Host, type Isolation, startHost } from './host.ts'
 import type { DeviceUse } from './scorer.ts'
 import { type FromWorker, type ToWorker, toError } from './serve.ts'
 
@@ -31,12 +32,14 @@ export interface Pool<Job, Result> {
 export type PoolOptions = {
   /** A compiled module that calls `serve`. */
   script: URL
-  /** Plain data, given to every worker. */
-  workerData: unknown
+  /** Gives the plain data for a worker that starts. */
+  workerData: () => unknown
   /** How many workers. */
   size: number
-  /** Told of every worker that died and was replaced. */
-  onReplaced?: (() => void) | undefined
+  /** Default: thread. */
+  isolation?: Isolation | undefined
+  /** Told of every worker that died and is about to be replaced. */
+  onReplaced?: ((error: XmasdError) => void) | undefined
   /** Told what each job cost, where its worker says. */
   onUse?: ((use: DeviceUse) => void) | undefined
 }
@@ -50,7 +53,7 @@ type Task<Job, Result> = {
 
 /** `task` is what the worker is busy with. */
 type Member<Job, Result> = {
-  worker: Worker
+  host: Host
   isReady: boolean
   task: Task<Job, Result> | undefined
   lastError: unknown
@@ -82,7 +85,12 @@ export async function runSurviving<Item, Job, Result>(
 }
 
 /** What one item may have done to its whole batch. */
-const SURVIVABLE: readonly ErrorCode[] = ['WORKER_DIED', 'ENGINE_FAILED', 'INTERNAL']
+const SURVIVABLE: readonly ErrorCode[] = [
+  'WORKER_DIED',
+  'OUT_OF_MEMORY',
+  'ENGINE_FAILED',
+  'INTERNAL',
+]
 
 async function survived<Result>(
   running: Promise<Result[]>,
@@ -141,24 +149,24 @@ class ThreadPool<Job, Result> implements Pool<Job, Result> {
     this.#isClosed = true
     this.#rejectLoading(died('the pool was closed'))
     this.#dispatch()
-    await Promise.all([...this.#members].map(member => member.worker.terminate()))
+    await Promise.all([...this.#members].map(member => member.host.end()))
   }
 
   #start(): void {
-    const { script, workerData } = this.#options
-    const worker = new Worker(script, { workerData })
+    const { script, workerData, isolation = 'thread' } = this.#options
     const member: Member<Job, Result> = {
-      worker,
+      host: startHost(isolation, script, workerData(), {
+        onMessage: message => this.#receive(member, message as FromWorker<Result>),
+        onError: error => {
+          member.lastError = error
+        },
+        onExit: (why, killed) => this.#gone(member, why, killed),
+      }),
       isReady: false,
       task: undefined,
       lastError: undefined,
     }
     this.#members.add(member)
-    worker.on('message', (message: FromWorker<Result>) => this.#receive(member, message))
-    worker.on('error', error => {
-      member.lastError = error
-    })
-    worker.on('exit', code => this.#gone(member, code))
   }
 
   #receive(member: Member<Job, Result>, message: FromWorker<Result>): void {
@@ -168,7 +176,7 @@ class ThreadPool<Job, Result> implements Pool<Job, Result> {
       if (this.#notLoaded === 0) this.#resolveLoading()
     } else if (message.type === 'loadFailed') {
       member.lastError = toError(message.error)
-      void member.worker.terminate()
+      void member.host.end()
     } else {
       const { task } = member
       member.task = undefined
@@ -180,17 +188,18 @@ class ThreadPool<Job, Result> implements Pool<Job, Result> {
     this.#dispatch()
   }
 
-  #gone(member: Member<Job, Result>, code: number): void {
+  #gone(member: Member<Job, Result>, exit: string, killed: boolean): void {
     this.#members.delete(member)
-    const why = member.lastError === undefined ? `exit code ${code}` : messageOf(member.lastError)
-    member.task?.reject(died(why))
+    const cause = member.lastError === undefined ? exit : messageOf(member.lastError)
+    const why = member.isReady ? cause : `while loading: ${cause}`
+    const error = killed || isOutOfMemory(member.lastError) ? outOfMemory(why) : died(why)
+    member.task?.reject(error)
     if (!this.#isClosed) {
       if (member.isReady) {
+        this.#options.onReplaced?.(error)
         this.#start()
-        this.#options.onReplaced?.()
       } else {
-        this.#loadError ??=
-          member.lastError instanceof XmasdError ? member.lastError : died(`while loading: ${why}`)
+        this.#loadError ??= member.lastError instanceof XmasdError ? member.lastError : error
         this.#rejectLoading(this.#loadError)
       }
     }
@@ -215,7 +224,7 @@ class ThreadPool<Job, Result> implements Pool<Job, Result> {
   #send(member: Member<Job, Result>, task: Task<Job, Result>): void {
     const message: ToWorker<Job> = { job: task.job }
     try {
-      member.worker.postMessage(message, [...task.transfer])
+      member.host.post(message, task.transfer)
       member.task = task
     } catch (error) {
       task.reject(error instanceof Error ? error : new Error(messageOf(error)))
@@ -229,5 +238,18 @@ function died(why: string): XmasdError {
     `a worker thread died: ${why}`,
     'Look for memory limits and for this example in the log; the daemon went on without it.',
     { retryable: true },
+  )
+}
+
+/** A thread that outgrew its heap; a process has no such error, only its signal. */
+function isOutOfMemory(error: unknown): boolean {
+  return error instanceof Error && 'code' in error && error.code === 'ERR_WORKER_OUT_OF_MEMORY'
+}
+
+function outOfMemory(why: string): XmasdError {
+  return new XmasdError(
+    'OUT_OF_MEMORY',
+    `a worker was ended for want of memory: ${why}`,
+    'Lower proxy.memoryMax or proxy.tokensMax, or give the daemon more memory.',
   )
 }

@@ -4,6 +4,7 @@
 import type { Engine, Program } from '../engine/engine.ts'
 import { type ProxyConfig, patchesPerImage } from '../proxy/config.ts'
 import type { Checkpoint, Schedule } from '../proxy/schedule.ts'
+import { checkUnchanged, type FileStamps } from '../proxy/unchanged.ts'
 import { visionTower } from '../proxy/vision.ts'
 import { crossModalAttention, type Mode, type ScoreInputs } from './attention.ts'
 
@@ -11,31 +12,76 @@ export type VisionProgram = Program<'patches'>
 export type ScoreProgram = Program<keyof ScoreInputs<never>>
 
 export interface Programs {
-  /** Does `work` with checkpoint `t`'s program. Throws ENGINE_FAILED. */
+  /** Does `work` with checkpoint `t`'s program. Throws ENGINE_FAILED, CHECKPOINT_INVALID. */
   withTower<Result>(t: number, work: (tower: VisionProgram) => Promise<Result>): Promise<Result>
   withScore<Result>(t: number, work: (score: ScoreProgram) => Promise<Result>): Promise<Result>
   close(): Promise<void>
 }
 
-/** Compiles all and keeps them; one tower where all checkpoints share it. Throws ENGINE_FAILED. */
-export async function residentPrograms(
-  engine: Engine,
-  { config, checkpoints, visionShared }: Schedule,
-  mode: Mode,
-): Promise<Programs> {
+export type ProgramsOptions = {
+  schedule: Schedule
+  mode: Mode
+  /** The first so many checkpoints stay in memory. */
+  residents: number
+  /** The schedule's files as they were opened. */
+  stamps: FileStamps
+}
+
+/**
+ * Compiles the checkpoints that stay, and the one tower where all share it. Of the others one program at
+ * a time is in memory, until another is asked for. Throws ENGINE_FAILED, and CHECKPOINT_INVALID where a
+ * file is no longer the one that was opened.
+ */
+export async function openPrograms(engine: Engine, options: ProgramsOptions): Promise<Programs> {
+  const { schedule, mode, residents, stamps } = options
+  const { config, checkpoints, visionShared } = schedule
+  const tower = (t: number): Promise<VisionProgram> => {
+    checkUnchanged(checkpoints[t]!, stamps)
+    return compileVision(engine, config, checkpoints[t]!)
+  }
+  const score = (t: number): Promise<ScoreProgram> => {
+    checkUnchanged(checkpoints[t]!, stamps)
+    const withStates = t === checkpoints.length - 1
+    return compileScore(engine, config, mode, checkpoints[t]!, { withStates })
+  }
   const towers: VisionProgram[] = []
   const scores: ScoreProgram[] = []
-  for (const [t, checkpoint] of checkpoints.entries()) {
-    if (t === 0 || !visionShared) towers.push(await compileVision(engine, config, checkpoint))
-    const withStates = t === checkpoints.length - 1
-    scores.push(await compileScore(engine, config, mode, checkpoint, { withStates }))
-  }
+  for (let t = 0; t < (visionShared ? 1 : residents); t++) towers.push(await tower(t))
+  for (let t = 0; t < residents; t++) scores.push(await score(t))
+  const streamed = new Slot()
   return {
-    withTower: (t, work) => work(towers[visionShared ? 0 : t]!),
-    withScore: (t, work) => work(scores[t]!),
+    withTower: async (t, work) => {
+      const at = visionShared ? 0 : t
+      return work(towers[at] ?? (await streamed.hold(`tower ${at}`, () => tower(at))))
+    },
+    withScore: async (t, work) =>
+      work(scores[t] ?? (await streamed.hold(`score ${t}`, () => score(t)))),
     close: async () => {
+      await streamed.empty()
       for (const program of [...towers, ...scores]) await program.release()
     },
+  }
+}
+
+/** Holds one program; the one before is released first, so that both are never in memory. */
+class Slot {
+  #key: string | undefined
+  #program: Program<never> | undefined
+
+  async hold<P extends Program<never>>(key: string, load: () => Promise<P>): Promise<P> {
+    if (this.#key === key) return this.#program as P
+    await this.empty()
+    const program = await load()
+    this.#program = program
+    this.#key = key
+    return program
+  }
+
+  async empty(): Promise<void> {
+    const program = this.#program
+    this.#program = undefined
+    this.#key = undefined
+    await program?.release()
   }
 }
 

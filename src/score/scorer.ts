@@ -8,13 +8,15 @@ import { timed } from '../engine/timed.ts'
 import { type ErrorCode, XmasdError } from '../errors.ts'
 import { type ProxyConfig, patchesPerImage } from '../proxy/config.ts'
 import type { Schedule } from '../proxy/schedule.ts'
+import { type FileStamps, stampFiles } from '../proxy/unchanged.ts'
 import type { Mode } from './attention.ts'
 import { ownPart, type PackedBatch, packBatch, type Sequence } from './batch.ts'
 import { embeddingOf } from './embedding.ts'
 import { createFeatureCache, type FeatureCache } from './features.ts'
 import { type Image, stackPatches } from './images.ts'
 import { type BatchLimits, LIMITS, planBatches } from './plan.ts'
-import { type Programs, residentPrograms } from './programs.ts'
+import { openPrograms, type Programs } from './programs.ts'
+import { FEATURE_BYTES_MAX, type Residency } from './residency.ts'
 import { largestSingularValues } from './singular.ts'
 
 /** An example's T rows of 5 singular values and its embedding, or why it has none. Plain data. */
@@ -29,6 +31,10 @@ export type ScorerOptions = EngineChoice & {
   threads: number
   /** Of one run. */
   limits?: BatchLimits | undefined
+  /** Default: every checkpoint stays in memory. */
+  residency?: Residency | undefined
+  /** The schedule's files as they were opened. */
+  stamps?: FileStamps | undefined
 }
 
 export type DeviceUse = { device: Device; seconds: number }
@@ -43,14 +49,21 @@ export interface Scorer {
 
 /** Loads the schedule. Throws ENGINE_FAILED, ENGINE_UNAVAILABLE. */
 export async function loadScorer(options: ScorerOptions): Promise<Scorer> {
-  const { schedule, mode, limits = LIMITS } = options
+  const { schedule, mode, limits = LIMITS, residency } = options
   const bare = await openEngine({ ...options, positionsMax: schedule.config.lengthMax })
   let seconds = 0
   const engine = timed(bare, more => {
     seconds += more
   })
-  const programs = await residentPrograms(engine, schedule, mode)
-  const parts = { schedule, limits, programs, features: createFeatureCache(FEATURE_BYTES_MAX) }
+  const { checkpoints } = schedule
+  const programs = await openPrograms(engine, {
+    schedule,
+    mode,
+    residents: residency?.residents ?? checkpoints.length,
+    stamps: options.stamps ?? stampFiles(checkpoints),
+  })
+  const features = createFeatureCache(residency?.featureBytesMax ?? FEATURE_BYTES_MAX)
+  const parts = { schedule, limits, programs, features }
   return {
     scoreBatch: sequences => scoreBatch(parts, sequences),
     takeDeviceUse: () => {
@@ -61,9 +74,6 @@ export async function loadScorer(options: ScorerOptions): Promise<Scorer> {
     close: () => programs.close(),
   }
 }
-
-/** Features of images that come again in later batches. */
-const FEATURE_BYTES_MAX = 128 * 2 ** 20
 
 type Parts = {
   schedule: Schedule

@@ -6,6 +6,7 @@ import { availableParallelism } from 'node:os'
 import type { Device, EngineName, Precision } from '../engine/engine.ts'
 import { XmasdError } from '../errors.ts'
 import { checkpointBytes, openSchedule, type Schedule } from '../proxy/schedule.ts'
+import { stampFiles } from '../proxy/unchanged.ts'
 import type { Mode } from './attention.ts'
 import type { Sequence } from './batch.ts'
 import {
@@ -14,8 +15,10 @@ import {
   chooseTensorflowDevice,
   type DeviceWish,
 } from './device.ts'
-import { type BatchLimits, planBatches } from './plan.ts'
+import type { Isolation } from './host.ts'
+import { type BatchLimits, LIMITS, planBatches } from './plan.ts'
 import { createPool, type Load, type Pool, runSurviving } from './pool.ts'
+import { chooseResidency, type Residency } from './residency.ts'
 import type { DeviceUse, Scored, ScorerOptions } from './scorer.ts'
 
 export type ScoringOptions = {
@@ -31,6 +34,10 @@ export type ScoringOptions = {
   workers?: number | undefined
   threads?: number | undefined
   limits?: BatchLimits
+  /** Bytes that all workers together may take; see `residency.ts`. Default: half of what is free. */
+  memoryMax?: number | undefined
+  /** Sequences that `score` is given at once, at most. Default: 64. */
+  batchExamplesMax?: number | undefined
   onWorkerReplaced?: (() => void) | undefined
   onDeviceUse?: ((use: DeviceUse) => void) | undefined
   /** Tests give their own. */
@@ -40,8 +47,7 @@ export type ScoringOptions = {
 export interface Scoring {
   readonly schedule: Schedule
   readonly device: ChosenDevice
-  readonly workers: number
-  readonly threads: number
+  readonly plan: WorkerPlan
   /** One result a sequence, in order. Throws where scoring as such is broken, not one example. */
   score(sequences: readonly Sequence[]): Promise<Scored[]>
   load(): Load
@@ -50,35 +56,30 @@ export interface Scoring {
 
 /**
  * Resolves once all workers have loaded. Throws PROXY_INVALID, PROXY_UNSUPPORTED,
- * CHECKPOINT_INVALID, ENGINE_UNAVAILABLE or ENGINE_FAILED.
+ * CHECKPOINT_INVALID, CONFIG_INVALID, ENGINE_UNAVAILABLE or ENGINE_FAILED.
  */
 export async function startScoring(options: ScoringOptions): Promise<Scoring> {
   const schedule = openSchedule(options.proxyDir)
-  const { mode, engine = 'onnx', device: wish = 'cpu', precision } = options
+  const stamps = stampFiles(schedule.checkpoints)
+  const { mode, limits, engine = 'onnx', device: wish = 'cpu', precision } = options
   const chosen =
     engine === 'onnx'
       ? await chooseDevice(wish, schedule.config)
       : await chooseTensorflowDevice(wish)
   const { device, fusedAttention } = chosen
-  const { workers, threads } = chooseThreads({
-    device,
-    checkpointBytes: checkpointBytes(schedule.checkpoints[0]!),
-    cores: availableParallelism(),
-    workers: options.workers,
-    threads: options.threads,
-  })
+  const plan = planWorkers(schedule, device, options)
+  const { threads, residency } = plan
   if (engine === 'tensorflow') {
     const { prepareTensorflow } = await import('../engine/tensorflow-backend.ts')
-    prepareTensorflow({ threads: workers * threads })
+    prepareTensorflow({ threads: plan.workers * threads })
   }
-  const { limits } = options
-  const choice = { engine, device, precision, fusedAttention }
-  const workerData: ScorerOptions = { schedule, mode, threads, limits, ...choice }
-  const script = options.script ?? new URL('./worker.js', import.meta.url)
+  const choice = { engine, device, precision, fusedAttention, threads, residency }
+  const workerData: ScorerOptions = { schedule, stamps, mode, limits, ...choice }
   const pool = createPool<readonly Sequence[], Scored[]>({
-    script,
-    workerData,
-    size: workers,
+    script: options.script ?? new URL('./worker.js', import.meta.url),
+    workerData: () => workerData,
+    size: plan.workers,
+    isolation: plan.isolation,
     onReplaced: options.onWorkerReplaced,
     onUse: options.onDeviceUse,
   })
@@ -91,11 +92,65 @@ export async function startScoring(options: ScoringOptions): Promise<Scoring> {
   return {
     schedule,
     device: chosen,
-    workers,
-    threads,
-    score: sequences => scoreAll(pool, workers, sequences),
+    plan,
+    score: sequences => scoreAll(pool, plan, sequences),
     load: () => pool.load(),
     close: () => pool.close(),
+  }
+}
+
+export type WorkerPlan = {
+  /** How many worker threads, and how many threads each computes with. */
+  workers: number
+  threads: number
+  /** A process where a driver may end it, or checkpoints come and go. */
+  isolation: Isolation
+  /** Of each worker. */
+  residency: Residency
+  /** Sequences of one job. */
+  jobExamplesMax: number
+}
+
+/** Sequences of one job where every checkpoint stays in memory: few, so that workers share them well. */
+const JOB_EXAMPLES_MAX = 64
+
+/**
+ * How many workers, and what each keeps in memory. Where checkpoints are streamed a job is a worker's
+ * share of a whole batch of the role (`batchExamplesMax`), for the load is paid once a job.
+ */
+export function planWorkers(
+  schedule: Schedule,
+  device: Device,
+  options: Pick<
+    ScoringOptions,
+    'workers' | 'threads' | 'limits' | 'memoryMax' | 'batchExamplesMax'
+  >,
+): WorkerPlan {
+  const { memoryMax, limits = LIMITS, batchExamplesMax = JOB_EXAMPLES_MAX } = options
+  const { workers, threads } = chooseThreads({
+    device,
+    checkpointBytes: checkpointBytes(schedule.checkpoints[0]!),
+    cores: availableParallelism(),
+    workers: options.workers,
+    threads: options.threads,
+  })
+  const streamed = Math.ceil(batchExamplesMax / workers)
+  const resident = Math.min(JOB_EXAMPLES_MAX, streamed)
+  const { tokensMax } = limits
+  const residency = chooseResidency(schedule, {
+    device,
+    workers,
+    memoryMax,
+    tokensMax,
+    jobExamples: { resident, streamed },
+  })
+  const isStreamed = residency.residents < schedule.checkpoints.length
+  return {
+    workers,
+    threads,
+    isolation: device === 'cpu' && !isStreamed ? 'thread' : 'process',
+    residency,
+    jobExamplesMax: isStreamed ? streamed : resident,
   }
 }
 
@@ -135,17 +190,14 @@ function oneWorker(device: Device, workers: number): XmasdError {
   )
 }
 
-/** Sequences of one job: many, so that a checkpoint that is not in memory is read for many. */
-const JOB_EXAMPLES_MAX = 64
-
 /** Every worker gets its share; the worker cuts it into runs. */
 async function scoreAll(
   pool: Pool<readonly Sequence[], Scored[]>,
-  workers: number,
+  { workers, jobExamplesMax }: WorkerPlan,
   sequences: readonly Sequence[],
 ): Promise<Scored[]> {
   const results = new Array<Scored>(sequences.length)
-  const examplesMax = Math.min(JOB_EXAMPLES_MAX, Math.ceil(sequences.length / workers))
+  const examplesMax = Math.min(jobExamplesMax, Math.ceil(sequences.length / workers))
   const tokensMax = Number.POSITIVE_INFINITY
   const batches = planBatches(sequences, { tokensMax, examplesMax: Math.max(1, examplesMax) })
   const settled = await Promise.allSettled(

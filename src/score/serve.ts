@@ -1,5 +1,6 @@
 /** The worker's side of the pool: loads once, then answers jobs one by one. */
-import { parentPort, type Transferable, workerData } from 'node:worker_threads'
+import { once } from 'node:events'
+import { type MessagePort, parentPort, type Transferable, workerData } from 'node:worker_threads'
 import { type ErrorCode, messageOf, XmasdError } from '../errors.ts'
 import type { DeviceUse } from './scorer.ts'
 
@@ -34,26 +35,52 @@ export type Answer<Result> = {
 export async function serve<Data, Job, Result>(
   load: (data: Data) => Promise<(job: Job) => Promise<Answer<Result>>>,
 ): Promise<void> {
-  const port = parentPort
-  if (port === null) throw new Error('serve runs in a worker thread')
+  const main = parentPort === null ? await mainProcess<Data>() : mainThread<Data>(parentPort)
   const send = (message: FromWorker<Result>, transfer: readonly Transferable[] = []): void =>
-    port.postMessage(message, [...transfer])
+    main.send(message, transfer)
   let answer: (job: Job) => Promise<Answer<Result>>
   try {
-    answer = await load(workerData as Data)
+    answer = await load(main.workerData)
   } catch (error) {
     send({ type: 'loadFailed', error: toWire(error) })
     return
   }
-  port.on('message', async ({ job }: ToWorker<Job>) => {
+  main.onMessage(async message => {
     try {
-      const { result, use, transfer } = await answer(job)
+      const { result, use, transfer } = await answer((message as ToWorker<Job>).job)
       send({ type: 'done', result, use }, transfer)
     } catch (error) {
       send({ type: 'failed', error: toWire(error) })
     }
   })
   send({ type: 'ready' })
+}
+
+type Main<Data> = {
+  workerData: Data
+  send(message: object, transfer: readonly Transferable[]): void
+  onMessage(receive: (message: unknown) => void): void
+}
+
+function mainThread<Data>(port: MessagePort): Main<Data> {
+  return {
+    workerData: workerData as Data,
+    send: (message, transfer) => port.postMessage(message, [...transfer]),
+    onMessage: receive => port.on('message', receive),
+  }
+}
+
+/** The first message brings the data. The main process ends this one: signals to the group are its own. */
+async function mainProcess<Data>(): Promise<Main<Data>> {
+  if (process.send === undefined) throw new Error('serve runs in a worker')
+  for (const signal of ['SIGINT', 'SIGTERM'] as const) process.on(signal, () => {})
+  process.on('disconnect', () => process.exit(0))
+  const [first] = (await once(process, 'message')) as [{ workerData: Data }]
+  return {
+    workerData: first.workerData,
+    send: message => process.send!(message),
+    onMessage: receive => process.on('message', receive),
+  }
 }
 
 function toWire(error: unknown): WireError {

@@ -1,13 +1,20 @@
 import assert from 'node:assert/strict'
 import { type TestContext, test } from 'node:test'
 import { XmasdError } from '../../src/errors.ts'
-import { createPool, type Pool, runSurviving } from '../../src/score/pool.ts'
+import { ISOLATIONS } from '../../src/score/host.ts'
+import { createPool, type Pool, type PoolOptions, runSurviving } from '../../src/score/pool.ts'
 import type { ExitJob } from './worker-exits.ts'
 
 const script = new URL('./worker-exits.js', import.meta.url)
 
-function poolOf(t: TestContext, size: number, onReplaced?: () => void): Pool<ExitJob, number> {
-  const pool = createPool<ExitJob, number>({ script, workerData: {}, size, onReplaced })
+function poolOf(
+  t: TestContext,
+  size: number,
+  { isolation, onReplaced }: Pick<PoolOptions, 'isolation' | 'onReplaced'>,
+): Pool<ExitJob, number> {
+  const workerData = () => ({})
+  const options = { script, workerData, size, isolation, onReplaced }
+  const pool = createPool<ExitJob, number>(options)
   t.after(() => pool.close())
   return pool
 }
@@ -16,67 +23,79 @@ function hasCode(code: string): (error: unknown) => boolean {
   return error => error instanceof XmasdError && error.code === code
 }
 
-test('every job gets its own result, however many workers there are', async t => {
-  const pool = poolOf(t, 2)
-  await pool.ready()
-  const values = Array.from({ length: 50 }, (_, i) => i)
-  const running = values.map(value => pool.run({ value }))
-  assert.deepEqual(pool.load(), { waiting: 48, busy: 2 })
-  const results = await Promise.all(running)
-  assert.deepEqual(pool.load(), { waiting: 0, busy: 0 })
-  assert.deepEqual(
-    results,
-    values.map(value => value * 2),
-  )
-})
+for (const isolation of ISOLATIONS) {
+  test(`${isolation}: every job gets its own result, however many workers there are`, async t => {
+    const pool = poolOf(t, 2, { isolation })
+    await pool.ready()
+    const values = Array.from({ length: 50 }, (_, i) => i)
+    const running = values.map(value => pool.run({ value }))
+    assert.deepEqual(pool.load(), { waiting: 48, busy: 2 })
+    const results = await Promise.all(running)
+    assert.deepEqual(pool.load(), { waiting: 0, busy: 0 })
+    assert.deepEqual(
+      results,
+      values.map(value => value * 2),
+    )
+  })
 
-test('a worker that exits or throws takes only its own job along and is replaced', async t => {
-  let replaced = 0
-  const pool = poolOf(t, 1, () => replaced++)
-  for (const action of ['exit', 'throw'] as const) {
-    const before = pool.run({ value: 1 })
-    const dying = pool.run({ value: 2, action })
-    const after = pool.run({ value: 3 })
-    await assert.rejects(dying, (error: unknown) => {
-      assert.ok(error instanceof XmasdError && error.code === 'WORKER_DIED' && error.retryable)
+  test(`${isolation}: a worker that exits or throws takes only its own job along and is replaced`, async t => {
+    let replaced = 0
+    const pool = poolOf(t, 1, { isolation, onReplaced: () => replaced++ })
+    for (const action of ['exit', 'throw'] as const) {
+      const before = pool.run({ value: 1 })
+      const dying = pool.run({ value: 2, action })
+      const after = pool.run({ value: 3 })
+      await assert.rejects(dying, (error: unknown) => {
+        assert.ok(error instanceof XmasdError && error.code === 'WORKER_DIED' && error.retryable)
+        return true
+      })
+      assert.deepEqual([await before, await after], [2, 6])
+    }
+    assert.equal(replaced, 2)
+  })
+
+  test(`${isolation}: errors keep their code and hint across threads; defects become INTERNAL`, async t => {
+    const pool = poolOf(t, 1, { isolation })
+    await assert.rejects(pool.run({ value: 1, action: 'operating' }), (error: unknown) => {
+      assert.ok(error instanceof XmasdError)
+      assert.deepEqual(
+        [error.code, error.message, error.hint],
+        ['ENGINE_FAILED', 'no memory', 'buy some'],
+      )
       return true
     })
-    assert.deepEqual([await before, await after], [2, 6])
-  }
-  assert.equal(replaced, 2)
-})
-
-test('errors keep their code and hint across threads; defects become INTERNAL', async t => {
-  const pool = poolOf(t, 1)
-  await assert.rejects(pool.run({ value: 1, action: 'operating' }), (error: unknown) => {
-    assert.ok(error instanceof XmasdError)
-    assert.deepEqual(
-      [error.code, error.message, error.hint],
-      ['ENGINE_FAILED', 'no memory', 'buy some'],
-    )
-    return true
+    await assert.rejects(pool.run({ value: 1, action: 'fail' }), hasCode('INTERNAL'))
+    assert.equal(await pool.run({ value: 4 }), 8)
   })
-  await assert.rejects(pool.run({ value: 1, action: 'fail' }), hasCode('INTERNAL'))
+
+  test(`${isolation}: workers that cannot load say why, to ready and to every job, and are not started again`, async t => {
+    const pool = createPool<ExitJob, number>({
+      script,
+      workerData: () => ({ refuses: true }),
+      size: 2,
+    })
+    t.after(() => pool.close())
+    const job = assert.rejects(pool.run({ value: 1 }), hasCode('PROXY_INVALID'))
+    await assert.rejects(pool.ready(), hasCode('PROXY_INVALID'))
+    await job
+    await assert.rejects(pool.run({ value: 1 }), hasCode('PROXY_INVALID'))
+  })
+
+  test(`${isolation}: closing rejects what is queued and what is asked later`, async t => {
+    const pool = poolOf(t, 1, { isolation })
+    await pool.ready()
+    const queued = Array.from({ length: 4 }, (_, value) => pool.run({ value, action: 'throw' }))
+    const rejected = queued.map(job => assert.rejects(job, hasCode('WORKER_DIED')))
+    await pool.close()
+    await Promise.all(rejected)
+    await assert.rejects(pool.run({ value: 1 }), hasCode('WORKER_DIED'))
+  })
+}
+
+test('a process that the system kills is told from one that dies: OUT_OF_MEMORY', async t => {
+  const pool = poolOf(t, 1, { isolation: 'process' })
+  await assert.rejects(pool.run({ value: 1, action: 'kill' }), hasCode('OUT_OF_MEMORY'))
   assert.equal(await pool.run({ value: 4 }), 8)
-})
-
-test('workers that cannot load say why, to ready and to every job, and are not started again', async t => {
-  const pool = createPool<ExitJob, number>({ script, workerData: { refuses: true }, size: 2 })
-  t.after(() => pool.close())
-  const job = assert.rejects(pool.run({ value: 1 }), hasCode('PROXY_INVALID'))
-  await assert.rejects(pool.ready(), hasCode('PROXY_INVALID'))
-  await job
-  await assert.rejects(pool.run({ value: 1 }), hasCode('PROXY_INVALID'))
-})
-
-test('closing rejects what is queued and what is asked later', async t => {
-  const pool = poolOf(t, 1)
-  await pool.ready()
-  const queued = Array.from({ length: 4 }, (_, value) => pool.run({ value, action: 'throw' }))
-  const rejected = queued.map(job => assert.rejects(job, hasCode('WORKER_DIED')))
-  await pool.close()
-  await Promise.all(rejected)
-  await assert.rejects(pool.run({ value: 1 }), hasCode('WORKER_DIED'))
 })
 
 test('of items whose worker died only the culprit fails', async () => {

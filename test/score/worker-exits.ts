@@ -1,13 +1,17 @@
-/** A test's worker: doubles numbers; some jobs make the thread exit, throw or fail. */
+/** A test's worker: doubles numbers; some jobs make the worker exit, throw or fail. */
 import { XmasdError } from '../../src/errors.ts'
 import { serve } from '../../src/score/serve.ts'
 
-export type ExitJob = { value: number; action?: 'exit' | 'throw' | 'fail' | 'operating' }
+export type ExitJob = {
+  value: number
+  action?: 'exit' | 'throw' | 'fail' | 'operating' | 'kill'
+}
 
 await serve<{ refuses?: boolean }, ExitJob, number>(async ({ refuses }) => {
   if (refuses === true) throw new XmasdError('PROXY_INVALID', 'no proxy here', 'bring one')
   return async ({ value, action }) => {
     if (action === 'exit') process.exit(3)
+    if (action === 'kill') process.kill(process.pid, 'SIGKILL')
     if (action === 'throw') {
       setImmediate(() => {
         throw new Error('out of the blue')

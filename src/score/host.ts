@@ -1,0 +1,83 @@
+/**
+ * Where a worker's script runs: in a thread, or in a process of its own. A process costs about 70 MB and
+ * copies of its jobs, but a driver that aborts ends it alone, the system's memory killer is seen, and
+ * what it releases really goes back to the system.
+ */
+import { fork } from 'node:child_process'
+import { once } from 'node:events'
+import { fileURLToPath } from 'node:url'
+import { type Transferable, Worker } from 'node:worker_threads'
+
+export const ISOLATIONS = ['thread', 'process'] as const
+export type Isolation = (typeof ISOLATIONS)[number]
+
+export interface Host {
+  /** Throws where the message can't be sent. `transfer` is moved where the host is a thread. */
+  post(message: unknown, transfer: readonly Transferable[]): void
+  /** Resolves once it has ended. */
+  end(): Promise<void>
+}
+
+export type HostEvents = {
+  onMessage(message: unknown): void
+  onError(error: unknown): void
+  /** `killed`: by a signal that we did not send, most likely the system's, for want of memory. */
+  onExit(why: string, killed: boolean): void
+}
+
+export function startHost(
+  isolation: Isolation,
+  script: URL,
+  workerData: unknown,
+  events: HostEvents,
+): Host {
+  return isolation === 'thread'
+    ? startThread(script, workerData, events)
+    : startProcess(script, workerData, events)
+}
+
+function startThread(script: URL, workerData: unknown, events: HostEvents): Host {
+  const worker = new Worker(script, { workerData })
+  worker.on('message', message => events.onMessage(message))
+  worker.on('error', error => events.onError(error))
+  worker.on('exit', code => events.onExit(`exit code ${code}`, false))
+  return {
+    post: (message, transfer) => worker.postMessage(message, [...transfer]),
+    end: async () => {
+      await worker.terminate()
+    },
+  }
+}
+
+/**
+ * glibc would keep what is released in pieces below 32 MB, split it and grow: a schedule that is streamed
+ * would take several times its part. Pieces of 1 MB and more go back at once.
+ */
+export const MALLOC = { MALLOC_MMAP_THRESHOLD_: String(2 ** 20) }
+
+function startProcess(script: URL, workerData: unknown, events: HostEvents): Host {
+  const child = fork(fileURLToPath(script), [], {
+    serialization: 'advanced',
+    env: { ...process.env, ...MALLOC },
+    stdio: ['ignore', 2, 2, 'ipc'], // stdout is our data
+  })
+  const exited = once(child, 'exit')
+  exited.catch(() => {}) // told as an error below
+  let isEnding = false
+  child.on('message', message => events.onMessage(message))
+  child.on('error', error => events.onError(error))
+  child.on('exit', (code, signal) => {
+    const killed = signal === 'SIGKILL' && !isEnding
+    events.onExit(signal === null ? `exit code ${code}` : `signal ${signal}`, killed)
+  })
+  child.send({ workerData })
+  return {
+    post: message => {
+      child.send(message as object)
+    },
+    end: async () => {
+      isEnding = true
+      if (child.kill('SIGKILL')) await exited
+    },
+  }
+}
