@@ -26,8 +26,9 @@ export function start(args: string[], env: NodeJS.ProcessEnv = {}, main = MAIN) 
 
 /** Where a `run` that has just been started serves HTTP. */
 export function servedAt(child: ChildProcess): Promise<string> {
-  return new Promise(resolve => {
+  return new Promise((resolve, reject) => {
     let seen = ''
+    child.once('exit', code => reject(new Error(`exit code ${code} before it served:\n${seen}`)))
     child.stderr!.on('data', (text: string) => {
       seen += text
       const found = /"http":"([^"]+)"/.exec(seen)

@@ -9,7 +9,7 @@ import type { Log } from '../../src/log/log.ts'
 /** The broker that `run.ts` has started for all test files. */
 export type SharedBroker = { plain: string; sasl: string; ca: string; otherCa: string }
 
-export const SHARED_BROKER = 'XMASD_KAFKA_TEST_BROKER'
+export const SHARED_BROKER = 'TEST_KAFKA_BROKER'
 
 export function sharedBroker(): SharedBroker {
   const text = process.env[SHARED_BROKER]
