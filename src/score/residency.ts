@@ -22,6 +22,8 @@ export type MemoryNeed = {
   /** One vision tower, and one language model, with the activations of a pass. */
   tower: number
   score: number
+  /** Of `score`, the activations. */
+  pass: number
   /** Pixels and features of one example of a job. */
   example: number
 }
@@ -45,16 +47,14 @@ export function memoryNeed(schedule: Schedule, tokensMax: number): MemoryNeed {
   const { vision, text } = config
   const patches = patchesPerImage(vision)
   const images = Math.ceil(tokensMax / config.imageTokens)
-  const sequence = Math.min(tokensMax, config.lengthMax)
+  const pass = activations(text, tokensMax, Math.min(tokensMax, config.lengthMax))
   return {
     tower:
       PROGRAM_BYTES +
       weights(checkpoints[0]!, 'vision.') +
       activations(vision, images * patches, patches),
-    score:
-      PROGRAM_BYTES +
-      weights(checkpoints[0]!, 'text.', 'connector.') +
-      activations(text, tokensMax, sequence),
+    score: PROGRAM_BYTES + weights(checkpoints[0]!, 'text.', 'connector.') + pass,
+    pass,
     example:
       FLOAT_BYTES * (patches * 3 * vision.patchSize ** 2 + config.imageTokens * vision.width),
   }
@@ -148,7 +148,12 @@ export function chooseResidency(
   const { device, workers, memoryMax, tokensMax, jobExamples } = options
   const { checkpoints, visionShared } = schedule
   const bytesMax = (memoryMax ?? memoryMaxDefault(device)) / workers
-  const { residency, bytesMin } = planResidency(memoryNeed(schedule, tokensMax), {
+  const need = memoryNeed(schedule, tokensMax)
+  if (memoryMax === undefined && atOnce(need, schedule) <= bytesMax) {
+    const featureBytesMax = Math.min(FEATURE_BYTES_MAX, bytesMax * FEATURE_SHARE)
+    return { residents: checkpoints.length, featureBytesMax }
+  }
+  const { residency, bytesMin } = planResidency(need, {
     bytesMax,
     checkpoints: checkpoints.length,
     visionShared,
@@ -162,4 +167,13 @@ export function chooseResidency(
     `proxy.memoryMax is ${memoryMax}; one checkpoint at a time, with a pass of ${tokensMax} tokens, takes ${bytes}`,
     `set it to ${bytes} or more, or lower proxy.tokensMax, proxy.workers or score.batchExamplesMax`,
   )
+}
+
+/**
+ * All checkpoints with the activations of one pass. A budget that was set is kept though every program's
+ * arena has once held the longest sequences; by default nothing is streamed for so rare a case.
+ */
+function atOnce({ tower, score, pass }: MemoryNeed, schedule: Schedule): number {
+  const { length } = schedule.checkpoints
+  return pass + length * (score - pass) + (schedule.visionShared ? 1 : length) * tower
 }

@@ -33,6 +33,7 @@ test('as many checkpoints stay as the budget holds, and never more', () => {
   const needs = fc.record({
     tower: fc.integer({ min: 1, max: 500 }),
     score: fc.integer({ min: 1, max: 500 }),
+    pass: fc.constant(0),
     example: fc.integer({ min: 0, max: 3 }),
   })
   const options = fc.record({
