@@ -13,26 +13,29 @@ export type Side = {
   name: string
   /** Seconds an example and checkpoint, of each round. */
   seconds: Record<ExampleSet, number[]>
+  /** The same of CPU time, all threads together: what a busy machine leaves comparable at one thread. */
+  cpuSeconds: Record<ExampleSet, number[]>
   /** Scores the examples in `folder`, all or the first ones. */
   score(set: ExampleSet, folder: string): Promise<Values>
   peakBytes(): number
   end(): Promise<void>
 }
 
-function sideOf(
-  name: string,
-  child: Child,
-  score: (folder: string) => Promise<{ seconds: number; values: Values }>,
-): Side {
+type Run = { seconds: number; cpuSeconds: number; values: Values }
+
+function sideOf(name: string, child: Child, score: (folder: string) => Promise<Run>): Side {
   const seconds: Side['seconds'] = { distinct: [], shared: [] }
+  const cpuSeconds: Side['cpuSeconds'] = { distinct: [], shared: [] }
   return {
     name,
     seconds,
+    cpuSeconds,
     score: async (set, folder) => {
-      const scored = await score(folder)
-      const { length } = scored.values
-      seconds[set].push(scored.seconds / (length * scored.values[0]!.length))
-      return scored.values
+      const { values, ...spent } = await score(folder)
+      const times = values.length * values[0]!.length
+      seconds[set].push(spent.seconds / times)
+      cpuSeconds[set].push(spent.cpuSeconds / times)
+      return values
     },
     peakBytes: () => child.peakBytes(),
     end: () => child.end(),
@@ -43,8 +46,8 @@ function sideOf(
 export function startOurs(name: string, script: string, settings: object): Side {
   const child = startChild(process.execPath, [script, JSON.stringify(settings)])
   return sideOf(name, child, async folder => {
-    const { seconds, top5 } = await child.ask<{ seconds: number; top5: Values }>({ folder })
-    return { seconds, values: top5 }
+    const { top5, ...spent } = await child.ask<Omit<Run, 'values'> & { top5: Values }>({ folder })
+    return { ...spent, values: top5 }
   })
 }
 
@@ -69,7 +72,7 @@ export async function startReference(
   const load = (t: number): Promise<unknown> =>
     child.ask({ do: 'load', checkpoint: join(proxyDir, `checkpoint-${t + 1}`) })
   const scoreOne = (folder: string, attention: string) =>
-    child.ask<{ seconds: number; top5: number[][] }>({
+    child.ask<{ seconds: number; cpuSeconds: number; top5: number[][] }>({
       ...{ do: 'score', folder, examples, batch: 1, attention },
     })
   const tried: Record<string, number> = { eager: Number.MAX_VALUE, sdpa: Number.MAX_VALUE }
@@ -82,15 +85,16 @@ export async function startReference(
   }
   const attention = tried.eager! < tried.sdpa! ? 'eager' : 'sdpa'
   const side = sideOf(`reference`, child, async folder => {
-    let seconds = 0
+    let [seconds, cpuSeconds] = [0, 0]
     const values: Values = examples.map(() => [])
     for (let t = 0; t < checkpoints; t++) {
       await load(t)
       const scored = await scoreOne(folder, attention)
       seconds += scored.seconds
+      cpuSeconds += scored.cpuSeconds
       for (const [i, row] of scored.top5.entries()) values[i]!.push(row)
     }
-    return { seconds, values }
+    return { seconds, cpuSeconds, values }
   })
   return { side, tried }
 }

@@ -146,7 +146,7 @@ function ratio(slow: Side | undefined, fast: Side, set: ExampleSet): number | nu
 }
 
 function describe(side: Side, { ours, reference }: Sides, difference: Difference): object {
-  const { name, seconds } = side
+  const { name, seconds, cpuSeconds } = side
   for (const set of SETS) {
     const [best, middle] = [Math.min(...seconds[set]), median(seconds[set])]
     const times = `median ${middle.toFixed(3)} s, best ${best.toFixed(3)} s`
@@ -155,6 +155,7 @@ function describe(side: Side, { ours, reference }: Sides, difference: Difference
   say(`${name.padEnd(10)} peak ${Math.round(side.peakBytes() / 2 ** 20)} MiB`)
   return {
     seconds: Object.fromEntries(SETS.map(set => [set, digits(median(seconds[set]))])),
+    cpuSeconds: Object.fromEntries(SETS.map(set => [set, digits(median(cpuSeconds[set]))])),
     ratioDistinct: ratio(reference, side, 'distinct'),
     ratioShared: ratio(reference, side, 'shared'),
     peakBytes: side.peakBytes(),
@@ -171,7 +172,7 @@ async function main(): Promise<object> {
   const worst = new Map<Side, Difference>()
   for (const side of [ours, ...variants]) {
     for (const set of SETS) await side.score(set, examplesOf(set, 0))
-    for (const set of SETS) side.seconds[set].length = 0 // that was the warm-up
+    for (const set of SETS) side.seconds[set].length = side.cpuSeconds[set].length = 0 // warm-up
   }
   for (let round = 1; round <= ROUNDS; round++) {
     await playRound(sides, round, worst)
