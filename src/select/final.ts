@@ -32,14 +32,16 @@ const PLAN_EVERY = 64
 const PLAN_PART = 20
 /** A plan is a pass over the clusters: at most so many clusters an arrival. */
 const PLAN_CLUSTERS = 16
-/** The price of dropping what will be missing; (ln of the share dropped)² = 30 is a share of 0.4 %. */
-const PRICE_MAX = 30
+/** The price of dropping what will be missing; (ln of the share dropped)² = 39 is a share of 0.2 %. */
+const PRICE_MAX = 39
 /** Where the rest is counted in few arrivals, quotas are whole numbers. */
 const FEW = 20
-/** A need is met a little early and within a part of the level: chance is not chased to the last example. */
-const EARLY = 1.5
-const SLACK = 1.3
-const SOFTNESS = 0.03
+/**
+ * A need of r in a arrivals asks for the share (r + early) / (a + slack): a little early, for the last ones can't be
+ * chosen. And it is met to within `soft` examples, or that part of the level: chance is not chased to the last one.
+ */
+const AT_HORIZON = { early: 1.5, slack: 1.3, soft: 0, softPart: 0.02 }
+const AT_ALL_TIMES = { early: 0, slack: 0, soft: 2, softPart: 0 }
 /** Of the mean rank, over some 200 arrivals: 4 standard deviations are 0.06. */
 const RANK_MEMORY = 0.005
 const RANK_DOUBT = 0.06
@@ -71,6 +73,11 @@ export class FinalJudge implements Judge {
     this.#horizonExamples = budget.horizonExamples
     this.#budgetOf = budgetOf(budget)
     this.#history = history
+  }
+
+  /** Whether the horizon is a place that is reached, and not always ahead. */
+  get #hasEnd(): boolean {
+    return this.#horizonExamples !== undefined
   }
 
   reserve(slots: number): void {
@@ -123,7 +130,15 @@ export class FinalJudge implements Judge {
     }
     const budget = this.#budgetOf(total + ahead)
     const unforeseen = (ahead * ahead) / (total + ahead)
-    this.#plan = planFor({ slots, sizes, kept, coming, budget, unforeseen })
+    this.#plan = planFor({
+      slots,
+      sizes,
+      kept,
+      coming,
+      budget,
+      unforeseen,
+      hasEnd: this.#hasEnd,
+    })
     const most = Math.max(PLAN_EVERY, slots / PLAN_CLUSTERS)
     this.#planAt = total + Math.max(1, Math.min(most, total / PLAN_PART, ahead / PLAN_PART))
   }
@@ -137,21 +152,22 @@ export class FinalJudge implements Judge {
     const size = sizes[slot]!
     const count = popularity.effective(slot, size, total)
     const coming = ahead * popularity.share(count, total)
-    if (kept[slot]! >= ceiling || staysSmall(size, coming)) return 0
-    const isExtra = size + coming >= extraFrom
-    const quota = coming > FEW ? level : Math.floor(level) + (isExtra ? 1 : 0)
-    const fraction = Math.min(1, level / (size + coming))
-    const need = quota - kept[slot]! + SOFTNESS * level * fraction
+    if (kept[slot]! >= ceiling || (this.#hasEnd && staysSmall(size, coming))) return 0
+    const isFew = this.#hasEnd && coming <= FEW
+    const quota = isFew ? Math.floor(level) + (size + coming >= extraFrom ? 1 : 0) : level
+    const { early, slack, soft, softPart } = this.#hasEnd ? AT_HORIZON : AT_ALL_TIMES
+    const softness = soft + softPart * level
+    const need = quota - kept[slot]! + softness * Math.min(1, level / (size + coming))
     if (need <= 0) return 0
-    const wanted = need + EARLY * Math.min(1, need)
-    const slack = SLACK + SOFTNESS * level
+    const wanted = need + early * Math.min(1, need)
     const scenarios = popularity.scenarios(count, total)
     let price = 0
     let weight = 0
     for (let i = 0; i < scenarios; i++) {
       const arrivals = ahead * popularity.shares[i]!
       const isMissing = size + arrivals <= quota
-      price += popularity.weights[i]! * priceOf(isMissing ? 1 : wanted / (arrivals + slack))
+      price +=
+        popularity.weights[i]! * priceOf(isMissing ? 1 : wanted / (arrivals + slack + softness))
       weight += popularity.weights[i]!
     }
     return 1 - Math.exp(-Math.sqrt(price / weight))

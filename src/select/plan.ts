@@ -17,6 +17,8 @@ export type Outlook = {
   budget: number
   /** Arrivals that clusters never seen may take at most, against all expectation. */
   unforeseen: number
+  /** Whether quotas are given at the horizon, to clusters as large as they are then. */
+  hasEnd: boolean
 }
 
 export type Plan = {
@@ -54,13 +56,13 @@ function levelOf(outlook: Outlook, unseen: number, mass: number): number {
   return low
 }
 
-function spentAt({ slots, sizes, kept, coming }: Outlook, level: number): number {
+function spentAt({ slots, sizes, kept, coming, hasEnd }: Outlook, level: number): number {
   let spent = 0
   for (let slot = 0; slot < slots; slot++) {
     const k = kept[slot]!
     const more = coming[slot]!
     spent += k
-    if (level <= k || staysSmall(sizes[slot]!, more)) continue
+    if (level <= k || (hasEnd && staysSmall(sizes[slot]!, more))) continue
     spent += Math.min(level - k, more)
   }
   return spent
