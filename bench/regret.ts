@@ -31,24 +31,24 @@ const PERCENTS = [10, 20, 50]
 const KINDS = ['final', 'final_open', 'naive'] as const
 type Kind = (typeof KINDS)[number]
 
-type Case = { kind: Kind; order: Order; clusters: number; percent: number }
+type Case = { kind: Kind; order: Order; clusters: number; percent: number; baseline: number }
 type Cell = { clusters: number; percent: number; baseline: number } & Figures
 
-function policyOf({ kind, clusters, percent }: Case): Policy {
+function policyOf({ kind, percent }: Case): Policy {
   const horizonExamples = kind === 'final_open' ? undefined : EXAMPLES
   const budget = { percent, horizonExamples }
-  return new Irrevocable(budget, clusters, history =>
+  return new Irrevocable(budget, history =>
     kind === 'naive' ? new NaiveJudge(budget, history) : new FinalJudge(budget, history),
   )
 }
 
 function measure(one: Case): Cell {
-  const { order, clusters, percent } = one
+  const { order, clusters, percent, baseline } = one
   const runs = Array.from({ length: SEEDS }, (_, index) => {
-    const stream = streamOf(order, { clusters, examples: EXAMPLES, seed: index + 1 })
-    return run(policyOf(one), stream, percent)
+    const stream = streamOf(order, { clusters, examples: baseline + EXAMPLES, seed: index + 1 })
+    return run(policyOf(one), stream, { percent, baseline })
   })
-  const cell = { clusters, percent, baseline: 0, ...meanOf(runs) }
+  const cell = { clusters, percent, baseline, ...meanOf(runs) }
   process.stdout.write(`${lineOf(one, cell)}\n`)
   return cell
 }
@@ -72,10 +72,10 @@ function round(value: number): number {
   return Math.round(value * 1e5) / 1e5
 }
 
-function lineOf({ kind, order, clusters, percent }: Case, cell: Cell): string {
+function lineOf({ kind, order, clusters, percent, baseline }: Case, cell: Cell): string {
   const share = (value: number, digits = 1): string => `${(100 * value).toFixed(digits)} %`
   return (
-    `${kind.padEnd(10)} ${order.padEnd(18)} K ${String(clusters).padStart(4)} ${percent} %  ` +
+    `${kind.padEnd(10)} ${order.padEnd(18)} K ${String(clusters).padStart(4)} ${percent} %${baseline > 0 ? ` behind ${baseline}` : ''}  ` +
     `recovered ${share(cell.recovered)} (as is ${share(cell.recoveredAsIs)})  ` +
     `budget error ${share(cell.budgetErrorEnd, 2)} at the end, ${share(cell.budgetErrorMax)} at most  ` +
     `variation ${share(cell.totalVariation, 2)}  overlap ${share(cell.jaccard)}  ${cell.decisionsPerSecond}/s`
@@ -83,15 +83,14 @@ function lineOf({ kind, order, clusters, percent }: Case, cell: Cell): string {
 }
 
 const sizes = SIZES.flatMap(clusters => PERCENTS.map(percent => ({ clusters, percent })))
-const cells = sizes.map(size => measure({ kind: 'final', order: 'stationary', ...size }))
+const common = { kind: 'final', order: 'stationary', baseline: 0 } as const
+const cells = [0, EXAMPLES / 10].flatMap(baseline =>
+  sizes.map(size => measure({ ...common, ...size, baseline })),
+)
 const variants = [
-  ...KINDS.slice(1).flatMap(kind =>
-    sizes.map(size => ({ kind, order: 'stationary' as const, ...size })),
-  ),
+  ...KINDS.slice(1).flatMap(kind => sizes.map(size => ({ ...common, ...size, kind }))),
   ...ORDERS.slice(1).flatMap(order =>
-    SIZES.flatMap(clusters =>
-      [10, 20].map(percent => ({ kind: 'final' as const, order, clusters, percent })),
-    ),
+    sizes.filter(({ percent }) => percent < 50).map(size => ({ ...common, ...size, order })),
   ),
 ].map(one => ({ kind: one.kind, order: one.order, ...measure(one) }))
 const report = JSON.stringify({ examples: EXAMPLES, seeds: SEEDS, cells, variants })

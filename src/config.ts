@@ -11,7 +11,7 @@ import { LogConfig } from './config-log.ts'
 import { DEVICES, ENGINES, PRECISIONS } from './engine/engine.ts'
 import { messageOf, XmasdError } from './errors.ts'
 import { MODES } from './score/attention.ts'
-import { POLICIES } from './select/policy.ts'
+import { BASELINES, POLICIES } from './select/policy.ts'
 
 const MIB = 1024 * 1024
 
@@ -61,6 +61,7 @@ const SelectConfig = z
     percent: z.number().min(0).max(100).default(20),
     budgetExamples: z.int().min(0).optional(),
     horizonExamples: z.int().min(1).optional(),
+    baseline: z.enum(BASELINES).default('continue'),
     settleEvery: z.int().min(1).default(1),
     idleSettleMs: z.int().min(1).default(1_000),
   })

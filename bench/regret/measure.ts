@@ -4,7 +4,7 @@
  */
 import { hashedDraw } from '../../src/random.ts'
 import type { Policy } from '../../src/select/policy.ts'
-import { batchQuotas, budgetRule } from '../../src/select/quotas.ts'
+import { batchQuotas, budgetRule, type Ranked, selectBatch } from '../../src/select/quotas.ts'
 import type { Stream } from './streams.ts'
 
 export type Figures = {
@@ -23,24 +23,48 @@ export type Figures = {
 const SEED = 1
 const BUDGET_MIN = 100
 
-export function run(policy: Policy, stream: Stream, percent: number): Figures {
-  const { cluster, instability } = stream
+/**
+ * The first `baseline` examples are the bundle's: they are not decided but selected by the batch rule, and count
+ * as the beginning of the history.
+ */
+export function run(
+  policy: Policy,
+  stream: Stream,
+  { percent, baseline }: { percent: number; baseline: number },
+): Figures {
+  const { clusters, cluster, instability } = stream
   const budgetOf = budgetRule(percent)
   const kept = new Uint8Array(cluster.length)
+  const members = {
+    cluster: cluster.slice(0, baseline),
+    instability: Float32Array.from(instability.subarray(0, baseline)),
+  }
+  policy.begin({ clusters, textOnly: 0, members: baseline === 0 ? undefined : members })
+  for (const index of selectBaseline(members, percent)) kept[index] = 1
   let budgetErrorMax = 0
   const started = performance.now()
-  for (let i = 0; i < cluster.length; i++) {
+  for (let i = baseline; i < cluster.length; i++) {
     policy.add(cluster[i]!, instability[i]!, '', contentOf(i))
     for (const { sequence, action } of policy.settle()) {
-      kept[sequence] = action === 'keep' || action === 'restore' ? 1 : 0
+      kept[baseline + sequence] = action === 'keep' || action === 'restore' ? 1 : 0
     }
     const budget = budgetOf(i + 1)
     if (budget < BUDGET_MIN) continue
     budgetErrorMax = Math.max(budgetErrorMax, Math.abs(policy.kept - budget) / budget)
   }
   const seconds = (performance.now() - started) / 1000
-  const decisionsPerSecond = cluster.length / seconds
+  const decisionsPerSecond = (cluster.length - baseline) / seconds
   return { ...compare(stream, kept, percent), budgetErrorMax, decisionsPerSecond }
+}
+
+function selectBaseline(
+  { cluster, instability }: { cluster: Int32Array; instability: Float32Array },
+  percent: number,
+): number[] {
+  const examples = Array.from(cluster, (c, i): Ranked => {
+    return { cluster: c, instability: instability[i]!, id: '' }
+  })
+  return selectBatch(examples, percent).selected
 }
 
 /** 64 bits that are new for every example. */

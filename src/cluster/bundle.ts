@@ -1,7 +1,8 @@
 /**
  * A bundle: an immutable, checksummed folder that says which schedule and scoring a set of clusters
  * belongs to. `bundle.json` (the manifest), `centroids.safetensors` (tensor `centroids` [K, D] F32, D
- * dimensions of the signature) and `index.hnsw`. The same input gives the same bytes: there are no timestamps.
+ * dimensions of the signature), `index.hnsw` and, where the bundle says what its clusters were made of,
+ * `baseline.safetensors` (`cluster` [N] I32, `instability` [N] F32). The same input gives the same bytes: there are no timestamps.
  */
 import { createHash } from 'node:crypto'
 import { mkdir, readFile, rename, rm, writeFile } from 'node:fs/promises'
@@ -12,13 +13,15 @@ import { messageOf, XmasdError } from '../errors.ts'
 import { readHeader, readTensor, writeSafetensors } from '../proxy/safetensors.ts'
 import { METRICS } from '../score/metric.ts'
 import { buildIndex, type Centroids, type ClusterIndex, loadIndex } from './hnsw.ts'
+import { type Members, membersFit, readMembers, writeMembers } from './members.ts'
 import { SIGNATURES, signatureDimensions } from './signature.ts'
 
 export const MANIFEST = 'bundle.json'
 const CENTROIDS = 'centroids.safetensors'
 const INDEX = 'index.hnsw'
+const BASELINE = 'baseline.safetensors'
 /** All but the manifest. */
-export const BUNDLE_FILES = [CENTROIDS, INDEX] as const
+export const BUNDLE_FILES = [CENTROIDS, INDEX, BASELINE] as const
 const FORMAT = 'xmasd-bundle'
 const VERSION = 1
 const ID_DIGITS = 12
@@ -60,7 +63,11 @@ export const Manifest = z.strictObject({
    * bundles from before it was learned.
    */
   radii: z.array(z.number()).optional(),
-  files: z.strictObject({ [CENTROIDS]: Checksum, [INDEX]: Checksum }),
+  files: z.strictObject({
+    [CENTROIDS]: Checksum,
+    [INDEX]: Checksum,
+    [BASELINE]: Checksum.optional(),
+  }),
 })
 export type Manifest = z.infer<typeof Manifest>
 
@@ -75,13 +82,15 @@ export type NewBundle = Pick<
   | 'standardisation'
   | 'baseline'
   | 'radii'
-> & { centroids: Centroids }
+> & { centroids: Centroids; members?: Members }
 
 export type Bundle = {
   id: string
   dir: string
   manifest: Manifest
   index: ClusterIndex
+  /** Undefined in bundles from before they were kept. */
+  members: Members | undefined
 }
 
 /**
@@ -91,19 +100,21 @@ export type Bundle = {
  * @throws XmasdError FILE_UNREADABLE where it can't be written
  */
 export async function writeBundle(dir: string, bundle: NewBundle): Promise<Manifest> {
-  const { centroids, ...said } = bundle
+  const { centroids, members, ...said } = bundle
   const { data, count, dimensions } = centroids
-  if (!fits(centroids, said)) {
+  if (!fits(centroids, said) || !membersFit(members, said.baseline.sizes)) {
     throw new RangeError(`centroids [${count}, ${dimensions}] do not fit the rest of the bundle`)
   }
   try {
     await mkdir(dir, { recursive: true })
-    await rm(join(dir, MANIFEST), { force: true })
+    for (const name of [MANIFEST, BASELINE]) await rm(join(dir, name), { force: true })
     writeSafetensors(join(dir, CENTROIDS), { centroids: { shape: [count, dimensions], data } })
     buildIndex(centroids).save(join(dir, INDEX))
+    if (members !== undefined) writeMembers(join(dir, BASELINE), members)
     const files = {
       [CENTROIDS]: await checksumOf(join(dir, CENTROIDS)),
       [INDEX]: await checksumOf(join(dir, INDEX)),
+      ...(members && { [BASELINE]: await checksumOf(join(dir, BASELINE)) }),
     }
     const content = {
       format: FORMAT,
@@ -133,9 +144,10 @@ export async function writeBundle(dir: string, bundle: NewBundle): Promise<Manif
  */
 export async function openBundle(dir: string): Promise<Bundle> {
   const manifest = parseManifest(dir, await read(dir, MANIFEST))
-  for (const name of [CENTROIDS, INDEX] as const) {
-    const bytes = await read(dir, name)
+  for (const name of BUNDLE_FILES) {
     const expected = manifest.files[name]
+    if (expected === undefined) continue
+    const bytes = await read(dir, name)
     const found = sha256(bytes)
     if (found !== expected.sha256) throw altered(dir, name, expected.sha256, found)
   }
@@ -146,7 +158,12 @@ export async function openBundle(dir: string): Promise<Bundle> {
       throw new Error(`centroids [${count}, ${dimensions}] do not fit the manifest`)
     }
     const index = loadIndex(centroids, join(dir, INDEX))
-    return { id: manifest.id, dir, manifest, index }
+    const hasMembers = manifest.files[BASELINE] !== undefined
+    const members = hasMembers ? readMembers(join(dir, BASELINE)) : undefined
+    if (!membersFit(members, manifest.baseline.sizes)) {
+      throw new Error(`${BASELINE} does not fit the manifest`)
+    }
+    return { id: manifest.id, dir, manifest, index, members }
   } catch (error) {
     throw invalid(dir, messageOf(error))
   }

@@ -29,6 +29,7 @@ export async function publishBundle(log: Log, topic: string, bundle: Bundle): Pr
   if ((await publishedIds(log, topic)).has(bundle.id)) return false
   const records: OutRecord[] = []
   for (const name of BUNDLE_FILES) {
+    if (bundle.manifest.files[name] === undefined) continue
     records.push(...partsOf(topic, `${bundle.id}/${name}`, await readFile(join(bundle.dir, name))))
   }
   const manifest = await readFile(join(bundle.dir, MANIFEST))
@@ -95,6 +96,8 @@ async function collect(log: Log, topic: string, id: string): Promise<Map<string,
       'publish it again from its folder: xmasd bundle publish --bundle DIR',
     )
   }
-  const files = [...parts].map(([name, list]) => [name, Buffer.concat(list)] as const)
+  const files = [...parts]
+    .filter(([, list]) => list.length > 0)
+    .map(([name, list]) => [name, Buffer.concat(list)] as const)
   return new Map([...files, [MANIFEST, Buffer.from(manifest)]])
 }

@@ -79,7 +79,12 @@ export function fitCommand(): Command {
 }
 
 /** Raw signatures and keys of the examples that count and have a trajectory, each once, in order. */
-type History = { signatures: Map<Signature, Points>; keys: string[]; counts: CountedOnce }
+type History = {
+  signatures: Map<Signature, Points>
+  keys: string[]
+  instability: Float32Array
+  counts: CountedOnce
+}
 
 async function fit(options: Options): Promise<void> {
   checkOut(options)
@@ -95,6 +100,7 @@ async function fit(options: Options): Promise<void> {
   const history: History = {
     signatures: new Map([...read.signatures].map(([name, points]) => [name, rowsOf(points, rows)])),
     keys: scored.map(index => read.keys[index]!),
+    instability: Float32Array.from(scored, index => read.instability[index]!),
     counts,
   }
   const { out } = options
@@ -121,12 +127,12 @@ async function makeBundle(
   out: string,
   options: Options,
   { name, read, meta }: Source,
-  { signatures, keys, counts }: History,
+  { signatures, keys, instability, counts }: History,
 ): Promise<BundleReport> {
   const { signature } = options
   const points = signatures.get(signature)!
   const { fitted, agreement } = fitAsAsked(points, keys, options)
-  const { centroids, standardisation, sizes, radii } = fitted
+  const { centroids, standardisation, assignment, sizes, radii } = fitted
   const { fingerprint = null, steps = null } = meta?.schedule ?? {}
   const examples = counts.counted.length
   const textOnly = examples - points.count
@@ -140,6 +146,7 @@ async function makeBundle(
     ...(standardisation === undefined ? {} : { standardisation }),
     baseline: { examples, textOnly, sizes },
     radii,
+    members: { cluster: assignment, instability },
   })
   const { duplicates, redelivered } = counts
   const { iterations, isConverged, objective } = fitted

@@ -70,13 +70,13 @@ async function replayed(options: Options): Promise<void> {
   try {
     const topic = config.log.topics.assignments
     const { policy, percent } = config.select
-    const seen = await clustersOf(log, config, options)
+    const clusters = await clustersOf(log, config, options)
     const progress = startProgress('replay', (await log.ends(topic))[0])
     const found = await replay(log, {
       topic,
       // A subset does not depend on when it was settled before.
       settings: { ...config.select, settleEvery: Number.MAX_SAFE_INTEGER },
-      seen,
+      ...clusters,
       onProgress: offset => progress.update(offset),
     })
     progress.stop()
@@ -97,15 +97,18 @@ async function replayed(options: Options): Promise<void> {
   }
 }
 
-type Seen = ReplayOptions['seen']
+type Clusters = Pick<ReplayOptions, 'seen' | 'beginning'>
 
-async function clustersOf(log: Log, config: Config, options: Options): Promise<Seen> {
+async function clustersOf(log: Log, config: Config, options: Options): Promise<Clusters> {
   if (options.signature !== undefined) return fittedHere(log, config, options.signature, options)
   const clusters = new ClustersInForce(log, config.log.topics.bundles)
   const given = options.bundle === undefined ? undefined : await openBundle(options.bundle)
   if (given !== undefined) clusters.add(given)
   const id = given?.id ?? (await readReigns(log, config)).at(-1)?.bundle
-  return (record, value) => (id === undefined ? value : clusters.of(record, value, id))
+  return {
+    seen: (record, value) => (id === undefined ? value : clusters.of(record, value, id)),
+    beginning: first => clusters.beginning(id ?? first.bundle),
+  }
 }
 
 /** K-means over the whole history, as `fit` does it with seed 0. */
@@ -114,7 +117,7 @@ async function fittedHere(
   config: Config,
   signature: Signature,
   { clusters }: Options,
-): Promise<Seen> {
+): Promise<Clusters> {
   const name = config.log.topics.assignments
   const read = await readTrajectoryLines(assignmentTexts(log, config), name, {
     signatures: [signature],
@@ -128,10 +131,13 @@ async function fittedHere(
   })
   const index = buildIndex(centroids)
   const raw = signatureOf({ signature, standardisation })
-  return (record, value) =>
-    value.cluster === 'text'
-      ? value
-      : { ...value, cluster: index.nearest(raw(wholeOf(record.value!))).cluster }
+  return {
+    seen: (record, value) =>
+      value.cluster === 'text'
+        ? value
+        : { ...value, cluster: index.nearest(raw(wholeOf(record.value!))).cluster },
+    beginning: () => ({ clusters: centroids.count, textOnly: 0, members: undefined }),
+  }
 }
 
 async function clustersInForce(log: Log, config: Config): Promise<number> {

@@ -7,12 +7,15 @@ import type { Cluster, Control } from '../record.ts'
 import { parseAssignment } from '../role/decision-outputs.ts'
 import { type ExampleStore, Fold, type KeyedRow, type SelectSettings } from '../select/fold.ts'
 import type { FoldedAssignment } from '../select/parse.ts'
+import type { Beginning } from '../select/policy.ts'
 
 export type ReplayOptions = {
   topic: string
   settings: SelectSettings
   /** `value`, read from `record`, as the clusters that are asked for see it. */
   seen: (record: LogRecord, value: FoldedAssignment) => FoldedAssignment | Promise<FoldedAssignment>
+  /** What is known before the first example, for decisions for good. */
+  beginning: (first: FoldedAssignment) => Beginning | Promise<Beginning>
   /** With the next offset, now and then. */
   onProgress?: (offset: number) => void
 }
@@ -31,7 +34,7 @@ const SETTLE: Control = { v: 1, control: 'settle' }
 
 /** Folds the whole topic. Controls of the log are passed over: the settings asked for hold throughout. */
 export async function replay(log: Log, options: ReplayOptions): Promise<Replayed> {
-  const { topic, settings, seen, onProgress } = options
+  const { topic, settings, seen, beginning, onProgress } = options
   const store = new MemoryStore()
   const fold = new Fold(settings, store)
   let [read, next] = [0, 0]
@@ -40,6 +43,7 @@ export async function replay(log: Log, options: ReplayOptions): Promise<Replayed
     if (++read % PROGRESS_RECORDS === 0) onProgress?.(next)
     const value = parseAssignment(record)
     if ('control' in value) continue
+    if (fold.policy.wantsBeginning) fold.policy.begin(await beginning(value))
     const asSeen = seen(record, value)
     fold.fold(asSeen instanceof Promise ? await asSeen : asSeen, record.offset)
   }

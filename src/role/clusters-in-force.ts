@@ -8,10 +8,12 @@ import { type SignatureSource, signatureOf } from '../cluster/signature.ts'
 import type { Log, LogRecord } from '../log/log.ts'
 import type { Assignment } from '../record.ts'
 import type { FoldedAssignment } from '../select/parse.ts'
+import type { Beginning } from '../select/policy.ts'
 
 export class ClustersInForce {
   readonly #log: Log
   readonly #topic: string
+  readonly #beginnings = new Map<string, Beginning>()
   readonly #clusterOf = new Map<string, (example: SignatureSource) => number>()
 
   /** `topic` is the one of published bundles. */
@@ -34,10 +36,18 @@ export class ClustersInForce {
     return { ...value, cluster: clusterOf(whole), bundle }
   }
 
+  /** What `bundle` knows before the first example. Throws BUNDLE_INVALID, BUNDLE_ALTERED. */
+  async beginning(bundle: string): Promise<Beginning> {
+    if (!this.#beginnings.has(bundle)) await this.#load(bundle)
+    return this.#beginnings.get(bundle)!
+  }
+
   /** A bundle that need not lie on the log. */
-  add({ id, manifest, index }: Bundle): void {
+  add({ id, manifest, index, members }: Bundle): void {
     const read = signatureOf(manifest)
     this.#clusterOf.set(id, example => index.nearest(read(example)).cluster)
+    const { clusters, baseline } = manifest
+    this.#beginnings.set(id, { clusters, textOnly: baseline.textOnly, members })
   }
 
   async #load(id: string): Promise<void> {

@@ -33,6 +33,7 @@ export async function foldInto(
   const { state } = selection
   if ('control' in value) return state.fold(value, record.offset)
   selection.bundle ??= value.bundle
+  if (state.wantsBeginning) state.begin(await clusters.beginning(selection.bundle))
   const seen = clusters.of(record, value, selection.bundle)
   return state.fold(seen instanceof Promise ? await seen : seen, record.offset)
 }

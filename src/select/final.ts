@@ -32,16 +32,23 @@ const PLAN_EVERY = 64
 const PLAN_PART = 20
 /** A plan is a pass over the clusters: at most so many clusters an arrival. */
 const PLAN_CLUSTERS = 16
-/** The price of dropping what will be missing; (ln of the share dropped)² = 39 is a share of 0.2 %. */
-const PRICE_MAX = 39
 /** Where the rest is counted in few arrivals, quotas are whole numbers. */
 const FEW = 20
 /**
  * A need of r in a arrivals asks for the share (r + early) / (a + slack): a little early, for the last ones can't be
  * chosen. And it is met to within `soft` examples, or that part of the level: chance is not chased to the last one.
+ * `priceMax`: of dropping what will be missing; (ln of the share dropped)² = 39 is a share of 0.2 %.
  */
-const AT_HORIZON = { early: 1.5, slack: 1.3, soft: 0, softPart: 0.02 }
-const AT_ALL_TIMES = { early: 0, slack: 0, soft: 2, softPart: 0 }
+type Control = { early: number; slack: number; soft: number; softPart: number; priceMax: number }
+const AT_HORIZON: Control = { early: 1.5, slack: 1.3, soft: 0, softPart: 0.02, priceMax: 39 }
+const AT_ALL_TIMES: Control = { early: 0, slack: 0, soft: 2, softPart: 0, priceMax: 39 }
+/**
+ * Behind a baseline counts begin balanced and the budget is kept to at all times, which leaves no room to be
+ * early: steadiness comes first. The smaller the budget, the less a missing one is worth against a steady one.
+ */
+const BEHIND_BASELINE: Control = { early: 0.5, slack: 2, soft: 0, softPart: 0.03, priceMax: 90 }
+/** How far the count may stray from the budget there, as a part of it. */
+const PACE_BAND = 0.009
 /** Of the mean rank, over some 200 arrivals: 4 standard deviations are 0.06. */
 const RANK_MEMORY = 0.005
 const RANK_DOUBT = 0.06
@@ -63,6 +70,7 @@ export class FinalJudge implements Judge {
   readonly #horizonExamples: number | undefined
   readonly #budgetOf: (total: number) => number
   readonly #history: History
+  readonly #behindBaseline: Control
   readonly #popularity = new Popularity(1)
   #plan: Plan = { level: 0, extraFrom: Infinity, ceiling: Infinity }
   /** N at which the next plan is due. */
@@ -73,11 +81,18 @@ export class FinalJudge implements Judge {
     this.#horizonExamples = budget.horizonExamples
     this.#budgetOf = budgetOf(budget)
     this.#history = history
+    const priceMax = -BEHIND_BASELINE.priceMax * Math.log(1 - Math.min(0.99, budget.percent / 100))
+    this.#behindBaseline = { ...BEHIND_BASELINE, priceMax }
   }
 
   /** Whether the horizon is a place that is reached, and not always ahead. */
   get #hasEnd(): boolean {
     return this.#horizonExamples !== undefined
+  }
+
+  get #control(): Control {
+    if (!this.#hasEnd) return AT_ALL_TIMES
+    return this.#history.ledger.baseline > 0 ? this.#behindBaseline : AT_HORIZON
   }
 
   reserve(slots: number): void {
@@ -88,7 +103,7 @@ export class FinalJudge implements Judge {
     const { ledger } = this.#history
     const total = ledger.total + 1
     const rank = this.#rank(slot, instability, content)
-    this.#popularity.add(slot, total)
+    this.#popularity.add(slot, total + this.#history.learned.total)
     // The example in hand counts while its cluster is looked at.
     ledger.sizes[slot]!++
     if (total >= this.#planAt) this.#makePlan(total)
@@ -119,14 +134,17 @@ export class FinalJudge implements Judge {
 
   #makePlan(total: number): void {
     const { slots, sizes, kept } = this.#history.ledger
+    const { learned, sketches } = this.#history
     const popularity = this.#popularity
     const ahead = this.#ahead(total)
-    this.#history.sketches.refresh()
-    popularity.fit(sizes.subarray(0, slots), total)
+    const seen = total + learned.total
+    const counts = Int32Array.from({ length: slots }, (_, i) => sizes[i]! + learned.counts[i]!)
+    sketches.refresh()
+    popularity.fit(counts, seen)
     const coming = new Float64Array(slots)
     for (let slot = 0; slot < slots; slot++) {
-      const count = popularity.effective(slot, sizes[slot]!, total)
-      coming[slot] = ahead * popularity.share(count, total)
+      const count = popularity.effective(slot, counts[slot]!, seen)
+      coming[slot] = ahead * popularity.share(count, seen)
     }
     const budget = this.#budgetOf(total + ahead)
     const unforeseen = (ahead * ahead) / (total + ahead)
@@ -145,32 +163,43 @@ export class FinalJudge implements Judge {
 
   /** The share of a cluster's arrivals that is to be kept now: 0..1. */
   #share(slot: number, total: number): number {
-    const { sizes, kept } = this.#history.ledger
+    const { ledger, learned } = this.#history
+    const { sizes, kept } = ledger
     const { level, extraFrom, ceiling } = this.#plan
     const popularity = this.#popularity
     const ahead = this.#ahead(total)
     const size = sizes[slot]!
-    const count = popularity.effective(slot, size, total)
-    const coming = ahead * popularity.share(count, total)
+    const seen = total + learned.total
+    const count = popularity.effective(slot, size + learned.counts[slot]!, seen)
+    const coming = ahead * popularity.share(count, seen)
     if (kept[slot]! >= ceiling || (this.#hasEnd && staysSmall(size, coming))) return 0
     const isFew = this.#hasEnd && coming <= FEW
     const quota = isFew ? Math.floor(level) + (size + coming >= extraFrom ? 1 : 0) : level
-    const { early, slack, soft, softPart } = this.#hasEnd ? AT_HORIZON : AT_ALL_TIMES
+    const { early, slack, soft, softPart, priceMax } = this.#control
     const softness = soft + softPart * level
     const need = quota - kept[slot]! + softness * Math.min(1, level / (size + coming))
     if (need <= 0) return 0
-    const wanted = need + early * Math.min(1, need)
-    const scenarios = popularity.scenarios(count, total)
+    const wanted = this.#pace(total) * (need + early * Math.min(1, need))
+    const scenarios = popularity.scenarios(count, seen)
     let price = 0
     let weight = 0
     for (let i = 0; i < scenarios; i++) {
       const arrivals = ahead * popularity.shares[i]!
       const isMissing = size + arrivals <= quota
-      price +=
-        popularity.weights[i]! * priceOf(isMissing ? 1 : wanted / (arrivals + slack + softness))
+      const asked = isMissing ? 1 : wanted / (arrivals + slack + softness)
+      price += popularity.weights[i]! * priceOf(asked, priceMax)
       weight += popularity.weights[i]!
     }
     return 1 - Math.exp(-Math.sqrt(price / weight))
+  }
+
+  /** Above 1 where the count lags behind the budget, below 1 where it leads, behind a baseline. */
+  #pace(total: number): number {
+    const { baseline, keptTotal } = this.#history.ledger
+    if (baseline === 0) return 1
+    const budget = this.#budgetOf(total)
+    const lead = (keptTotal - budget) / (PACE_BAND * budget)
+    return lead < 0 ? 1 - 2 * lead : Math.max(0, 1 - lead)
   }
 
   save(): Saved {
@@ -187,11 +216,11 @@ export class FinalJudge implements Judge {
   }
 }
 
-/** How dear it is to drop where `share` of what comes is wanted: from 0 for none to PRICE_MAX. */
-function priceOf(share: number): number {
-  if (share >= 1) return PRICE_MAX
+/** How dear it is to drop where `share` of what comes is wanted: from 0 for none to `most`. */
+function priceOf(share: number, most: number): number {
+  if (share >= 1) return most
   const logarithm = Math.log(1 - share)
-  return Math.min(PRICE_MAX, logarithm * logarithm)
+  return Math.min(most, logarithm * logarithm)
 }
 
 function reasonOf(isKept: boolean, share: number): Reason {

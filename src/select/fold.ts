@@ -14,19 +14,17 @@ import { type Control, type Decision, keyOf } from '../record.ts'
 import type { Row } from './blocks.ts'
 import { type Content, contentOf, Owners } from './duplicates.ts'
 import { FinalJudge } from './final.ts'
-import { Irrevocable } from './irrevocable.ts'
+import { Irrevocable, type IrrevocableSettings } from './irrevocable.ts'
 import { NaiveJudge } from './naive.ts'
 import type { FoldedAssignment } from './parse.ts'
 import type { PastExample, Policy, PolicyName, SettledEvent } from './policy.ts'
-import { type Budget, budgetOf } from './quotas.ts'
+import { budgetOf } from './quotas.ts'
 import { Revisable } from './revisable.ts'
 
-export type SelectSettings = Budget & {
+export type SelectSettings = IrrevocableSettings & {
   policy: PolicyName
   /** Log offsets a block; 1 settles after every record. What is decided for good is decided at once. */
   settleEvery: number
-  /** K of the bundle, where it is known: clusters that may yet come. */
-  clusters?: number | undefined
 }
 
 export type FoldOutcome = 'assigned' | 'duplicate' | 'redelivered' | 'settled'
@@ -163,14 +161,14 @@ export class Fold {
 }
 
 function createPolicy(settings: SelectSettings): Policy {
-  const { policy, percent, clusters = 0 } = settings
+  const { policy, percent } = settings
   switch (policy) {
     case 'revisable':
       return new Revisable(percent, budgetOf(settings))
     case 'final':
-      return new Irrevocable(settings, clusters, history => new FinalJudge(settings, history))
+      return new Irrevocable(settings, history => new FinalJudge(settings, history))
     case 'naive':
-      return new Irrevocable(settings, clusters, history => new NaiveJudge(settings, history))
+      return new Irrevocable(settings, history => new NaiveJudge(settings, history))
   }
 }
 

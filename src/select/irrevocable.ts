@@ -10,8 +10,16 @@ import type { Cluster, Reason } from '../record.ts'
 import type { Content } from './duplicates.ts'
 import { Ledger } from './ledger.ts'
 import { TEXT_SLOT } from './level.ts'
-import { type PastExample, type Policy, type Regret, type SettledEvent, slotOf } from './policy.ts'
-import { type Budget, budgetSoFar } from './quotas.ts'
+import {
+  type BaselineUse,
+  type Beginning,
+  type PastExample,
+  type Policy,
+  type Regret,
+  type SettledEvent,
+  slotOf,
+} from './policy.ts'
+import { type Budget, budgetOf, budgetSoFar } from './quotas.ts'
 import { regretOf } from './regret.ts'
 import { Sketches } from './sketches.ts'
 
@@ -28,40 +36,82 @@ export interface Judge {
 }
 
 /** What a judge looks at. */
-export type History = { ledger: Ledger; sketches: Sketches }
+export type History = {
+  ledger: Ledger
+  sketches: Sketches
+  /** Examples of each slot that count for nothing but what is learned from them. */
+  learned: { counts: Int32Array; total: number }
+}
 
 const SAVE_EVERY = 65_536
 const SAVE_PART = 50
+/** Examples of a baseline between two looks at what clusters share. */
+const REFRESH_EVERY = 256
 
 type Saved = {
   ledger: ReturnType<Ledger['save']>
   sketches: ReturnType<Sketches['save']>
+  learned: History['learned']
+  hasBegun: boolean
   judge: unknown
 }
 
+export type IrrevocableSettings = Budget & {
+  /** Absent: continue. A fixed budget is of the stream alone: it learns at most. */
+  baseline?: BaselineUse | undefined
+}
+
 export class Irrevocable implements Policy {
-  readonly #budget: Budget
-  readonly #history: History = { ledger: new Ledger(), sketches: new Sketches(1) }
+  readonly #settings: IrrevocableSettings
+  readonly #history: History = {
+    ledger: new Ledger(),
+    sketches: new Sketches(1),
+    learned: { counts: new Int32Array(1), total: 0 },
+  }
   readonly #judge: Judge
   /** Decided, not yet told. */
   #events: SettledEvent[] = []
+  #hasBegun = false
   #savedAt = -1
   /** Whose decisions are followed, where they are not the judge's own; and whether a snapshot holds them. */
   #followed: ((sequence: number) => boolean) | undefined
   #isFollowingSaved = true
 
-  /** `clusters` is K of the bundle; 0 where it is not known. */
-  constructor(budget: Budget, clusters: number, judgeOf: (history: History) => Judge) {
-    this.#budget = budget
+  constructor(settings: IrrevocableSettings, judgeOf: (history: History) => Judge) {
+    this.#settings = settings
     this.#judge = judgeOf(this.#history)
-    this.#reserve(clusters + 1)
   }
 
   #reserve(slots: number): void {
-    const { ledger, sketches } = this.#history
+    const { ledger, sketches, learned } = this.#history
     if (!ledger.reserve(slots)) return
-    sketches.reserve(ledger.sizes.length)
-    this.#judge.reserve(ledger.sizes.length)
+    const { length } = ledger.sizes
+    sketches.reserve(length)
+    learned.counts = Int32Array.from({ length }, (_, slot) => learned.counts[slot] ?? 0)
+    this.#judge.reserve(length)
+  }
+
+  get wantsBeginning(): boolean {
+    return !this.#hasBegun && this.#history.ledger.length === 0
+  }
+
+  begin({ clusters, textOnly, members }: Beginning): void {
+    this.#hasBegun = true
+    this.#reserve(clusters + 1)
+    const { baseline = 'continue', budgetExamples } = this.#settings
+    if (members === undefined || baseline === 'ignore') return
+    const { ledger, sketches, learned } = this.#history
+    members.cluster.forEach((cluster, i) => {
+      sketches.add(slotOf(cluster), members.instability[i]!)
+      if (i % REFRESH_EVERY === 0) sketches.refresh()
+    })
+    if (baseline === 'continue' && budgetExamples === undefined) {
+      ledger.begin(members, textOnly, budgetOf(this.#settings))
+      return
+    }
+    for (const cluster of members.cluster) learned.counts[slotOf(cluster)]!++
+    learned.counts[TEXT_SLOT] = textOnly
+    learned.total = members.cluster.length + textOnly
   }
 
   get examples(): number {
@@ -122,12 +172,12 @@ export class Irrevocable implements Policy {
 
   regret(): Regret {
     const { ledger, sketches } = this.#history
-    const budget = budgetSoFar(this.#budget, ledger.total, ledger.length)
+    const budget = budgetSoFar(this.#settings, ledger.total, ledger.length)
     return regretOf(ledger, budget, (slot, count) => sketches.lowest(slot, count))
   }
 
   save(): Uint8Array | undefined {
-    const { ledger, sketches } = this.#history
+    const { ledger, sketches, learned } = this.#history
     const due = this.#savedAt + Math.max(SAVE_EVERY, ledger.length / SAVE_PART)
     const isDue = this.#savedAt < 0 || ledger.length >= due || !this.#isFollowingSaved
     if (!isDue) return undefined
@@ -136,6 +186,8 @@ export class Irrevocable implements Policy {
     const saved: Saved = {
       ledger: ledger.save(),
       sketches: sketches.save(),
+      learned,
+      hasBegun: this.#hasBegun,
       judge: this.#judge.save(),
     }
     return serialize(saved)
@@ -143,10 +195,14 @@ export class Irrevocable implements Policy {
 
   resume(bytes: Uint8Array | undefined): number {
     if (bytes === undefined) return 0
-    const { ledger, sketches } = this.#history
+    const { ledger, sketches, learned } = this.#history
     const saved = deserialize(bytes) as Saved
+    this.#hasBegun = saved.hasBegun
     ledger.restore(saved.ledger)
     sketches.restore(saved.sketches)
+    learned.counts = saved.learned.counts.slice()
+    learned.total = saved.learned.total
+    this.#judge.reserve(ledger.sizes.length)
     this.#judge.restore(saved.judge)
     this.#savedAt = ledger.length
     return ledger.length

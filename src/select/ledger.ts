@@ -1,6 +1,10 @@
 /** What is kept for good: counts by cluster, and one bit an example. */
 import type { Cluster } from '../record.ts'
-import { clusterOf } from './policy.ts'
+import { TEXT_SLOT } from './level.ts'
+import { type Beginning, clusterOf, slotOf } from './policy.ts'
+import { batchQuotas } from './quotas.ts'
+
+type Members = NonNullable<Beginning['members']>
 
 export class Ledger {
   /** Clusters known of, text-only among them: slots 0..slots-1. */
@@ -38,6 +42,30 @@ export class Ledger {
 
   get keptTotal(): number {
     return this.baselineKept + this.keptLength
+  }
+
+  /** Counts a history as it is, and keeps the batch rule's subset of it. */
+  begin(members: Members, textOnly: number, budgetOf: (total: number) => number): void {
+    const groups = Array.from({ length: this.slots }, (): number[] => [])
+    members.cluster.forEach((cluster, i) => {
+      groups[slotOf(cluster)]!.push(members.instability[i]!)
+    })
+    const sizes = groups.map((group, slot) => {
+      return { cluster: clusterOf(slot), size: slot === TEXT_SLOT ? textOnly : group.length }
+    })
+    this.baseline = members.cluster.length + textOnly
+    for (const { cluster, size } of sizes) this.sizes[slotOf(cluster)] = size
+    for (const { cluster, taken } of batchQuotas(sizes, budgetOf(this.baseline))) {
+      const slot = slotOf(cluster)
+      const sum = (values: readonly number[]): number => values.reduce((a, b) => a + b, 0)
+      const group = groups[slot]!.sort((a, b) => a - b)
+      this.kept[slot] = taken
+      this.baselineKept += taken
+      this.keptSums[slot] = sum(group.slice(0, taken))
+    }
+    groups.forEach((group, slot) => {
+      this.sums[slot] = group.reduce((a, b) => a + b, 0)
+    })
   }
 
   /** The next example, of a cluster that has room. */

@@ -21,6 +21,23 @@ export type SettledEvent = {
 /** An example as it was stored. `instability` is NaN and `id` there where it is text-only. */
 export type PastExample = { cluster: Cluster; instability: number; id: string; content: Content }
 
+/** What a bundle knows before the first example. */
+export type Beginning = {
+  /** K */
+  clusters: number
+  /** How many of the data that it was fitted to are text-only. */
+  textOnly: number
+  /** All others: cluster and instability of each; undefined where the bundle does not hold them. */
+  members: { cluster: Int32Array; instability: Float32Array } | undefined
+}
+
+/**
+ * What the bundle's data is to decisions for good: `continue`: the beginning of the history, and the batch
+ * rule's subset of it is kept; `learn`: only what popularity and instability are learned from; `ignore`: nothing.
+ */
+export const BASELINES = ['continue', 'learn', 'ignore'] as const
+export type BaselineUse = (typeof BASELINES)[number]
+
 /** How the subset compares with the batch rule's over the same history. */
 export type Regret = {
   /** (kept - n) / n */
@@ -39,6 +56,9 @@ export interface Policy {
   readonly kept: number
   /** Bytes held for the examples. */
   readonly bytes: number
+  /** Whether `begin` is to come before the first example. */
+  readonly wantsBeginning: boolean
+  begin(beginning: Beginning): void
   /** A new example, pending until the next settlement. Returns its sequence number: 0, 1, 2, … */
   add(cluster: Cluster, instability: number | null, id: string, content: Content): number
   /** Decides every pending example, in log order, and may revise others, in log order after them. */

@@ -69,6 +69,10 @@ export class Revisable implements Policy {
     return this.#kept
   }
 
+  readonly wantsBeginning = false
+
+  begin(): void {}
+
   /** A new example, pending until the next settlement. Returns its sequence number: 0, 1, 2, … */
   add(cluster: Cluster, instability: number | null, id: string): number {
     const sequence = this.#values.length

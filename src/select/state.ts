@@ -35,7 +35,7 @@ import {
 import { type Content, contentText } from './duplicates.ts'
 import { type ExampleStore, Fold, type Folded, type KeyedRow, type SelectSettings } from './fold.ts'
 import type { FoldedAssignment } from './parse.ts'
-import type { Regret } from './policy.ts'
+import type { Beginning, Regret } from './policy.ts'
 
 const META = 'meta'
 const EXAMPLE = 'example'
@@ -52,6 +52,7 @@ const Meta = z.strictObject({
   settleEvery: z.int(),
   budgetExamples: z.int().optional(),
   horizonExamples: z.int().optional(),
+  baseline: z.string().optional(),
   examples: z.int().min(0),
   settled: z.int().min(0),
   duplicates: z.int().min(0),
@@ -59,8 +60,15 @@ const Meta = z.strictObject({
 })
 type Meta = z.infer<typeof Meta>
 
-/** What the decisions of a state depend on. */
-const SETTINGS = ['policy', 'percent', 'settleEvery', 'budgetExamples', 'horizonExamples'] as const
+const NO_SETTINGS = { budgetExamples: undefined, horizonExamples: undefined, baseline: undefined }
+
+/** Those that its decisions depend on. */
+function decisiveSettings(settings: SelectSettings) {
+  const { policy, percent, settleEvery, budgetExamples } = settings
+  if (policy === 'revisable') return { policy, percent, settleEvery, budgetExamples }
+  const { horizonExamples, baseline } = settings
+  return { policy, percent, settleEvery, budgetExamples, horizonExamples, baseline }
+}
 
 /**
  * Opens the select role's state: what `reader` holds, or an empty one.
@@ -124,6 +132,15 @@ export class SelectState {
     return this.#fold.policy.regret()
   }
 
+  /** Whether `begin` is to come before the first assignment. */
+  get wantsBeginning(): boolean {
+    return this.#fold.policy.wantsBeginning
+  }
+
+  begin(beginning: Beginning): void {
+    this.#fold.policy.begin(beginning)
+  }
+
   /** Folds one record of `assignments`; see `Fold.fold`. */
   fold(record: FoldedAssignment | Control, offset: number): Folded {
     return this.#fold.fold(record, offset)
@@ -162,15 +179,10 @@ export class SelectState {
 
   /** Writes what was folded since the last commit. Only inside `commit`, once a commit. */
   write(writer: StateWriter): void {
-    const { percent, policy, settleEvery, budgetExamples, horizonExamples } = this.#settings
     const meta: Meta = {
       format: 'xmasd-select',
       v: 1,
-      policy,
-      percent,
-      settleEvery,
-      budgetExamples,
-      horizonExamples,
+      ...decisiveSettings(this.#settings),
       examples: this.#fold.owners.length,
       settled: this.#fold.policy.settled,
       duplicates: this.duplicates,
@@ -286,11 +298,12 @@ function readMeta(reader: StateReader, settings: SelectSettings): Meta | undefin
   const parsed = Meta.safeParse(parseJson(bytes))
   if (!parsed.success) throw invalid("its 'meta' entry is not of this version of the format")
   const meta = parsed.data
-  for (const name of SETTINGS) {
-    if (meta[name] === settings[name]) continue
+  const wanted = { ...NO_SETTINGS, ...decisiveSettings(settings) }
+  for (const name of Object.keys(wanted) as (keyof typeof wanted)[]) {
+    if (meta[name] === wanted[name]) continue
     throw new XmasdError(
       'STATE_INVALID',
-      `the select state was made with ${name} ${meta[name]}, the configuration says ${settings[name]}`,
+      `the select state was made with ${name} ${meta[name]}, the configuration says ${wanted[name]}`,
       `Put select.${name} back; or replay the assignments, without scoring, under a new select.group and new names of log.topics.decisions and log.topics.subset.`,
     )
   }

@@ -12,9 +12,11 @@ import { type Arrival, MemoryState, percents, recordOf, Subset, streams } from '
 type Kind = 'final' | 'naive'
 
 function policyOf(kind: Kind, budget: Budget, clusters: number): Policy {
-  return new Irrevocable(budget, clusters, history =>
+  const policy = new Irrevocable(budget, history =>
     kind === 'final' ? new FinalJudge(budget, history) : new NaiveJudge(budget, history),
   )
+  if (clusters > 0) policy.begin({ clusters, textOnly: 0, members: undefined })
+  return policy
 }
 
 const kinds = fc.constantFrom<Kind>('final', 'naive')
