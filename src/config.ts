@@ -62,9 +62,14 @@ const SelectConfig = z
     budgetExamples: z.int().min(0).optional(),
     horizonExamples: z.int().min(1).optional(),
     baseline: z.enum(BASELINES).default('continue'),
+    controlPercent: z.number().min(0).max(50).default(0),
     settleEvery: z.int().min(1).default(1),
     idleSettleMs: z.int().min(1).default(1_000),
   })
+  .refine(
+    ({ budgetExamples, controlPercent }) => budgetExamples === undefined || controlPercent === 0,
+    { path: ['controlPercent'], error: 'a control arm keeps a percent: leave out budgetExamples' },
+  )
   .refine(
     ({ policy, budgetExamples, horizonExamples }) =>
       policy === 'revisable' || budgetExamples === undefined || horizonExamples !== undefined,

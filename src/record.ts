@@ -102,7 +102,7 @@ export type Action = (typeof ACTIONS)[number]
  * - `quota_grew`       restored: its cluster's quota grew
  * - `quota_shrank`     evicted: its cluster's quota shrank
  * - `bundle_swapped`   evicted or restored: other clusters are in force
- * - `drawn`            kept by lot: the naive policy
+ * - `drawn`            kept by lot: the naive policy, or the control arm
  * - `not_drawn`        dropped by lot
  * - `duplicate`        dropped: the same content stands under another id (`duplicateOf`)
  */
@@ -128,6 +128,9 @@ export const REASONS_OF: Record<Action, readonly Reason[]> = {
   restore: ['quota_grew', 'bundle_swapped'],
 }
 
+/** Who decided where `select.controlPercent` sets a part of the stream aside: the policy, or a draw. */
+export const ARMS = ['policy', 'random'] as const
+
 export const Decision = z.strictObject({
   v: z.literal(1),
   key: z.string(),
@@ -141,6 +144,8 @@ export const Decision = z.strictObject({
   bundle: z.string(),
   /** The key that this example's content already stands under. Only where the reason is `duplicate`. */
   duplicateOf: z.string().optional(),
+  /** Only where there is a control arm. */
+  arm: z.enum(ARMS).optional(),
 })
 export type Decision = z.infer<typeof Decision>
 

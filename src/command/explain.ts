@@ -16,7 +16,7 @@ export type Explanation = {
   key: string
   keptNow: boolean
   assignment: Assignment
-  /** Place in its cluster, 1 is the steadiest; null for a duplicate, which joins none, and for text. */
+  /** Place in its cluster, 1 is the steadiest; null where it joins none (a duplicate, the control arm), and for text. */
   rank: number | null
   clusterSize: number
   /** What its cluster gives by the batch rule over all of `assignments`. */
@@ -49,9 +49,9 @@ export function explainCommand(): Command {
 }
 
 async function explain(log: Log, config: Config, wanted: string): Promise<Explanation> {
-  const { duplicates, decisions } = await readDecisions(log, config, wanted)
-  const { assignment, sizes, steadier } = await readHistory(log, config, wanted, duplicates)
-  const isDuplicate = duplicates.has(assignment.key)
+  const { outside, decisions } = await readDecisions(log, config, wanted)
+  const { assignment, sizes, steadier } = await readHistory(log, config, wanted, outside)
+  const isOutside = outside.has(assignment.key)
   const total = [...sizes.values()].reduce((sum, size) => sum + size, 0)
   const quotas = batchQuotas(
     [...sizes].map(([cluster, size]) => ({ cluster, size })),
@@ -64,7 +64,7 @@ async function explain(log: Log, config: Config, wanted: string): Promise<Explan
     key: assignment.key,
     keptNow: last === 'keep' || last === 'restore',
     assignment,
-    rank: isDuplicate || assignment.instability === null ? null : steadier + 1,
+    rank: isOutside || assignment.instability === null ? null : steadier + 1,
     clusterSize: sizes.get(assignment.cluster) ?? 0,
     quota: quotas.find(({ cluster }) => cluster === assignment.cluster)?.taken ?? 0,
     decisions: ofKey,
@@ -75,14 +75,14 @@ async function readDecisions(
   log: Log,
   config: Config,
   wanted: string,
-): Promise<{ duplicates: Set<string>; decisions: Decision[] }> {
-  const duplicates = new Set<string>()
+): Promise<{ outside: Set<string>; decisions: Decision[] }> {
+  const outside = new Set<string>()
   const decisions: Decision[] = []
   for await (const { decision } of decisionsOf(log, config)) {
-    if (decision.reason === 'duplicate') duplicates.add(decision.key)
+    if (decision.reason === 'duplicate' || decision.arm === 'random') outside.add(decision.key)
     if (decision.key === wanted || decision.id === wanted) decisions.push(decision)
   }
-  return { duplicates, decisions }
+  return { outside, decisions }
 }
 
 type History = { assignment: Assignment; sizes: Map<Cluster, number>; steadier: number }
@@ -92,7 +92,7 @@ async function readHistory(
   log: Log,
   config: Config,
   wanted: string,
-  duplicates: Set<string>,
+  outside: Set<string>,
 ): Promise<History> {
   const assignment = await findAssignment(log, config, wanted)
   const sizes = new Map<Cluster, number>()
@@ -100,7 +100,7 @@ async function readHistory(
   let steadier = 0
   let isBefore = true
   for await (const other of assignmentsInForce(log, config)) {
-    if (duplicates.has(other.key) || seen.has(other.key)) continue
+    if (outside.has(other.key) || seen.has(other.key)) continue
     seen.add(other.key)
     sizes.set(other.cluster, (sizes.get(other.cluster) ?? 0) + 1)
     if (other.key === assignment.key) isBefore = false

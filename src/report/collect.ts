@@ -57,8 +57,11 @@ const PICTURES_MAX = 3
 /** @throws XmasdError LOG_UNAVAILABLE */
 export async function collectReport(log: Log, config: Config): Promise<ReportData> {
   const kept = await readSubset(log, config)
-  const { duplicates, flow } = await readFlow(log, config)
-  const gathered = await readAssignments(log, config, { kept, duplicates })
+  const { duplicates, drawn, flow } = await readFlow(log, config)
+  const gathered = await readAssignments(log, config, {
+    kept,
+    outside: new Set([...duplicates, ...drawn]),
+  })
   const sizes = [...gathered.clusters.values()].map(({ cluster, size }) => ({ cluster, size }))
   const examples = sizes.reduce((sum, { size }) => sum + size, 0)
   const budget = budgetOf(config.select)(examples)
@@ -95,20 +98,22 @@ export async function collectReport(log: Log, config: Config): Promise<ReportDat
 async function readFlow(
   log: Log,
   config: Config,
-): Promise<{ duplicates: Set<string>; flow: FlowCell[] }> {
+): Promise<{ duplicates: Set<string>; drawn: Set<string>; flow: FlowCell[] }> {
   const duplicates = new Set<string>()
+  const drawn = new Set<string>()
   const cells = new Map<string, FlowCell>()
   const [end = 0] = await log.ends(config.log.topics.decisions)
   for await (const { decision, offset } of decisionsOf(log, config)) {
-    const { key, action, reason, duplicateOf } = decision
+    const { key, action, reason, duplicateOf, arm } = decision
     if (duplicateOf !== undefined) duplicates.add(key)
+    if (arm === 'random') drawn.add(key)
     const slice = Math.floor((offset * FLOW_SLICES) / Math.max(1, end))
     const at = `${slice}/${action}/${reason}`
     const cell = cells.get(at) ?? { slice, action, reason, count: 0 }
     cell.count++
     cells.set(at, cell)
   }
-  return { duplicates, flow: [...cells.values()] }
+  return { duplicates, drawn, flow: [...cells.values()] }
 }
 
 async function readDeadLetters(log: Log, config: Config): Promise<ReportData['deadLetters']> {
@@ -141,7 +146,7 @@ type ClusterGroup = {
 async function readAssignments(
   log: Log,
   config: Config,
-  { kept, duplicates }: { kept: Set<string>; duplicates: Set<string> },
+  { kept, outside }: { kept: Set<string>; outside: Set<string> },
 ): Promise<Gathered> {
   const random = seededRandom(1)
   const sample = new Reservoir<Drawn>(SAMPLE_MAX, random)
@@ -150,7 +155,7 @@ async function readAssignments(
   const seen = new Set<string>()
   for await (const assignment of assignmentsInForce(log, config)) {
     const { key, cluster, bundle } = assignment
-    if (duplicates.has(key) || seen.has(key)) continue
+    if (outside.has(key) || seen.has(key)) continue
     seen.add(key)
     bundles.add(bundle)
     const isKept = kept.has(key)

@@ -48,7 +48,7 @@ export async function replay(log: Log, options: ReplayOptions): Promise<Replayed
     fold.fold(asSeen instanceof Promise ? await asSeen : asSeen, record.offset)
   }
   fold.fold(SETTLE, next)
-  const kept = Int32Array.from(fold.policy.subset()).sort()
+  const kept = Int32Array.from(fold.subset()).sort()
   return {
     examples: fold.policy.examples,
     duplicates: fold.duplicates,

@@ -12,6 +12,7 @@
 import { XmasdError } from '../errors.ts'
 import { type Control, type Decision, keyOf } from '../record.ts'
 import type { Row } from './blocks.ts'
+import { ControlArm } from './control.ts'
 import { type Content, contentOf, Owners } from './duplicates.ts'
 import { FinalJudge } from './final.ts'
 import { Irrevocable, type IrrevocableSettings } from './irrevocable.ts'
@@ -25,6 +26,8 @@ export type SelectSettings = IrrevocableSettings & {
   policy: PolicyName
   /** Log offsets a block; 1 settles after every record. What is decided for good is decided at once. */
   settleEvery: number
+  /** Percent of the stream that is decided by lot, for comparison; absent: none. */
+  controlPercent?: number | undefined
 }
 
 export type FoldOutcome = 'assigned' | 'duplicate' | 'redelivered' | 'settled'
@@ -32,7 +35,7 @@ export type FoldOutcome = 'assigned' | 'duplicate' | 'redelivered' | 'settled'
 export type Folded = {
   outcome: FoldOutcome
   /**
-   * In this order: the drop of a duplicate; first decisions of pending examples, in log order; evicts
+   * In this order: the drop of a duplicate, or what the control arm draws; first decisions of pending examples, in log order; evicts
    * and restores of others, in log order.
    */
   decisions: Decision[]
@@ -54,6 +57,8 @@ export const CLUSTERS_MAX = 1 << 20
 export class Fold {
   readonly policy: Policy
   readonly owners = new Owners()
+  readonly #control: ControlArm
+  readonly #isTagged: boolean
   readonly #store: ExampleStore
   readonly #settleEvery: number
   #lastOffset = -1
@@ -61,11 +66,13 @@ export class Fold {
 
   /** @throws RangeError where the percent is outside 0..100 or settleEvery is no positive integer */
   constructor(settings: SelectSettings, store: ExampleStore) {
-    const { policy, settleEvery } = settings
+    const { policy, settleEvery, percent, controlPercent = 0 } = settings
     if (!Number.isSafeInteger(settleEvery) || settleEvery < 1) {
       throw new RangeError(`settleEvery ${settleEvery} is not a positive integer`)
     }
     this.policy = createPolicy(settings)
+    this.#control = new ControlArm(controlPercent, percent)
+    this.#isTagged = controlPercent > 0
     this.#settleEvery = policy === 'revisable' ? settleEvery : 1
     this.#store = store
   }
@@ -77,6 +84,17 @@ export class Fold {
 
   get duplicates(): number {
     return this.#duplicates
+  }
+
+  /** How many the subset holds, those of the control arm too. */
+  get kept(): number {
+    return this.policy.kept + this.#control.kept.length
+  }
+
+  /** Sequence numbers of the subset, in no particular order. */
+  *subset(): Generator<number> {
+    yield* this.policy.subset()
+    yield* this.#control.kept
   }
 
   /**
@@ -105,11 +123,26 @@ export class Fold {
     const owner = this.owners.find(content)
     if (owner !== undefined) return this.#takeKnown(record, content, owner, offset)
     const { key, cluster, instability, id, bundle } = record
+    const sequence = this.owners.length
     this.owners.add(content)
-    this.policy.add(cluster, instability, id, content)
     const value = cluster === 'text' ? Number.NaN : instability!
     this.#store.append({ offset, instability: value, content, cluster, id, bundle, key })
-    return { outcome: 'assigned', decisions: [] }
+    const decisions: Decision[] = []
+    if (this.#control.has(content)) decisions.push(this.#drawn(record, content, sequence))
+    else this.policy.add(cluster, instability, id, content)
+    return { outcome: 'assigned', decisions }
+  }
+
+  /** The decision of the control arm. */
+  #drawn(record: FoldedAssignment, content: Content, sequence: number): Decision {
+    const { key, id, cluster, instability, bundle } = record
+    this.policy.skip()
+    const isKept = this.#control.take(content, sequence)
+    const [action, reason] = isKept
+      ? (['keep', 'drawn'] as const)
+      : (['drop', 'not_drawn'] as const)
+    const quota = this.policy.quota(cluster)
+    return { v: 1, key, id, action, reason, cluster, instability, quota, bundle, arm: 'random' }
   }
 
   #takeKnown(record: FoldedAssignment, content: Content, owner: number, offset: number): Folded {
@@ -136,7 +169,8 @@ export class Fold {
   #decision({ sequence, action, reason, cluster, quota }: SettledEvent): Decision {
     const { key, id, bundle, instability: value } = this.#store.row(sequence)
     const instability = cluster === 'text' ? null : value
-    return { v: 1, key, id, action, reason, cluster, instability, quota, bundle }
+    const arm = this.#isTagged ? ({ arm: 'policy' } as const) : {}
+    return { v: 1, key, id, action, reason, cluster, instability, quota, bundle, ...arm }
   }
 
   /** Fills an empty fold with what was stored; see `Policy.restore`. */
@@ -146,12 +180,15 @@ export class Fold {
     saved: Uint8Array | undefined,
   ): void {
     const owners = this.owners
+    const control = this.#control
     const from = this.policy.resume(saved)
-    function* history(): Generator<PastExample> {
+    function* history(): Generator<PastExample | undefined> {
       for (const row of rows) {
         const sequence = owners.length
         owners.add(row.content)
-        if (sequence >= from) yield row
+        const isControl = control.has(row.content)
+        if (isControl) control.take(row.content, sequence)
+        if (sequence >= from) yield isControl ? undefined : row
       }
     }
     this.policy.restore(history(), at.settled)

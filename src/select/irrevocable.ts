@@ -152,6 +152,10 @@ export class Irrevocable implements Policy {
     this.#isFollowingSaved = false
   }
 
+  skip(): void {
+    this.#history.ledger.skip()
+  }
+
   settle(): SettledEvent[] {
     const events = this.#events
     this.#events = []
@@ -172,7 +176,7 @@ export class Irrevocable implements Policy {
 
   regret(): Regret {
     const { ledger, sketches } = this.#history
-    const budget = budgetSoFar(this.#settings, ledger.total, ledger.length)
+    const budget = budgetSoFar(this.#settings, ledger.total, ledger.arrived)
     return regretOf(ledger, budget, (slot, count) => sketches.lowest(slot, count))
   }
 
@@ -208,9 +212,10 @@ export class Irrevocable implements Policy {
     return ledger.length
   }
 
-  restore(history: Iterable<PastExample>, _settled: number): void {
-    for (const { cluster, instability, id, content } of history) {
-      this.add(cluster, instability, id, content)
+  restore(history: Iterable<PastExample | undefined>, _settled: number): void {
+    for (const past of history) {
+      if (past === undefined) this.skip()
+      else this.add(past.cluster, past.instability, past.id, past.content)
     }
     this.#events = []
   }

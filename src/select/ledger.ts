@@ -15,8 +15,9 @@ export class Ledger {
   sums = new Float64Array(1)
   keptSums = new Float64Array(1)
   #bits = new Uint8Array(1 << 10)
-  /** Examples by sequence number; `first` counts those of a baseline, which have none. */
+  /** Sequence numbers given; how many of them were passed over; how many are kept. */
   length = 0
+  skipped = 0
   keptLength = 0
   /** Of the baseline: how many count in N, and how many of them are kept. */
   baseline = 0
@@ -35,9 +36,14 @@ export class Ledger {
     return true
   }
 
+  /** Examples that came and count. */
+  get arrived(): number {
+    return this.length - this.skipped
+  }
+
   /** N, those of a baseline too. */
   get total(): number {
-    return this.baseline + this.length
+    return this.baseline + this.arrived
   }
 
   get keptTotal(): number {
@@ -70,19 +76,30 @@ export class Ledger {
 
   /** The next example, of a cluster that has room. */
   add(slot: number, instability: number, isKept: boolean): void {
+    const sequence = this.#number()
     this.sizes[slot]!++
     this.sums[slot]! += instability
+    if (!isKept) return
+    this.#bits[sequence >> 3]! |= 1 << (sequence & 7)
+    this.kept[slot]!++
+    this.keptSums[slot]! += instability
+    this.keptLength++
+  }
+
+  /** Passes over a sequence number. */
+  skip(): void {
+    this.#number()
+    this.skipped++
+  }
+
+  #number(): number {
     const sequence = this.length++
     if (sequence >> 3 >= this.#bits.length) {
       const bits = new Uint8Array(this.#bits.length * 2)
       bits.set(this.#bits)
       this.#bits = bits
     }
-    if (!isKept) return
-    this.#bits[sequence >> 3]! |= 1 << (sequence & 7)
-    this.kept[slot]!++
-    this.keptSums[slot]! += instability
-    this.keptLength++
+    return sequence
   }
 
   *subset(): Generator<number> {
@@ -103,9 +120,11 @@ export class Ledger {
   }
 
   save() {
-    const { slots, sizes, kept, sums, keptSums, length, keptLength, baseline, baselineKept } = this
+    const { slots, sizes, kept, sums, keptSums, baseline, baselineKept } = this
+    const { length, skipped, keptLength } = this
+    const counts = { length, skipped, keptLength, baseline, baselineKept }
     const bits = this.#bits.subarray(0, (length + 7) >> 3)
-    return { slots, sizes, kept, sums, keptSums, length, keptLength, baseline, baselineKept, bits }
+    return { slots, sizes, kept, sums, keptSums, ...counts, bits }
   }
 
   restore(saved: ReturnType<Ledger['save']>): void {
@@ -115,6 +134,7 @@ export class Ledger {
     this.sums = saved.sums.slice()
     this.keptSums = saved.keptSums.slice()
     this.length = saved.length
+    this.skipped = saved.skipped
     this.keptLength = saved.keptLength
     this.baseline = saved.baseline
     this.baselineKept = saved.baselineKept

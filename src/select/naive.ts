@@ -27,9 +27,9 @@ export class NaiveJudge implements Judge {
   }
 
   judge(slot: number, _instability: number, content: Content): Verdict {
-    const { total, length, keptTotal } = this.#history.ledger
+    const { total, arrived, keptTotal } = this.#history.ledger
     this.#levels.grow(slot, () => {})
-    this.#levels.settle(budgetSoFar(this.#budget, total + 1, length + 1), () => {})
+    this.#levels.settle(budgetSoFar(this.#budget, total + 1, arrived + 1), () => {})
     const probability = this.#levels.taken(slot) / this.#levels.sizes[slot]!
     const isKept = keptTotal < this.#budgetMax && hashedDraw(content, LOTS) < probability
     return { isKept, reason: isKept ? 'drawn' : 'not_drawn' }
@@ -41,7 +41,7 @@ export class NaiveJudge implements Judge {
 
   /** Levels follow from the counts. */
   restore(): void {
-    const { total, length, sizes } = this.#history.ledger
-    this.#levels.restore([...sizes], budgetSoFar(this.#budget, total, length))
+    const { total, arrived, sizes } = this.#history.ledger
+    this.#levels.restore([...sizes], budgetSoFar(this.#budget, total, arrived))
   }
 }

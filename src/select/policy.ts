@@ -61,6 +61,8 @@ export interface Policy {
   begin(beginning: Beginning): void
   /** A new example, pending until the next settlement. Returns its sequence number: 0, 1, 2, … */
   add(cluster: Cluster, instability: number | null, id: string, content: Content): number
+  /** Passes over a sequence number: an example that takes no part. */
+  skip(): void
   /** Decides every pending example, in log order, and may revise others, in log order after them. */
   settle(): SettledEvent[]
   /** How many of a cluster are kept now. */
@@ -80,8 +82,11 @@ export interface Policy {
   follow?(isKept: ((sequence: number) => boolean) | undefined): void
   /** Takes what `save` gave last. Returns from which sequence number on `restore` wants the history. */
   resume(saved: Uint8Array | undefined): number
-  /** The history behind that, of which those below `settled` are decided; as if each came anew. */
-  restore(history: Iterable<PastExample>, settled: number): void
+  /**
+   * The history behind that, of which those below `settled` are decided, as if each came anew; undefined for one
+   * that was passed over.
+   */
+  restore(history: Iterable<PastExample | undefined>, settled: number): void
 }
 
 export function slotOf(cluster: Cluster): number {

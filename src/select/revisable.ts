@@ -17,6 +17,8 @@ import { Levels, TEXT_SLOT } from './level.ts'
 import { clusterOf, type PastExample, type Policy, type SettledEvent, slotOf } from './policy.ts'
 import { budgetRule, SMALL_CLUSTER_SIZE_MAX } from './quotas.ts'
 
+const PASSED_OVER = -1
+
 type Members = { kept: Heap; dropped: Heap }
 
 export class Revisable implements Policy {
@@ -27,9 +29,10 @@ export class Revisable implements Policy {
   readonly #values = new Float64Column()
   readonly #texts = new Texts()
   readonly #orders: { numbers: [Before, Before]; text: [Before, Before] }
-  /** Slots of the examples from `settled` on. */
+  /** Slots of the examples from `settled` on; -1 where one was passed over. */
   #pendingSlots: number[] = []
   #kept = 0
+  #skipped = 0
 
   /**
    * `budgetOf` gives n of a history by its size; percent of it where it is left out.
@@ -55,9 +58,9 @@ export class Revisable implements Policy {
     }
   }
 
-  /** N: all examples, pending ones included. The next example's sequence number. */
+  /** N: all examples, pending ones included. */
   get examples(): number {
-    return this.#values.length
+    return this.#values.length - this.#skipped
   }
 
   /** How many examples have been decided: sequence numbers below it. */
@@ -82,6 +85,12 @@ export class Revisable implements Policy {
     return sequence
   }
 
+  skip(): void {
+    this.#values.push(Number.NaN)
+    this.#pendingSlots.push(PASSED_OVER)
+    this.#skipped++
+  }
+
   /**
    * Decides every pending example and revises the others. The events are in this order: pending ones
    * by sequence number, then the others by sequence number.
@@ -97,15 +106,17 @@ export class Revisable implements Policy {
     }
     this.#levels.reserve(pending.reduce((most, slot) => Math.max(most, slot), 0) + 1)
     pending.forEach((slot, index) => {
+      if (slot === PASSED_OVER) return
       this.#insert(slot, first + index)
       this.#levels.grow(slot, mark)
     })
-    this.#levels.settle(this.#budgetOf(this.#values.length), mark)
+    this.#levels.settle(this.#budgetOf(this.examples), mark)
     const events: SettledEvent[] = []
     const decided = new Set<number>()
     for (const slot of changed) this.#rebalance(slot, first, events, decided)
     pending.forEach((slot, index) => {
-      if (!decided.has(first + index)) events.push(this.#dropEvent(slot, first + index))
+      if (slot !== PASSED_OVER && !decided.has(first + index))
+        events.push(this.#dropEvent(slot, first + index))
     })
     return events.sort((a, b) => eventOrder(a.sequence, first) - eventOrder(b.sequence, first))
   }
@@ -176,18 +187,23 @@ export class Revisable implements Policy {
    * Fills an empty policy with a history of which the first `settled` were decided at the last
    * settlement, as if each had been added and settled in turn.
    */
-  restore(history: Iterable<Omit<PastExample, 'content'>>, settled: number): void {
+  restore(history: Iterable<Omit<PastExample, 'content'> | undefined>, settled: number): void {
     if (this.examples > 0) throw new RangeError('only an empty policy can be restored')
     const groups: number[][] = []
-    for (const { cluster, instability, id } of history) {
-      const sequence = this.add(cluster, instability, id)
+    let skipped = 0
+    for (const example of history) {
+      const sequence = this.#values.length
+      if (example === undefined) this.skip()
+      else this.add(example.cluster, example.instability, example.id)
       if (sequence >= settled) continue
       const slot = this.#pendingSlots.pop()!
+      if (slot === PASSED_OVER) skipped++
+      if (slot === PASSED_OVER) continue
       const group = groups[slot]
       if (group === undefined) groups[slot] = [sequence]
       else group.push(sequence)
     }
-    this.#restoreMembers(groups, settled)
+    this.#restoreMembers(groups, settled - skipped)
   }
 
   #restoreMembers(groups: number[][], settled: number): void {

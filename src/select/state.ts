@@ -53,6 +53,7 @@ const Meta = z.strictObject({
   budgetExamples: z.int().optional(),
   horizonExamples: z.int().optional(),
   baseline: z.string().optional(),
+  controlPercent: z.number().optional(),
   examples: z.int().min(0),
   settled: z.int().min(0),
   duplicates: z.int().min(0),
@@ -60,14 +61,21 @@ const Meta = z.strictObject({
 })
 type Meta = z.infer<typeof Meta>
 
-const NO_SETTINGS = { budgetExamples: undefined, horizonExamples: undefined, baseline: undefined }
+const NO_SETTINGS = {
+  budgetExamples: undefined,
+  horizonExamples: undefined,
+  baseline: undefined,
+  controlPercent: undefined,
+}
 
 /** Those that its decisions depend on. */
 function decisiveSettings(settings: SelectSettings) {
   const { policy, percent, settleEvery, budgetExamples } = settings
-  if (policy === 'revisable') return { policy, percent, settleEvery, budgetExamples }
+  const controlPercent = settings.controlPercent === 0 ? undefined : settings.controlPercent
+  const common = { policy, percent, settleEvery, budgetExamples, controlPercent }
+  if (policy === 'revisable') return common
   const { horizonExamples, baseline } = settings
-  return { policy, percent, settleEvery, budgetExamples, horizonExamples, baseline }
+  return { ...common, horizonExamples, baseline }
 }
 
 /**
@@ -114,7 +122,7 @@ export class SelectState {
 
   /** How many the subset holds. */
   get kept(): number {
-    return this.#fold.policy.kept
+    return this.#fold.kept
   }
 
   /** Bytes of memory held for the examples, all together. */
@@ -157,7 +165,7 @@ export class SelectState {
 
   /** Sequence numbers of the examples kept now, ascending: folds of the same records number alike. */
   keptSequences(): Int32Array {
-    return Int32Array.from(this.#fold.policy.subset()).sort()
+    return Int32Array.from(this.#fold.subset()).sort()
   }
 
   /** What a change of bundles does to one example. */

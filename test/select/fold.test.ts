@@ -91,6 +91,58 @@ test('with settleEvery n examples wait for the first offset of a block or a sett
   )
 })
 
+test('a control arm is decided by lot, at once, and the batch rule holds for the others', () => {
+  const settled = fc.integer({ min: 1, max: 20 })
+  fc.assert(
+    fc.property(streams, percents, settled, (stream, percent, settleEvery) => {
+      const settings = { ...SETTINGS, percent, settleEvery, controlPercent: 40 }
+      const state = openSelectState(new MemoryState(), settings)
+      const oracle = new Oracle()
+      const subset = new Subset()
+      const drawn = new Set<string>()
+      stream.forEach(({ arrival }, offset) => {
+        const record = recordOf(arrival)
+        const outcome = oracle.take(record)
+        const { decisions } = state.fold(record, offset)
+        subset.apply(decisions)
+        for (const { key, arm, reason } of decisions) {
+          assert.equal(arm === undefined, reason === 'duplicate')
+          if (arm !== 'random') continue
+          assert.equal(outcome, 'assigned')
+          assert.ok(reason === 'drawn' || reason === 'not_drawn')
+          drawn.add(key)
+        }
+      })
+      subset.apply(state.fold({ v: 1, control: 'settle' }, stream.length).decisions)
+      const others = oracle.examples.filter(({ key }) => !drawn.has(key))
+      const { selected } = selectBatch(others, percent)
+      const kept = [...subset.kept].filter(key => !drawn.has(key))
+      assert.deepEqual(kept.sort(), selected.map(index => others[index]!.key).sort())
+      assert.equal(state.examples, others.length)
+      assert.equal(state.kept, subset.kept.size)
+      const exported = [...state.subset()].map(({ key }) => key)
+      assert.deepEqual(exported.sort(), [...subset.kept].sort())
+    }),
+    { numRuns: 100 },
+  )
+})
+
+test('the control arm has its share of the stream and keeps the rate', () => {
+  const settings = { ...SETTINGS, percent: 20, controlPercent: 10 }
+  const state = openSelectState(new MemoryState(), settings)
+  let [members, kept] = [0, 0]
+  for (let i = 0; i < 20_000; i++) {
+    const record = recordOf({ content: i, id: i, cluster: i % 7, instability: i % 13 })
+    for (const { arm, action } of state.fold(record, i).decisions) {
+      if (arm !== 'random') continue
+      members++
+      if (action === 'keep') kept++
+    }
+  }
+  assert.ok(Math.abs(members - 2_000) < 150, `${members} members`)
+  assert.ok(Math.abs(kept - 400) < 70, `${kept} kept`)
+})
+
 const arrival: Arrival = { content: 1, id: 1, cluster: 3, instability: 2 }
 
 test('a duplicate is dropped at once, names its owner and counts for nothing; both may come again', () => {

@@ -18,6 +18,7 @@ test('stopped and started anywhere, with or without a commit, the fold decides t
     percent: percents,
     settleEvery: fc.integer({ min: 1, max: 20 }),
     horizonExamples: fc.option(fc.integer({ min: 1, max: 200 }), { nil: undefined }),
+    controlPercent: fc.constantFrom(0, 40),
     /** What happens after each record: nothing, a commit, a commit and a restart, a crash. */
     steps: fc.array(fc.constantFrom('fold', 'fold', 'commit', 'restart', 'crash'), {
       minLength: 1,
