@@ -33,7 +33,12 @@ export async function foldInto(
   const { state } = selection
   if ('control' in value) return state.fold(value, record.offset)
   selection.bundle ??= value.bundle
-  if (state.wantsBeginning) state.begin(await clusters.beginning(selection.bundle))
+  if (state.wantsBeginning) {
+    const beginning = await clusters.beginning(selection.bundle)
+    // A later bundle may be fitted to this very stream: its examples would count twice.
+    const isFirst = selection.scope === null
+    state.begin(isFirst ? beginning : { ...beginning, members: undefined })
+  }
   const seen = clusters.of(record, value, selection.bundle)
   return state.fold(seen instanceof Promise ? await seen : seen, record.offset)
 }

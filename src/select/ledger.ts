@@ -79,7 +79,10 @@ export class Ledger {
     const sequence = this.#number()
     this.sizes[slot]!++
     this.sums[slot]! += instability
-    if (!isKept) return
+    if (isKept) this.#keep(sequence, slot, instability)
+  }
+
+  #keep(sequence: number, slot: number, instability: number): void {
     this.#bits[sequence >> 3]! |= 1 << (sequence & 7)
     this.kept[slot]!++
     this.keptSums[slot]! += instability

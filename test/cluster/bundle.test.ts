@@ -64,6 +64,25 @@ test('a bundle says its signature, how it is standardised and its radii; one wit
   for (const one of wrong) await assert.rejects(writeBundle(dir, { ...NEW, ...one }), RangeError)
 })
 
+test('a bundle may hold the examples it was fitted to, as many as its baseline says', async t => {
+  const dir = temporaryFolder(t)
+  const members = {
+    cluster: Int32Array.from([0, 1, 1, 0, 1, 1, 0, 0, 1, 1]),
+    instability: Float32Array.from({ length: 10 }, (_, i) => i / 7),
+  }
+  const { id } = await writeBundle(dir, { ...NEW, members })
+  assert.notEqual(id, 'de9b832e8bb5')
+  assert.deepEqual((await openBundle(dir)).members, members)
+  await writeBundle(dir, NEW)
+  const names = ['bundle.json', 'centroids.safetensors', 'index.hnsw']
+  assert.deepEqual(readdirSync(dir).sort(), names)
+  assert.equal((await openBundle(dir)).members, undefined)
+  const wrong = [{ cluster: members.cluster.slice(1) }, { instability: Float32Array.of(1) }]
+  for (const one of wrong) {
+    await assert.rejects(writeBundle(dir, { ...NEW, members: { ...members, ...one } }), RangeError)
+  }
+})
+
 test('one altered byte anywhere is refused, with the file and both checksums', async t => {
   const dir = temporaryFolder(t)
   await writeBundle(dir, NEW)

@@ -23,7 +23,13 @@ async function newBundle(t: TestContext, count: number) {
     schedule: { fingerprint: 'abc', steps: null, T: 8 },
     mode: 'reference',
     signature: 'sum',
-    baseline: { examples: 0, textOnly: 0, sizes: new Array<number>(count).fill(0) },
+    baseline: { examples: count, textOnly: 0, sizes: new Array<number>(count).fill(1) },
+    ...(count > 3 && {
+      members: {
+        cluster: Int32Array.from({ length: count }, (_, i) => i),
+        instability: Float32Array.from({ length: count }, Math.sqrt),
+      },
+    }),
     centroids: { data, count, dimensions: 8 },
   })
   return openBundle(dir)
@@ -38,6 +44,7 @@ test('a bundle comes back from the log as it was, also where its files take seve
     const found = await fetchBundle(log, 'bundles', bundle.id)
     assert.deepEqual(found.manifest, bundle.manifest)
     assert.deepEqual(found.index.centroids, bundle.index.centroids)
+    assert.deepEqual(found.members, bundle.members)
     const point = [0.1, -0.2, 0.3, 0.9, 0, 0, -1, 0.5]
     assert.deepEqual(found.index.nearest(point), bundle.index.nearest(point))
   }
