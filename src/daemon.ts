@@ -143,7 +143,9 @@ async function openScore(parts: Parts): Promise<(signal: AbortSignal) => Promise
   releasers.push(() => consumer.close())
   const nearest = checkedNearest(bundle, metrics)
   const status = parts.statuses.find(({ role }) => role === 'score')!
-  const role = { config, consumer, measurer, nearest, bundle: bundle.id, metrics, logger, status }
+  const { recordBytesMax } = log
+  const common = { config, consumer, measurer, nearest, metrics, logger, status }
+  const role = { ...common, bundle: bundle.id, recordBytesMax }
   return signal => runScoreRole(role, signal)
 }
 

@@ -143,7 +143,7 @@ export class KafkaConsumer implements Consumer {
         if (isKept) continue
         lane.isReady = false
         claimed.push(this.#claim(lane))
-      } else if (!isContinuous) lane.isHeld = false
+      } else if (!isContinuous) this.#letGo(lane)
       else if (wasAssigned) this.#finish(lane)
     }
     const before = this.#claiming
@@ -164,14 +164,22 @@ export class KafkaConsumer implements Consumer {
   #finish(lane: Lane): void {
     const timer = setTimeout(() => {
       if (lane.isAssigned || !lane.isHeld) return
-      lane.isHeld = false
+      this.#letGo(lane)
       this.#membership.release()
     }, FINISH_MS_MAX)
     timer.unref()
   }
 
+  /** What has nothing out any more, and is wanted elsewhere. */
   #letGoOfIdle(): void {
-    if (this.#lanes.letGoOfIdle() && !this.#isClosed) this.#membership.release()
+    const idle = [...this.#lanes].filter(lane => lane.isHeld && !lane.isAssigned && !lane.isBusy)
+    for (const lane of idle) this.#letGo(lane)
+    if (idle.length > 0 && !this.#isClosed) this.#membership.release()
+  }
+
+  #letGo(lane: Lane): void {
+    if (lane.isHeld) this.epoch++
+    lane.isHeld = false
   }
 
   async poll(options: {

@@ -21,7 +21,7 @@ import {
 import type { Cluster, Node } from './kafka-cluster.ts'
 import { KafkaFailure, verdictOn } from './kafka-errors.ts'
 import { type Patience, patiently } from './kafka-retry.ts'
-import type { Place } from './log.ts'
+import { type Place, placeKey } from './log.ts'
 
 export type Given = {
   places: readonly Place[]
@@ -161,6 +161,11 @@ export class Membership {
         const places = await patiently(this.#patience, cluster, () => this.#joinOnce())
         if (this.#abort.signal.aborted) return
         events.onRebalance(group, places.length)
+        const { logger } = this.#patience
+        logger?.info(
+          { group, generation: this.#generation, partitions: textOf(places) },
+          'assigned',
+        )
         onGiven({ places, isContinuous: this.#isContinuous })
         this.#isContinuous = true
         return
@@ -219,6 +224,10 @@ export class Membership {
 }
 
 const LEAVE_MS_MAX = 2_000
+
+function textOf(places: readonly Place[]): string {
+  return places.length === 0 ? 'none' : places.map(placeKey).sort().join(' ')
+}
 
 type PromiseWithResolvers = {
   promise: Promise<void>

@@ -28,16 +28,6 @@ export class Lanes {
     return [...this].filter(lane => lane.isHeld).map(placeOf)
   }
 
-  /** Lets go of what is wanted elsewhere and has nothing out any more. True where there was any. */
-  letGoOfIdle(): boolean {
-    const idle = [...this].filter(lane => lane.isHeld && !lane.isAssigned && !lane.isBusy)
-    for (const lane of idle) {
-      lane.isHeld = false
-      lane.restart()
-    }
-    return idle.length > 0
-  }
-
   /**
    * From one lane as much as there is, then from the next: a batch has few partitions, so its commit
    * has few transactions, and every lane has its turn.

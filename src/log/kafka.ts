@@ -9,7 +9,7 @@ import { XmasdError } from '../errors.ts'
 import { type LogEvents, NO_EVENTS } from '../observe/log-events.ts'
 import type { Logger } from '../observe/logger.ts'
 import { encodeOutputs, RoundRobin } from './kafka-append.ts'
-import { type Fetched, readBatches } from './kafka-batch.ts'
+import { BATCH_HEADER_BYTES, type Fetched, readBatches } from './kafka-batch.ts'
 import { Cluster, type KafkaConnection, libraryClient } from './kafka-cluster.ts'
 import { KafkaConsumer } from './kafka-consumer.ts'
 import { checkCode, verdictOn } from './kafka-errors.ts'
@@ -53,6 +53,7 @@ const READ_WAIT_MS = 500
 
 class KafkaLog implements Log {
   readonly kind = 'kafka'
+  readonly recordBytesMax: number
   readonly #options: KafkaLogOptions
   readonly #connection: KafkaConnection
   readonly #patience: Patience
@@ -70,6 +71,7 @@ class KafkaLog implements Log {
   constructor(options: KafkaLogOptions) {
     const { logger, events = NO_EVENTS, unreachableMsMax } = options
     this.#options = options
+    this.recordBytesMax = options.defaults.batchBytesMax - BATCH_HEADER_BYTES
     this.#connection = { ...options.connection, logger }
     const address = options.connection.brokers.join(', ')
     this.#patience = { address, events, logger, msMax: unreachableMsMax }

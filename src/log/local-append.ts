@@ -18,7 +18,7 @@ import {
 import type { OutRecord } from './log.ts'
 import { partitionOfBytes } from './partition.ts'
 
-const RECORD_BYTES_MAX = 256 << 20
+export const RECORD_BYTES_MAX = 256 << 20
 /** Longer work gives way to other code this often. */
 const SLICE_MS = 8
 const RECORDS_PER_CLOCK = 64

@@ -17,7 +17,7 @@ import {
   releaseEnvironment,
 } from './environment.ts'
 import { decodeFrame } from './frame.ts'
-import { prepareAppend, RoundRobin, writeAppend } from './local-append.ts'
+import { prepareAppend, RECORD_BYTES_MAX, RoundRobin, writeAppend } from './local-append.ts'
 import { LocalConsumer } from './local-consumer.ts'
 import {
   checkPartition,
@@ -53,6 +53,7 @@ export async function openLocalLog(options: {
 
 class LocalLog implements Log {
   readonly kind = 'local'
+  readonly recordBytesMax = RECORD_BYTES_MAX
   readonly environment: Environment
   readonly topics: Topics
   readonly turns = new RoundRobin()

@@ -91,8 +91,8 @@ export interface Consumer {
   /** Read again from the committed positions; of all partitions, or of these. */
   rewind(places?: readonly Place[]): Promise<void>
   /**
-   * Another number after a partition has come here, or another member has moved one: whoever
-   * folds has to look at state and positions again. Seen with the records of the new owner's time.
+   * Another number after a partition has come or gone, or another member has moved one: whoever
+   * folds has to look at state and positions again. It changes before such records are polled.
    */
   readonly epoch: number
   readonly state: StateReader
@@ -111,6 +111,8 @@ export type Lag = Position & {
 
 export interface Log {
   readonly kind: 'local' | 'kafka'
+  /** The largest record that it takes, key and headers included. */
+  readonly recordBytesMax: number
   /** Creates what is missing; TOPIC_MISMATCH where a topic is not as specified. */
   ensureTopics(specs: readonly TopicSpec[]): Promise<void>
   /** Appends outside any consumer; all of it or nothing. Resolves when durable. */

@@ -57,9 +57,11 @@ export function outcomeOf(
   }
 }
 
+/** `recordBytesMax`: a dead letter that would be larger is cut, and says so in its header `cut`. */
 export function outputOf(
   outcome: Outcome,
   topics: { assignments: string; deadLetters: string },
+  recordBytesMax: number,
 ): OutRecord {
   if (outcome.kind === 'assigned') {
     const { key, source } = outcome.assignment
@@ -68,19 +70,31 @@ export function outputOf(
   }
   const { record, error } = outcome
   const { topic, partition, offset } = record
-  return {
-    topic: topics.deadLetters,
-    key: record.key,
-    value: record.value ?? new Uint8Array(),
-    headers: {
-      ...traceOf(record),
-      code: error.code,
-      hint: error.hint,
-      message: error.message,
-      source: JSON.stringify({ topic, partition, offset }),
-    },
-    source: { topic, partition },
+  const headers: Record<string, string> = {
+    ...traceOf(record),
+    code: error.code,
+    hint: error.hint,
+    message: error.message,
+    source: JSON.stringify({ topic, partition, offset }),
   }
+  const whole = record.value ?? new Uint8Array()
+  const value = whole.subarray(0, roomFor(record.key, headers, recordBytesMax))
+  if (value.length < whole.length) headers.cut = `${value.length} of ${whole.length} bytes`
+  const source = { topic, partition }
+  return { topic: topics.deadLetters, key: record.key, value, headers, source }
+}
+
+/** What sizes and other fields of a record may take beside its texts and its value. */
+const FRAME_BYTES = 512
+
+function roomFor(
+  key: string | null,
+  headers: Readonly<Record<string, string>>,
+  recordBytesMax: number,
+): number {
+  const texts = [key ?? '', ...Object.entries(headers).flat()]
+  const taken = texts.reduce((sum, text) => sum + Buffer.byteLength(text), FRAME_BYTES)
+  return Math.max(0, recordBytesMax - taken)
 }
 
 /** W3C Trace Context and Baggage: passed from a record to what is written because of it. */

@@ -4,11 +4,12 @@
  *
  *   poll ──► measure ──┐ (at most batchesInFlightMax)
  *   poll ──► measure ──┴──► outcomes ──► commit {outputs, positions}
- *                                          └─ LOG_FENCED: drop what is in flight, rewind, poll again
+ *                                          └─ LOG_FENCED: drop what is in flight of the refused
+ *                                             partitions, rewind those, poll again
  */
 import type { Config } from '../config.ts'
-import { messageOf, XmasdError } from '../errors.ts'
-import type { Consumer, LogRecord } from '../log/log.ts'
+import { messageOf } from '../errors.ts'
+import { type Consumer, type LogRecord, placeKey, refusedPlaces } from '../log/log.ts'
 import type { Logger } from '../observe/logger.ts'
 import type { Metrics } from '../observe/metrics.ts'
 import type { Measurer } from '../score/measure.ts'
@@ -31,9 +32,17 @@ export type ScoreRoleParts = {
   metrics: Metrics
   logger: Logger
   status: RoleStatus
+  /** The largest record that the log takes. */
+  recordBytesMax: number
 }
 
-type Batch = { records: LogRecord[]; outcomes: Promise<Outcome[]>; startedAt: number }
+type Batch = {
+  records: LogRecord[]
+  outcomes: Promise<Outcome[]>
+  startedAt: number
+  /** Partitions that another member has: its records of them are that one's. */
+  refused: Set<string>
+}
 
 const POLL_WAIT_MS = 200
 
@@ -65,7 +74,7 @@ function poll(parts: ScoreRoleParts, mayWait: boolean): Promise<LogRecord[]> {
 function start(parts: ScoreRoleParts, records: LogRecord[]): Batch {
   const outcomes = outcomesOf(parts, records)
   outcomes.catch(() => {}) // looked at when its turn to commit comes
-  return { records, outcomes, startedAt: performance.now() }
+  return { records, outcomes, startedAt: performance.now(), refused: new Set() }
 }
 
 async function outcomesOf(parts: ScoreRoleParts, records: LogRecord[]): Promise<Outcome[]> {
@@ -75,34 +84,47 @@ async function outcomesOf(parts: ScoreRoleParts, records: LogRecord[]): Promise<
 }
 
 async function finishFirst(parts: ScoreRoleParts, inFlight: Batch[]): Promise<void> {
-  const batch = inFlight.shift()!
-  const outcomes = await batch.outcomes
-  const outputs = outcomes.map(outcome => outputOf(outcome, parts.config.log.topics))
+  const batch = inFlight[0]!
+  const outcomes = await ours(batch)
+  const { topics } = parts.config.log
+  const outputs = outcomes.map(outcome => outputOf(outcome, topics, parts.recordBytesMax))
   const stopTimer = parts.metrics.commitSeconds.startTimer({ role: 'score' })
   try {
     await parts.consumer.commit({ positions: positionsAfter(batch.records), outputs })
   } catch (error) {
     await afterFailedCommit(parts, inFlight, error)
-    return
   }
+  inFlight.shift()
   stopTimer()
   parts.status.movedAt = performance.now()
   parts.status.batches++
   parts.metrics.lastCommit.set({ role: 'score' }, Date.now() / 1000)
-  count(parts, batch, outcomes)
+  count(parts, batch, await ours(batch))
 }
 
-/** A fenced commit is another member's gain: forget our work and read on from what is committed. */
+/** The outcomes of those records that no other member has; the others are taken out of the batch. */
+async function ours(batch: Batch): Promise<Outcome[]> {
+  const outcomes = await batch.outcomes
+  if (batch.refused.size === 0) return outcomes
+  const isOurs = batch.records.map(record => !batch.refused.has(placeKey(record)))
+  batch.records = batch.records.filter((_, i) => isOurs[i])
+  batch.outcomes = Promise.resolve(outcomes.filter((_, i) => isOurs[i]))
+  batch.refused.clear()
+  return batch.outcomes
+}
+
+/** What was refused is another member's: forget our work on it, and read on from what is committed. */
 async function afterFailedCommit(
   parts: ScoreRoleParts,
-  inFlight: Batch[],
+  inFlight: readonly Batch[],
   error: unknown,
 ): Promise<void> {
-  if (!(error instanceof XmasdError && error.code === 'LOG_FENCED')) throw error
+  const refused = refusedPlaces(error)
+  if (refused === undefined) throw error
   parts.metrics.fencedCommits.inc({ role: 'score' })
   parts.logger.warn({ role: 'score' }, `${messageOf(error)}; reading again from the commit`)
-  await Promise.allSettled(inFlight.splice(0).map(batch => batch.outcomes))
-  await parts.consumer.rewind()
+  for (const batch of inFlight) for (const place of refused) batch.refused.add(placeKey(place))
+  await parts.consumer.rewind(refused)
 }
 
 function count(parts: ScoreRoleParts, batch: Batch, outcomes: Outcome[]): void {
@@ -124,6 +146,7 @@ function count(parts: ScoreRoleParts, batch: Batch, outcomes: Outcome[]): void {
       logger.debug({ key, cluster, source, ...outcome.trace }, 'assigned')
     }
   }
+  if (outcomes.length === 0) return
   metrics.tokens.inc(tokens)
   metrics.batchExamples.observe(batch.records.length)
   const ms = Math.round(performance.now() - batch.startedAt)

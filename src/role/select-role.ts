@@ -4,8 +4,11 @@
  * commits it second, a lost disk) the gap is folded again and nothing is published twice.
  *
  *   open state ─► fold the gap silently ─► poll ─► fold ─► commit {decisions, subset, position, state}
- *        ▲                                                     │
+ *        ▲                                   │                 │
+ *        ├── the partition came or went ◄────┘                 │
  *        └──────────── LOG_FENCED: open again ◄────────────────┘
+ *
+ * One member of the group has the one partition of `assignments`; the others stand by without a state.
  */
 import type { DriftWindow } from '../cluster/drift.ts'
 import type { Config } from '../config.ts'
@@ -45,8 +48,11 @@ export type SelectRole = {
 /** Commits cost a flush to disk whatever their size: 4,096 records a commit are 15-20 % faster than 2,048. */
 export const POLL_RECORDS_MAX = 4_096
 const POLL_WAIT_MS = 200
-const GAP_LOG_EVERY = 100_000
+const GAP_LOG_EVERY_MS = 5_000
+/** State that is brought up to the log is committed on the way: the next start goes on from there. */
+const GAP_COMMIT_RECORDS = 65_536
 const REOPEN_WAIT_MS = 20
+const REOPEN_TRIES_MAX = 500
 /** Comparing two subsets is a pass over both. */
 const COMPARE_EVERY_MS = 10_000
 
@@ -62,7 +68,9 @@ export async function openSelectRole(parts: SelectRoleParts): Promise<SelectRole
 class Role implements SelectRole {
   readonly #parts: SelectRoleParts
   readonly #consumer: Consumer
+  /** Undefined while standing by. */
   #selections: Selections | undefined
+  #epoch = -1
   #idleSince = performance.now()
   #comparedAt = Number.NEGATIVE_INFINITY
 
@@ -82,41 +90,49 @@ class Role implements SelectRole {
 
   /** Loads the state and folds what the log has committed beyond it, until nobody moves meanwhile. */
   async open(): Promise<void> {
-    for (;;) {
+    for (let tries = 1; ; tries++) {
+      this.#epoch = this.#consumer.epoch
       await this.#consumer.rewind()
-      if (await this.#tryOpen()) break
+      if (await this.#tryOpen(tries >= REOPEN_TRIES_MAX)) break
       await new Promise(resolve => setTimeout(resolve, REOPEN_WAIT_MS))
     }
-    this.#gauges()
+    if (this.#selections !== undefined) this.#gauges()
   }
 
-  async #tryOpen(): Promise<boolean> {
+  async #tryOpen(isLast: boolean): Promise<boolean> {
     const { config, log, logger } = this.#parts
     const [position] = await this.#consumer.positions()
-    const to = position?.offset ?? 0
+    if (position === undefined) {
+      if (this.#selections !== undefined) logger.warn({ role: 'select' }, 'another member decides')
+      else logger.info({ role: 'select' }, 'standing by: another member decides')
+      this.#selections = undefined
+      return true
+    }
+    const to = position.offset
     const selections = new Selections({ config, log, logger, consumer: this.#consumer })
     const from = selections.state.appliedOffset
+    if (from > to && isLast) throw stateLeads(from, to)
     if (from > to) return false
     this.#selections = selections
     return from === to || (await this.#foldGap(selections, to))
   }
 
   async #foldGap(selections: Selections, to: number): Promise<boolean> {
-    const { config, log, logger } = this.#parts
+    const { config, log, logger, status } = this.#parts
     const from = selections.state.appliedOffset
     logger.warn({ role: 'select', from, to }, 'state lags behind the log: folding the gap')
-    for await (const record of log.read(config.log.topics.assignments, { from, to })) {
-      await selections.fold(record)
-      this.#parts.status.movedAt = performance.now()
-      if (record.offset % GAP_LOG_EVERY !== 0) continue
-      logger.info({ role: 'select', offset: record.offset, to }, 'folding the gap')
-    }
+    const progress = gapProgress(logger, to)
     try {
-      await this.#consumer.commit({
-        positions: [],
-        outputs: [],
-        state: writer => selections.write(writer),
-      })
+      let folded = 0
+      for await (const record of log.read(config.log.topics.assignments, { from, to })) {
+        await selections.fold(record)
+        folded++
+        if (folded % FOLD_RECORDS === 0) await new Promise(setImmediate)
+        if (folded % GAP_COMMIT_RECORDS === 0) await this.#commitState(selections)
+        progress(folded, record.offset)
+        status.movedAt = performance.now()
+      }
+      await this.#commitState(selections)
       return true
     } catch (error) {
       if (isFenced(error)) return false
@@ -124,12 +140,17 @@ class Role implements SelectRole {
     }
   }
 
+  async #commitState(selections: Selections): Promise<void> {
+    const state = selections.write.bind(selections)
+    await this.#consumer.commit({ positions: [], outputs: [], state })
+  }
+
   clusters(): { cluster: Cluster; size: number; quota: number }[] {
-    return [...this.#state.clusters()]
+    return this.#selections === undefined ? [] : [...this.#state.clusters()]
   }
 
   regret(): Regret | undefined {
-    return this.#state.regret()
+    return this.#selections?.state.regret()
   }
 
   async run(signal: AbortSignal): Promise<void> {
@@ -140,10 +161,15 @@ class Role implements SelectRole {
         waitMsMax: POLL_WAIT_MS,
       })
       status.movedAt = performance.now()
-      status.idle = records.length === 0 && this.#state.pending === 0
+      if (this.#consumer.epoch !== this.#epoch) {
+        status.idle = false
+        await this.open()
+        continue
+      }
+      status.idle = records.length === 0 && (this.#selections?.state.pending ?? 0) === 0
       status.oldest = oldestOf(records)
       if (records.length > 0) await this.#step(records)
-      else await this.#settleWhenIdle()
+      else if (this.#selections !== undefined) await this.#settleWhenIdle()
     }
   }
 
@@ -258,6 +284,28 @@ class Role implements SelectRole {
 /** What share of the history the subset is to hold. */
 function budgetShare({ percent, budgetExamples }: Budget, examples: number): number {
   return budgetExamples === undefined ? percent / 100 : Math.min(1, budgetExamples / examples)
+}
+
+/** A line now and then: how far, how fast, how long still. */
+function gapProgress(logger: Logger, to: number): (folded: number, offset: number) => void {
+  const started = performance.now()
+  let saidAt = started
+  return (folded, offset) => {
+    const now = performance.now()
+    if (now - saidAt < GAP_LOG_EVERY_MS) return
+    saidAt = now
+    const perSecond = Math.round((1000 * folded) / (now - started))
+    const leftSeconds = Math.round((to - offset) / perSecond)
+    logger.info({ role: 'select', offset, to, perSecond, leftSeconds }, 'folding the gap')
+  }
+}
+
+function stateLeads(from: number, to: number): XmasdError {
+  return new XmasdError(
+    'STATE_INVALID',
+    `the select state has seen assignments up to ${from}, its group is at ${to}`,
+    'the position was moved back, or the topic made anew: remove the state (log.path) and it is folded again, or name a new select.group',
+  )
 }
 
 function isFenced(error: unknown): boolean {
