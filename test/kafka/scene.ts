@@ -52,7 +52,7 @@ export function kafkaSite(
   const site = makeSite(
     t,
     [
-      `log: { ${log.join(', ')} }`,
+      `log: { ${[...new Map(log.map(entry => [entry.split(':')[0], entry])).values()].join(', ')} }`,
       `score: { group: ${groups.score}, batchExamplesMax: 32 }`,
       `select: { group: ${groups.select}, percent: ${PERCENT} }`,
       ...(options.more ?? []),
@@ -89,6 +89,10 @@ export class Member {
     return this.#started.child.exitCode === null && this.#started.child.signalCode === null
   }
 
+  get isStarted(): boolean {
+    return this.isRunning && this.#stderr.includes('"started"')
+  }
+
   get ended(): Promise<Ended> {
     return this.#started.ended
   }
@@ -101,6 +105,11 @@ export class Member {
     }).catch(error => {
       throw new Error(`${messageOf(error)}\n${this.#stderr.slice(-3000)}`)
     })
+  }
+
+  /** Commits of its that were refused. */
+  get fences(): number {
+    return this.#stderr.split('another member of group').length - 1
   }
 
   /** What it has logged with this message. */
