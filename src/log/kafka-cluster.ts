@@ -1,7 +1,7 @@
 /**
  * Connections to one Kafka cluster. The client library (kafkajs 2.2.4) does connections, TLS, SASL, metadata
  * and the small requests; it hands its cluster to partition assigners, which is how we come by it. Consumers,
- * transactions and the coding of records are ours: see docs/decisions/003-kafka-client.md.
+ * transactions and the coding of records are ours: see docs/decisions/004-kafka-client.md.
  */
 import { connect as connectPlain, isIP, type Socket } from 'node:net'
 import { connect as connectTls } from 'node:tls'

@@ -25,7 +25,19 @@ export type Verdict =
   | { kind: 'rejoin'; isForgotten: boolean }
   | { kind: 'fatal'; error: XmasdError }
 
-type Loose = { name?: string; type?: string; code?: unknown; message?: string; cause?: unknown }
+type Loose = {
+  name?: string
+  type?: string
+  code?: unknown
+  message?: string
+  cause?: unknown
+  /** Of several that came together, as when topics are created. */
+  errors?: unknown[]
+}
+
+function within(error: Loose): Loose | undefined {
+  return (error.cause ?? error.errors?.[0]) as Loose | undefined
+}
 
 /** By Kafka's numbers, for the two requests that we read ourselves and the codes the library lacks. */
 const NAMES: Record<number, string> = {
@@ -76,7 +88,7 @@ export function checkCode(code: number, what: string): void {
 
 /** Kafka's name for an error, from wherever the library has wrapped it. */
 export function codeOf(error: unknown): string | undefined {
-  for (let at = error as Loose | undefined; at !== undefined; at = at.cause as Loose | undefined) {
+  for (let at = error as Loose | undefined; at !== undefined; at = within(at)) {
     const unknown = /^Unknown error code (\d+)/.exec(at.message ?? '')
     if (unknown !== null) return NAMES[Number(unknown[1])] ?? `ERROR_${unknown[1]}`
     if (typeof at.type === 'string') return at.type
@@ -162,7 +174,7 @@ function retryCauseOf(code: string | undefined, names: readonly string[]): Retry
 /** The names of an error and of what it wraps. */
 function namesOf(error: unknown): string[] {
   const names: string[] = []
-  for (let at = error as Loose | undefined; at !== undefined; at = at.cause as Loose | undefined) {
+  for (let at = error as Loose | undefined; at !== undefined; at = within(at)) {
     if (typeof at.name === 'string') names.push(at.name)
   }
   return names
@@ -180,9 +192,8 @@ function refusalOf(error: unknown, address: string): XmasdError | undefined {
 
 function deepMessage(error: unknown): string {
   let text = messageOf(error)
-  for (let at = (error as Loose)?.cause as Loose | undefined; at !== undefined; ) {
+  for (let at = within(error as Loose); at !== undefined; at = within(at)) {
     if (at.message !== undefined && at.message.length > text.length) text = at.message
-    at = at.cause as Loose | undefined
   }
   return text
 }
@@ -219,7 +230,7 @@ function tlsRefusal(error: unknown, text: string, address: string): XmasdError |
 }
 
 function tlsCodeOf(error: unknown): string | undefined {
-  for (let at = error as Loose | undefined; at !== undefined; at = at.cause as Loose | undefined) {
+  for (let at = error as Loose | undefined; at !== undefined; at = within(at)) {
     if (
       typeof at.code === 'string' &&
       /SSL|TLS|CERT|SELF_SIGNED|UNABLE_TO|EPROTO|DEPTH/.test(at.code)
@@ -293,12 +304,14 @@ function unknown(error: unknown, address: string): XmasdError {
 
 /** After too long: what the brokers said last. */
 export function gaveUp(error: unknown, address: string, ms: number): XmasdError {
-  const isClosed = /Closed connection|closed by the server/i.test(deepMessage(error))
+  const isClosed = /Closed connection|closed by the server|before secure TLS/i.test(
+    deepMessage(error),
+  )
   return new XmasdError(
     'LOG_UNAVAILABLE',
     `no answer from ${address} for ${Math.round(ms / 1000)} s: ${deepMessage(error)}`,
     isClosed
-      ? 'the brokers end the connection at once: does that port want TLS (log.tls.enabled) or a login (log.sasl)?'
+      ? 'the brokers end the connection at once: does that port want TLS (log.tls.enabled), a login (log.sasl), or neither?'
       : 'check log.brokers, the network and that the brokers run; `xmasd doctor` shows what can be reached',
     { cause: error },
   )
