@@ -1,12 +1,12 @@
 /** A process that answers a JSON line with a JSON line. */
 import { type ChildProcessByStdio, spawn } from 'node:child_process'
-import { readFileSync } from 'node:fs'
+import { readdirSync, readFileSync } from 'node:fs'
 import { createInterface } from 'node:readline'
 import type { Readable, Writable } from 'node:stream'
 
 export type Child = {
   ask<Answer>(request: object): Promise<Answer>
-  /** Most memory that the process ever had in use; 0 where the system does not tell. */
+  /** Most memory that it and those it started ever had in use, each by itself; 0 where the system does not tell. */
   peakBytes(): number
   end(): Promise<void>
 }
@@ -35,7 +35,11 @@ export function startChild(command: string, args: readonly string[]): Child {
 function peakBytesOf(pid: number): number {
   try {
     const status = readFileSync(`/proc/${pid}/status`, 'utf8')
-    return 1024 * Number(/^VmHWM:\s+(\d+)/m.exec(status)?.[1] ?? 0)
+    const own = 1024 * Number(/^VmHWM:\s+(\d+)/m.exec(status)?.[1] ?? 0)
+    const started = readdirSync(`/proc/${pid}/task`).flatMap(thread =>
+      readFileSync(`/proc/${pid}/task/${thread}/children`, 'utf8').split(' ').filter(Boolean),
+    )
+    return started.reduce((sum, child) => sum + peakBytesOf(Number(child)), own)
   } catch {
     return 0
   }

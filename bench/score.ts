@@ -12,7 +12,8 @@
  *
  * A round scores both sets at all checkpoints with ours, and a few examples of both with the
  * reference, at batch 1, eager or sdpa, whichever the warm-up found faster. Loading a checkpoint counts
- * on our side where it happens while scoring, never on the reference's. Throughput is examples ×
+ * on our side where it happens while scoring (`--memory-max GiB` is its budget; what does not fit is
+ * streamed), never on the reference's. Throughput is examples ×
  * checkpoints a second. Singular values are compared with the reference's exact ones; peak memory is
  * VmHWM of each process. Each `--variant NAME` is scored by a process of its own
  * and compared with ours. The last line is one JSON object.
@@ -44,6 +45,7 @@ const { values: options } = parseArgs({
     rounds: { type: 'string', default: '5' },
     threads: { type: 'string', default: '2' },
     workers: { type: 'string', default: '1' },
+    'memory-max': { type: 'string' },
     variant: { type: 'string', multiple: true, default: [] },
     'tower-moves': { type: 'boolean', default: false },
     folder: { type: 'string' },
@@ -83,7 +85,11 @@ type Sides = { ours: Side; variants: Side[]; reference: Side | undefined }
 
 async function startSides(): Promise<Sides> {
   const script = join(ROOT, '.build/bench/score-child.js')
-  const settings = { proxyDir, threads: THREADS, workers: Number(options.workers) }
+  const memory = options['memory-max']
+  const settings = {
+    ...{ proxyDir, threads: THREADS, workers: Number(options.workers) },
+    memoryMax: memory === undefined ? undefined : Number(memory) * 2 ** 30,
+  }
   const reference = await openReference()
   const ours = startOurs('ours', script, settings)
   const variants = options.variant.map(name => {
