@@ -21,8 +21,8 @@ for await (const line of createInterface({ input: process.stdin })) {
   const seconds = (performance.now() - clock) / 1000
   const { user, system } = process.cpuUsage(cpu)
   const top5 = scored.map(one => {
-    if ('error' in one) throw new Error(one.error.message)
-    return one.singularValues
+    if ('singularValues' in one) return one.singularValues
+    throw new Error(JSON.stringify(one))
   })
   process.stdout.write(`${JSON.stringify({ seconds, cpuSeconds: (user + system) / 1e6, top5 })}\n`)
 }

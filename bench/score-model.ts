@@ -222,6 +222,7 @@ export function readSequences(folder: string, { imageTokenId, vision }: ProxyCon
       ids: Int32Array.from(ids),
       columns: Int32Array.from(at),
       rows: Int32Array.from({ length: ids.length - first }, (_, i) => first + i),
+      answers: new Int32Array(0),
       images: [images.get(image)!],
     }
   })

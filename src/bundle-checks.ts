@@ -5,7 +5,7 @@ import type { Config } from './config.ts'
 import { XmasdError } from './errors.ts'
 import type { Log } from './log/log.ts'
 
-/** A bundle holds the trajectories of one schedule in one mode and precision; others are nonsense to it. */
+/** A bundle holds the trajectories of one schedule in one metric, mode and precision; others are nonsense to it. */
 export function checkBundleFits(
   bundle: Bundle,
   { steps, fingerprint }: { steps: readonly number[]; fingerprint: string },
@@ -17,8 +17,8 @@ export function checkBundleFits(
       ? `the bundle is for ${schedule.T} checkpoints, the proxy has ${steps.length} (${steps.join(', ')})`
       : schedule.fingerprint !== null && schedule.fingerprint !== fingerprint
         ? `the bundle is for schedule ${schedule.fingerprint}, the proxy is ${fingerprint}`
-        : metric !== 'attention'
-          ? `the bundle is for metric ${metric}, the daemon scores by attention`
+        : metric !== config.proxy.metric
+          ? `the bundle is for metric ${metric}, proxy.metric is ${config.proxy.metric}`
           : mode !== null && mode !== config.proxy.mode
             ? `the bundle is for mode ${mode}, proxy.mode is ${config.proxy.mode}`
             : precision !== config.proxy.precision
@@ -28,7 +28,7 @@ export function checkBundleFits(
   throw new XmasdError(
     'BUNDLE_MISMATCH',
     `${config.bundle} does not fit ${config.proxy.path}: ${mismatch}`,
-    'score and fit with this proxy, mode and precision, or point proxy.path and bundle at a pair that belongs together',
+    'score and fit with this proxy, metric, mode and precision, or point proxy.path and bundle at a pair that belongs together',
   )
 }
 

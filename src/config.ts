@@ -11,6 +11,7 @@ import { LogConfig } from './config-log.ts'
 import { DEVICES, ENGINES, PRECISIONS } from './engine/engine.ts'
 import { messageOf, XmasdError } from './errors.ts'
 import { MODES } from './score/attention.ts'
+import { METRICS } from './score/metric.ts'
 import { BASELINES, POLICIES } from './select/policy.ts'
 
 const MIB = 1024 * 1024
@@ -31,6 +32,7 @@ const ImagesConfig = z.strictObject({
 const ProxyConfig = z.strictObject({
   path: z.string().min(1).default('./proxy'),
   template: z.string().min(1).optional(),
+  metric: z.enum(METRICS).default('attention'),
   mode: z.enum(MODES).default('reference'),
   engine: z.enum(ENGINES).default('onnx'),
   device: z.enum(['auto', ...DEVICES]).default('auto'),

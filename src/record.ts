@@ -51,9 +51,9 @@ export const Assignment = z.strictObject({
   key: z.string(),
   id: z.string(),
   cluster: Cluster,
-  /** T rows of the 5 largest singular values, descending. */
+  /** T rows of the 5 largest singular values, descending; null under the metric `loss`, too. */
   singularValues: z.array(z.array(z.number()).length(5)).nullable(),
-  /** T scores: the sums of the rows above. */
+  /** T scores: the sums of the rows above, or the losses. */
   trajectory: z.array(z.number()).nullable(),
   /** Sum of absolute differences of neighbouring scores; lower is steadier is better. */
   instability: z.number().nullable(),

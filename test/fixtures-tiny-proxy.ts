@@ -2,7 +2,7 @@
 import { mkdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { type ProxyConfig, readProxyConfig } from '../src/proxy/config.ts'
-import { type Parameter, parametersOf } from '../src/proxy/parameters.ts'
+import { type Parameter, parametersOf, type Reach } from '../src/proxy/parameters.ts'
 import type { RopeScaling } from '../src/proxy/rope.ts'
 import { writeSafetensors } from '../src/proxy/safetensors.ts'
 import { seededRandom } from '../src/random.ts'
@@ -163,6 +163,8 @@ export type TinyProxyOptions = {
   style?: '4.x' | '5.x'
   /** The vision tower moves too. */
   visionTrains?: boolean
+  /** What the weights must be enough for. Default: the projections. */
+  reach?: Reach
 }
 
 /** Writes `dir/checkpoint-N/` for every step; returns the canonical weights, one map a step. */
@@ -173,7 +175,7 @@ export function writeTinyProxy(dir: string, options: TinyProxyOptions = {}): Wei
     mkdirSync(folder, { recursive: true })
     writeFileSync(join(folder, 'config.json'), JSON.stringify(configJson(shape, style)))
     const weights: Weights = new Map()
-    for (const parameter of parametersOf(readProxyConfig(folder))) {
+    for (const parameter of parametersOf(readProxyConfig(folder), options.reach)) {
       if (!parameter.required && !isThere(parameter.name, shape)) continue
       const frozen = parameter.name.startsWith('vision.') && options.visionTrains !== true
       weights.set(parameter.name, randomTensor(parameter, seed * 100 + (frozen ? 0 : t)))
@@ -186,6 +188,7 @@ export function writeTinyProxy(dir: string, options: TinyProxyOptions = {}): Wei
 function isThere(name: string, shape: TinyShape): boolean {
   if (name.startsWith('connector.')) return true
   if (name === 'head.weight') return !shape.tied
+  if (name === 'head.bias') return shape.family === 'phi'
   if (shape.family === 'phi' && name.startsWith('text.')) return true
   return shape.attentionBias && name.includes('self_attn')
 }
@@ -268,6 +271,7 @@ function phiName(name: string): string {
     .replace('self_attn.o_proj', 'self_attn.dense')
     .replace('mlp.up_proj', 'mlp.fc1')
     .replace('mlp.down_proj', 'mlp.fc2')
+    .replace(/^norm\./, 'final_layernorm.')
 }
 
 /** A sequence of random ids: `before` tokens, the images with one token between, `after` tokens. */
@@ -295,6 +299,9 @@ export function randomSequence(
     ids: Int32Array.from({ length }, () => Math.floor(random() * VOCAB)),
     columns: Int32Array.from({ length: count * imageTokens }, (_, i) => columnAt(i)),
     rows: Int32Array.from({ length: after - 1 }, (_, i) => end + 1 + i),
+    answers: Int32Array.from({ length: after }, (_, i) => end + i).filter(
+      position => position === length - 1 || position % 5 < 3,
+    ),
     images,
   }
 }

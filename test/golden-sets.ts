@@ -32,8 +32,16 @@ const Expected = z.object({
   max_length: z.number().nullable(),
   image_tokens: z.number(),
   steps: z.array(z.number()),
-  examples: z.array(z.object({ has_image: z.boolean(), input_ids: z.array(z.number()) })),
+  examples: z.array(
+    z.object({
+      has_image: z.boolean(),
+      input_ids: z.array(z.number()),
+      answers: z.array(z.number()).optional(),
+    }),
+  ),
   modes: z.object({ reference: Mode, paper: Mode }),
+  /** Per example and checkpoint. */
+  losses: z.array(z.array(z.number()).nullable()).optional(),
   /** The first checkpoint in half precision, computed in float32. */
   variants: z.record(z.string(), z.looseObject({ reference: Single, paper: Single })),
 })
@@ -53,7 +61,7 @@ export function readGoldenSet(dir: string): GoldenSet {
   return { dir, expected: Expected.parse(json) }
 }
 
-/** `run` is a folder of the set. Each example's sequence; null for text-only. Checks the ids. */
+/** `run` is a folder of the set. Each example's sequence; null for text-only. Checks ids and answers. */
 export async function goldenSequences(
   { dir, expected }: GoldenSet,
   run: string,
@@ -72,6 +80,7 @@ export async function goldenSequences(
     imageTokens,
     imageTokenId,
     lengthMax,
+    answers: expected.losses !== undefined,
     imageSize: vision.imageSize,
     patchSize: vision.patchSize,
     aspect,
@@ -81,7 +90,9 @@ export async function goldenSequences(
   for (const [i, example] of data.entries()) {
     const { sequence } = await preparer.prepare(Buffer.from(JSON.stringify(example)))
     assert.equal(sequence !== null, expected.examples[i]!.has_image)
-    if (sequence) assert.deepEqual([...sequence.ids], expected.examples[i]!.input_ids)
+    const { input_ids, answers } = expected.examples[i]!
+    if (sequence) assert.deepEqual([...sequence.ids], input_ids)
+    if (sequence && answers) assert.deepEqual([...sequence.answers], answers)
     sequences.push(sequence)
   }
   return { schedule, sequences }

@@ -148,7 +148,7 @@ async function currentBundle(log: Log, config: Config): Promise<Bundle> {
   )
 }
 
-/** Clusters of other scores mean nothing here: another schedule or mode is another family of topics. */
+/** Clusters of other scores mean nothing here: another schedule, metric or mode is another family of topics. */
 function checkSameScores(current: Bundle, next: Bundle): void {
   const [a, b] = [current.manifest, next.manifest]
   const mismatch =
@@ -158,7 +158,7 @@ function checkSameScores(current: Bundle, next: Bundle): void {
         ? `schedule ${b.schedule.fingerprint}, not ${a.schedule.fingerprint}`
         : differs(a.mode, b.mode)
           ? `mode ${b.mode}, not ${a.mode}`
-          : a.metric !== b.metric
+          : (a.metric ?? 'attention') !== (b.metric ?? 'attention')
             ? `metric ${b.metric ?? 'attention'}, not ${a.metric ?? 'attention'}`
             : a.precision !== b.precision
               ? `precision ${b.precision ?? 'float32'}, not ${a.precision ?? 'float32'}`

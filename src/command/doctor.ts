@@ -12,6 +12,7 @@ import { backlogOf, ROLES } from '../gauges.ts'
 import type { Log } from '../log/log.ts'
 import { groupsOf, logPlace, openLogToRead } from '../open-log.ts'
 import { checkpointBytes, openSchedule } from '../proxy/schedule.ts'
+import { reachOf } from '../score/metric.ts'
 import { checkSettings } from '../select/state.ts'
 import { findDevices } from './find-devices.ts'
 
@@ -101,7 +102,8 @@ async function findTensorflow(config: Config): Promise<Finding> {
 
 function findProxy(config: Config): Finding {
   if (!existsSync(config.proxy.path)) return notYet('proxy', config.proxy.path, 'proxy.path')
-  const { checkpoints, config: proxy, fingerprint, visionShared } = openSchedule(config.proxy.path)
+  const schedule = openSchedule(config.proxy.path, reachOf(config.proxy.metric))
+  const { checkpoints, config: proxy, fingerprint, visionShared } = schedule
   const megabytes = (checkpointBytes(checkpoints[0]!) / 2 ** 20).toFixed(1)
   const steps = checkpoints.map(({ step }) => step).join(', ')
   const detail =

@@ -11,6 +11,7 @@ import { startProgress } from '../observe/progress.ts'
 import { MODES } from '../score/attention.ts'
 import type { ChosenDevice } from '../score/device.ts'
 import { type Measured, type Measurer, startMeasuring } from '../score/measure.ts'
+import { METRICS } from '../score/metric.ts'
 import { chunks } from './export.ts'
 import { positiveInteger } from './options.ts'
 
@@ -19,6 +20,7 @@ type Options = {
   data: string
   images?: string
   out: string
+  metric?: string
   mode?: string
   template?: string
   engine?: string
@@ -39,7 +41,8 @@ export function scoreCommand(): Command {
     .requiredOption('--data <file>', 'LLaVA .json or .jsonl')
     .requiredOption('--out <file>', 'JSON lines to write')
     .option('--images <dir>', 'folder that image paths are relative to (default: ./images)')
-    .option('--mode <mode>', MODES.join(' or '))
+    .option('--metric <metric>', METRICS.join(' or '))
+    .option('--mode <mode>', `of attention: ${MODES.join(' or ')}`)
     .option('--template <name>', 'a built-in template or a JSON file {system,image,user,assistant}')
     .option('--engine <engine>', ENGINES.join(' or '))
     .option('--precision <precision>', PRECISIONS.join(' or '))
@@ -54,6 +57,7 @@ export function scoreCommand(): Command {
 async function score(options: Options): Promise<void> {
   const config = loadConfig(undefined, process.env, {
     'proxy.path': options.proxy,
+    'proxy.metric': options.metric,
     'proxy.mode': options.mode,
     'proxy.template': options.template,
     'proxy.engine': options.engine,
@@ -68,8 +72,9 @@ async function score(options: Options): Promise<void> {
   try {
     const counts = await scoreFile(measurer, options, config.score.batchExamplesMax)
     const { steps, fingerprint } = measurer.schedule
-    const { mode, precision } = config.proxy
-    const meta = { v: 1, schedule: { fingerprint, steps }, mode, precision }
+    const { metric, precision } = config.proxy
+    const mode = metric === 'attention' ? config.proxy.mode : null
+    const meta = { v: 1, schedule: { fingerprint, steps }, metric, mode, precision }
     writeFileSync(`${options.out}.meta.json`, `${JSON.stringify(meta)}\n`)
     const seconds = (performance.now() - started) / 1000
     report(options, { counts, steps, seconds, chosen: measurer.device })

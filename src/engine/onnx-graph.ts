@@ -127,6 +127,16 @@ class GraphOps implements Ops<Edge> {
     return this.#emit('Softmax', [x], { axis: -1 })
   }
 
+  logSumExp(x: Edge): Edge {
+    return this.#emit('ReduceLogSumExp', [x, this.#integers([-1])], { keepdims: 1 })
+  }
+
+  pick(x: Edge, index: Edge): Edge {
+    const wide = this.#once('Cast', [index], { to: ELEMENT_TYPES.int64 })
+    const last = this.#once('Unsqueeze', [wide, this.#integers([-1])]) // [B, T, 1]
+    return this.#emit('GatherElements', [x, last], { axis: -1 })
+  }
+
   layerNorm(x: Edge, name: string, epsilon: number): Edge {
     const bias = this.has(`${name}.bias`) ? [this.weight(`${name}.bias`)] : []
     const inputs = [x, this.weight(`${name}.weight`), ...bias]

@@ -41,6 +41,13 @@ export function tensorflowOps(weights: WeightSource): Ops<tf.Tensor> {
     scale: (x, factor) => tf.mul(x, factor),
     matmulTransposed: (a, b) => batchedProduct(a, tf.transpose(b, [0, 2, 1])),
     softmax: x => tf.softmax(x),
+    logSumExp: x => tf.logSumExp(x, -1, true),
+    pick: (x, index) => {
+      const [b, t, c] = x.shape as [number, number, number]
+      const flat = tf.reshape(x, [b * t * c, 1])
+      const rows = tf.reshape(index, [1, b * t]) as tf.Tensor2D
+      return tf.reshape(gatherRowsOf(flat, offsetByRow(rows, c)), [b, t, 1])
+    },
     layerNorm: (x, name, epsilon) =>
       layerNorm(x, weight(`${name}.weight`), weights(`${name}.bias`), epsilon),
     rmsNorm: (x, name, epsilon) => tf.mul(unitRms(x, epsilon), weight(`${name}.weight`)),
@@ -165,6 +172,16 @@ function offsetByBatch(index: tf.Tensor, tokens: number): tf.Tensor {
   const starts = tf.tensor2d(
     Int32Array.from({ length: batch }, (_, i) => i * tokens),
     [batch, 1],
+    'int32',
+  )
+  return tf.add(index, starts)
+}
+
+/** index [1, N] of columns of N rows -> of elements of all rows, `width` each */
+function offsetByRow(index: tf.Tensor2D, width: number): tf.Tensor {
+  const starts = tf.tensor2d(
+    Int32Array.from({ length: index.shape[1] }, (_, i) => i * width),
+    index.shape,
     'int32',
   )
   return tf.add(index, starts)

@@ -8,6 +8,7 @@ import { encodeDirection } from '../direction.ts'
 import { XmasdError } from '../errors.ts'
 import { keyOf } from '../record.ts'
 import { parseAddressRanges } from './address.ts'
+import { answerPositions } from './answers.ts'
 import { contentHash, imageHash } from './content.ts'
 import { type DialogTurn, decodeExample } from './decode.ts'
 import { fetchImage, type ImageSource } from './fetch-image.ts'
@@ -34,6 +35,8 @@ export type PreparerOptions = {
   imageTokenId: number
   /** Longest sequence, in positions after the image is expanded. */
   lengthMax: number
+  /** Are the answers' positions wanted, and the text rows not. Default: no. */
+  answers?: boolean
   /** Side of the vision tower's image, in pixels. */
   imageSize: number
   patchSize: number
@@ -48,6 +51,8 @@ export type Sequence = {
   columns: Int32Array
   /** [R] text rows, from the last image position + 2 to the end. */
   rows: Int32Array
+  /** Positions of the answers' tokens, ascending; empty where nobody asked. */
+  answers: Int32Array
   /** In the order of their positions; at least one. */
   images: SequenceImage[]
 }
@@ -107,6 +112,7 @@ export function createPreparer(options: PreparerOptions): Preparer {
         ids: prompt.ids,
         columns: prompt.columns,
         rows: prompt.rows,
+        answers: prompt.answers,
         images: images.map(({ hash, rgb }) => {
           return { hash, patches: imagePatches(rgb, processor, options) }
         }),
@@ -152,13 +158,18 @@ function encodeDialog(
   tokenizer: Tokenizer,
   dialog: Dialog,
   options: PreparerOptions,
-): EncodedPrompt {
+): EncodedPrompt & { answers: Int32Array } {
   const text = buildPrompt(options.template, dialog)
   const prompt = encodePrompt(tokenizer, text, dialog.images.length, options)
-  if (prompt.rows.length > 0) return prompt
+  const isAsked = options.answers === true
+  const answers = isAsked
+    ? answerPositions(tokenizer, options.template, dialog, { ...options, start: 'spaced' })
+    : new Int32Array(0)
+  const [what, wanted] = isAsked ? ['answer', answers] : ['text', prompt.rows]
+  if (wanted.length > 0) return { ...prompt, answers }
   throw new XmasdError(
     'NO_TEXT_ROWS',
-    `no text is left behind the image within ${options.lengthMax} of ${prompt.lengthUntruncated} positions`,
+    `no ${what} is left behind the image within ${options.lengthMax} of ${prompt.lengthUntruncated} positions`,
     'shorten what stands before the image, or use a proxy with a longer sequence',
   )
 }

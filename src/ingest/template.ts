@@ -74,18 +74,18 @@ export function buildPrompt(template: Template, { turns, images }: Dialog): stri
 
 /**
  * Where the answers stand in `buildPrompt`'s text: [from, to) in UTF-16 units, each with what the
- * template puts behind it (its end token). Training's loss is taken there.
+ * template puts behind it (its end token). `spaced` is where the spaces before it begin.
  */
-export function answerSpans(
-  template: Template,
-  { turns, images }: Dialog,
-): { from: number; to: number }[] {
-  const lead = template.assistant.indexOf(CONTENT)
-  const spans: { from: number; to: number }[] = []
+export type AnswerSpan = { spaced: number; from: number; to: number }
+
+export function answerSpans(template: Template, { turns, images }: Dialog): AnswerSpan[] {
+  const before = template.assistant.slice(0, template.assistant.indexOf(CONTENT))
+  const [lead, unspaced] = [before.length, before.replace(/ +$/, '').length]
+  const spans: AnswerSpan[] = []
   let at = template.system.length
   for (const turn of turns) {
     const to = at + piece(template, turn, images.length).length
-    if (turn.from === 'gpt') spans.push({ from: at + lead, to })
+    if (turn.from === 'gpt') spans.push({ spaced: at + unspaced, from: at + lead, to })
     at = to
   }
   return spans

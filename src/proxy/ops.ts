@@ -37,6 +37,10 @@ export interface Ops<V> {
   matmulTransposed(a: V, b: V): V
   /** Over the last axis. */
   softmax(x: V): V
+  /** log(sum(exp(x))) over the last axis, without overflow: [B, T, C] -> [B, T, 1] */
+  logSumExp(x: V): V
+  /** Of each row the value at its index: x [B, T, C], index [B, T] int32 -> [B, T, 1] */
+  pick(x: V, index: V): V
   /** Over the last axis, with `${name}.weight` and, for layerNorm, `${name}.bias` where it exists. */
   layerNorm(x: V, name: string, epsilon: number): V
   rmsNorm(x: V, name: string, epsilon: number): V

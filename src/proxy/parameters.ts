@@ -46,12 +46,19 @@ export function canonicalName(key: string): string | undefined {
   return PHI_WORDS.reduce((renamed, [phi, ours]) => renamed.replace(phi, ours), name)
 }
 
+/** How far the forward pass goes: to the last layer's q_proj and k_proj, or to the language head. */
+export type Reach = 'projections' | 'logits'
+
 /**
- * Every parameter that the forward pass reads. Layers that never run are not among them. Their order
- * is part of a schedule's fingerprint.
+ * Every parameter that the forward pass reads. Layers that never run are not among them. The order of
+ * those for the projections is part of a schedule's fingerprint.
  */
-export function parametersOf(config: ProxyConfig): Parameter[] {
-  return [...visionParameters(config), ...connectorParameters(config), ...textParameters(config)]
+export function parametersOf(config: ProxyConfig, reach: Reach = 'projections'): Parameter[] {
+  return [
+    ...visionParameters(config),
+    ...connectorParameters(config),
+    ...textParameters(config, reach),
+  ]
 }
 
 /** Those of the vision tower: what must be equal over checkpoints for features to be shared. */
@@ -89,19 +96,19 @@ function connectorParameters({ vision, text }: ProxyConfig): Parameter[] {
   ]
 }
 
-function textParameters({ text }: ProxyConfig): Parameter[] {
+function textParameters({ text }: ProxyConfig, reach: Reach): Parameter[] {
   const { width, intermediate } = text
   const [wide, narrow] = [text.heads * text.headDim, text.kvHeads * text.headDim]
   const list = [
     parameter('text.embed_tokens.weight', [text.vocab, width]),
-    parameter('head.weight', [text.vocab, width], false),
+    parameter('head.weight', [text.vocab, width], reach === 'logits' && !text.tiedHead),
   ]
   for (let layer = 0; layer < text.layers; layer++) {
     const at = `text.layers.${layer}.`
     list.push(...norm(text, `${at}input_layernorm`))
     list.push(...linear(`${at}self_attn.q_proj`, [wide, width]))
     list.push(...linear(`${at}self_attn.k_proj`, [narrow, width]))
-    if (layer === text.layers - 1) continue // the score ends at the last layer's projections
+    if (layer === text.layers - 1 && reach === 'projections') continue
     list.push(...headNorms(text, `${at}self_attn.q`, text.heads))
     list.push(...headNorms(text, `${at}self_attn.k`, text.kvHeads))
     list.push(...linear(`${at}self_attn.v_proj`, [narrow, width]))
@@ -111,7 +118,8 @@ function textParameters({ text }: ProxyConfig): Parameter[] {
     list.push(...linear(`${at}mlp.up_proj`, [intermediate, width]))
     list.push(...linear(`${at}mlp.down_proj`, [width, intermediate]))
   }
-  return list
+  if (reach === 'projections') return list
+  return [...list, parameter('head.bias', [text.vocab], false), ...norm(text, 'text.norm')]
 }
 
 function parameter(name: string, shape: readonly number[], required = true): Parameter {

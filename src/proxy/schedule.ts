@@ -9,7 +9,7 @@ import { basename, dirname, join } from 'node:path'
 import { z } from 'zod'
 import { messageOf, XmasdError } from '../errors.ts'
 import { type ProxyConfig, readProxyConfig } from './config.ts'
-import { canonicalName, parametersOf, visionParameters } from './parameters.ts'
+import { canonicalName, parametersOf, type Reach, visionParameters } from './parameters.ts'
 import { readBytes, readHeader, type SafetensorsEntry } from './safetensors.ts'
 
 /** `file` is a real path: no symbolic links in it. */
@@ -27,6 +27,8 @@ export type Checkpoint = {
 export type Schedule = {
   dir: string
   config: ProxyConfig
+  /** How far its parameters are there for. */
+  reach: Reach
   /** In step order, at least one. */
   checkpoints: Checkpoint[]
   /** Identifies the schedule in a bundle; see `fingerprintOf`. */
@@ -44,15 +46,18 @@ const ShardIndex = z.object({ weight_map: z.record(z.string(), z.string()) })
  * where there are none, one checkpoint itself (a schedule of T = 1, step 0). Throws
  * PROXY_INVALID where there is none, PROXY_UNSUPPORTED for families that are not supported, and
  * CHECKPOINT_INVALID, naming checkpoint and tensor, for everything that is broken or does not fit.
+ * `reach` says which parameters must be there; the fingerprint does not depend on it.
  */
-export function openSchedule(dir: string): Schedule {
+export function openSchedule(dir: string, reach: Reach = 'projections'): Schedule {
   const folders = findCheckpoints(dir)
   const config = readProxyConfig(folders[0]!.dir)
-  const checkpoints = folders.map(({ step, dir }) => openCheckpoint(step, dir, config))
-  for (const checkpoint of checkpoints.slice(1)) checkSameModel(checkpoint, checkpoints[0]!, config)
+  const model = { config, reach }
+  const checkpoints = folders.map(({ step, dir }) => openCheckpoint(step, dir, model))
+  for (const checkpoint of checkpoints.slice(1)) checkSameModel(checkpoint, checkpoints[0]!, model)
   return {
     dir,
     config,
+    reach,
     checkpoints,
     fingerprint: fingerprintOf(config, checkpoints),
     visionShared: isVisionShared(config, checkpoints),
@@ -89,7 +94,10 @@ function findCheckpoints(dir: string): { step: number; dir: string }[] {
   return found
 }
 
-function openCheckpoint(step: number, dir: string, config: ProxyConfig): Checkpoint {
+/** What every checkpoint of a schedule must hold. */
+type Model = { config: ProxyConfig; reach: Reach }
+
+function openCheckpoint(step: number, dir: string, model: Model): Checkpoint {
   if (!statSync(dir).isDirectory()) throw invalid(dir, 'it is not a folder')
   const tensors = new Map<string, CheckpointTensor>()
   for (const [key, tensor] of readTensors(dir)) {
@@ -98,17 +106,17 @@ function openCheckpoint(step: number, dir: string, config: ProxyConfig): Checkpo
     if (tensors.has(name)) throw invalid(dir, `${name} stands there twice, last as ${key}`)
     tensors.set(name, tensor)
   }
-  return { step, dir, tensors: checkTensors(dir, tensors, config) }
+  return { step, dir, tensors: checkTensors(dir, tensors, model) }
 }
 
 /** Keeps what the proxy reads, each of the right shape and dtype. */
 function checkTensors(
   dir: string,
   tensors: Map<string, CheckpointTensor>,
-  config: ProxyConfig,
+  { config, reach }: Model,
 ): Map<string, CheckpointTensor> {
   const kept = new Map<string, CheckpointTensor>()
-  for (const { name, shape, required } of parametersOf(config)) {
+  for (const { name, shape, required } of parametersOf(config, reach)) {
     const tensor = tensors.get(name)
     if (tensor === undefined) {
       if (required) throw invalid(dir, `tensor ${name} is missing`)
@@ -199,13 +207,13 @@ function readFile(dir: string, name: string): Map<string, CheckpointTensor> {
 }
 
 /** Checkpoints of one fine-tuning have one config and the same parameters (shapes are checked). */
-function checkSameModel(checkpoint: Checkpoint, first: Checkpoint, config: ProxyConfig): void {
+function checkSameModel(checkpoint: Checkpoint, first: Checkpoint, { config, reach }: Model): void {
   const own = readProxyConfig(checkpoint.dir)
   const difference = differingKey(config, own)
   if (difference !== undefined) {
     throw invalid(checkpoint.dir, `its config differs from ${first.dir}'s: ${difference}`)
   }
-  for (const { name } of parametersOf(config)) {
+  for (const { name } of parametersOf(config, reach)) {
     if (checkpoint.tensors.has(name) === first.tensors.has(name)) continue
     const [has, lacks] = checkpoint.tensors.has(name) ? [checkpoint, first] : [first, checkpoint]
     throw invalid(checkpoint.dir, `tensor ${name} stands in ${has.dir} but not in ${lacks.dir}`)

@@ -12,8 +12,8 @@ import type { Ops } from '../proxy/ops.ts'
 export const MODES = ['reference', 'paper'] as const
 export type Mode = (typeof MODES)[number]
 
-/** Indices are int32; in the padding of an array of indices stands any. */
-export type ScoreInputs<V> = {
+/** A batch's tokens. Indices are int32; in the padding of an array of indices stands any. */
+export type TokenInputs<V> = {
   /** [1, U] int32 token ids; any where an image stands. */
   ids: V
   /** [1, U] int32: where each token stands in its sequences. */
@@ -34,6 +34,9 @@ export type ScoreInputs<V> = {
   sequences: V
   /** [B, 1, S, T]: 0 where a token of the suffix sees one of its sequence, else -1e30. */
   seen: V
+}
+
+export type ScoreInputs<V> = TokenInputs<V> & {
   /** [B, 1, T]: 0 at the tokens of each sequence, -1e30 in the padding. */
   padding: V
   /** [B, R]: the tokens that are text rows. */
@@ -52,18 +55,29 @@ export function crossModalAttention<V>(
   mode: Mode,
   inputs: ScoreInputs<V>,
 ): { attention: V; states: V } {
-  const images = connector(ops, config.connector, inputs.features) // [M, N, C]
-  const x = embedSequence(ops, { ...inputs, images }) // [1, U, C]
   let total: V | undefined // [B, R, T]
   const visit = (q: V, k: V): void => {
     const layer = layerAttention(ops, config, mode, { q, k }, inputs)
     total = total === undefined ? layer : ops.add(total, layer)
   }
-  const { positions } = inputs
-  const attend = sharedAttention(ops, inputs)
-  const states = decoder(ops, config.text, { x, positions, attend }, visit, true)
+  const states = runDecoder(ops, config, inputs, visit, true)
   if (total === undefined) throw new RangeError('a language model has at least one layer')
   return { attention: ops.gatherRows(ops.transpose(total), inputs.columns), states }
+}
+
+/** The decoder over a batch's distinct tokens: its arguments and result as `decoder`'s. */
+export function runDecoder<V>(
+  ops: Ops<V>,
+  config: ProxyConfig,
+  inputs: TokenInputs<V>,
+  visit: (q: V, k: V) => void,
+  projectionsOnly: boolean,
+): V {
+  const images = connector(ops, config.connector, inputs.features) // [M, N, C]
+  const x = embedSequence(ops, { ...inputs, images }) // [1, U, C]
+  const attend = sharedAttention(ops, inputs)
+  const { positions } = inputs
+  return decoder(ops, config.text, { x, positions, attend }, visit, projectionsOnly)
 }
 
 /** Prefixes by themselves, then each suffix over its whole sequence; every token once. */

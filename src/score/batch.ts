@@ -17,6 +17,8 @@ export type { Sequence }
 export type PackedBatch = {
   /** The M distinct images; `features` stand in the same order. */
   images: Image[]
+  /** [B][T]: each sequence's tokens among the U. */
+  tokens: number[][]
   /** Everything the score reads but the features. */
   inputs: Record<Exclude<keyof ScoreInputs<never>, 'features'>, HostTensor>
 }
@@ -57,7 +59,9 @@ export function packBatch(
     }))
     return { sequence, prefix, suffix: add(end, sequence.ids.length) }
   })
-  return { images, inputs: { ...tokens.inputs(), ...places([...prefixes.values()], packed) } }
+  const whole = packed.map(({ prefix, suffix }) => [...prefix.tokens, ...suffix])
+  const where = places([...prefixes.values()], packed, whole)
+  return { images, tokens: whole, inputs: { ...tokens.inputs(), ...where } }
 }
 
 /** Tokens in the order they are computed in. */
@@ -109,13 +113,13 @@ type Packed = {
 function places(
   prefixes: readonly { tokens: number[] }[],
   packed: readonly Packed[],
+  whole: readonly number[][],
 ): Pick<
   PackedBatch['inputs'],
   'prefixes' | 'suffixes' | 'origin' | 'sequences' | 'seen' | 'padding' | 'rows' | 'columns'
 > {
   const prefixTable = table(prefixes.map(({ tokens }) => tokens))
   const suffixTable = table(packed.map(({ suffix }) => suffix))
-  const whole = packed.map(({ prefix, suffix }) => [...prefix.tokens, ...suffix])
   const sequences = table(whole)
   return {
     prefixes: prefixTable,

@@ -127,6 +127,7 @@ export function testSequences(config: ProxyConfig): Sequence[] {
       ids: Int32Array.from({ length }, (_, t) => (t * 7 + i) % config.text.vocab),
       columns: Int32Array.from({ length: imageTokens }, (_, t) => before + t),
       rows: Int32Array.from({ length: after - 1 }, (_, t) => before + imageTokens + 1 + t),
+      answers: new Int32Array(0),
       images: [image],
     }
   })

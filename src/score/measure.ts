@@ -27,6 +27,7 @@ export type Measured =
       truncated: boolean
       /** Positions of the sequence; 0 for text-only. */
       tokens: number
+      /** Null under the loss, too, as is the embedding. */
       singularValues: number[][] | null
       trajectory: number[] | null
       instability: number | null
@@ -63,10 +64,11 @@ export async function startMeasuring(
   config: MeasuringConfig,
   hooks: MeasuringHooks = {},
 ): Promise<Measurer> {
-  const { path, mode, engine, device, precision, workers, threads } = config.proxy
+  const { path, metric, mode, engine, device, precision, workers, threads } = config.proxy
   const { tokensMax, memoryMax } = config.proxy
   const scoring = await startScoring({
     proxyDir: path,
+    metric,
     mode,
     engine,
     device,
@@ -142,6 +144,7 @@ function preparerOptions(config: MeasuringConfig, schedule: Schedule): PreparerO
     imageTokens,
     imageTokenId,
     lengthMax,
+    answers: config.proxy.metric === 'loss',
     imageSize: vision.imageSize,
     patchSize: vision.patchSize,
     aspect,
@@ -238,15 +241,11 @@ function measuredOf(
   }
   const result = scored[indexOf.get(content)!]!
   if ('error' in result) return failedOf(id, result.error)
-  const trajectory = trajectoryOf(result.singularValues)
-  return {
-    ...identity,
-    tokens: sequence.ids.length,
-    singularValues: result.singularValues,
-    trajectory,
-    instability: instabilityOf(trajectory),
-    embedding: result.embedding,
-  }
+  const trajectory = 'losses' in result ? result.losses : trajectoryOf(result.singularValues)
+  const { singularValues, embedding } =
+    'losses' in result ? { singularValues: null, embedding: null } : result
+  const scores = { singularValues, trajectory, instability: instabilityOf(trajectory), embedding }
+  return { ...identity, tokens: sequence.ids.length, ...scores }
 }
 
 function failedOf(id: string | null, { code, message, hint }: Failure): Measured {

@@ -1,26 +1,31 @@
 /**
  * The compiled programs of a schedule: the vision tower and the score, checkpoint by checkpoint.
  */
-import type { Engine, Program } from '../engine/engine.ts'
+import type { Engine, InputSpec, Program } from '../engine/engine.ts'
 import { type ProxyConfig, patchesPerImage } from '../proxy/config.ts'
 import type { Checkpoint, Schedule } from '../proxy/schedule.ts'
 import { checkUnchanged, type FileStamps } from '../proxy/unchanged.ts'
 import { visionTower } from '../proxy/vision.ts'
-import { crossModalAttention, type Mode, type ScoreInputs } from './attention.ts'
+import { crossModalAttention, type Mode, type ScoreInputs, type TokenInputs } from './attention.ts'
+import type { CheckpointScore } from './checkpoint-score.ts'
+import { type HeadInputs, type HiddenInputs, predictorStates, tokenLosses } from './loss.ts'
 
 export type VisionProgram = Program<'patches'>
 export type ScoreProgram = Program<keyof ScoreInputs<never>>
+export type HiddenProgram = Program<keyof HiddenInputs<never>>
+export type HeadProgram = Program<keyof HeadInputs<never>>
 
 export interface Programs {
   /** Does `work` with checkpoint `t`'s program. Throws ENGINE_FAILED, CHECKPOINT_INVALID. */
   withTower<Result>(t: number, work: (tower: VisionProgram) => Promise<Result>): Promise<Result>
-  withScore<Result>(t: number, work: (score: ScoreProgram) => Promise<Result>): Promise<Result>
+  withScore<Result>(t: number, work: (score: CheckpointScore) => Promise<Result>): Promise<Result>
   close(): Promise<void>
 }
 
 export type ProgramsOptions = {
   schedule: Schedule
-  mode: Mode
+  /** Makes the score of checkpoint number `t`. */
+  score: (checkpoint: Checkpoint, t: number) => Promise<CheckpointScore>
   /** The first so many checkpoints stay in memory. */
   residents: number
   /** The schedule's files as they were opened. */
@@ -33,19 +38,18 @@ export type ProgramsOptions = {
  * file is no longer the one that was opened.
  */
 export async function openPrograms(engine: Engine, options: ProgramsOptions): Promise<Programs> {
-  const { schedule, mode, residents, stamps } = options
+  const { schedule, residents, stamps } = options
   const { config, checkpoints, visionShared } = schedule
   const tower = (t: number): Promise<VisionProgram> => {
     checkUnchanged(checkpoints[t]!, stamps)
     return compileVision(engine, config, checkpoints[t]!)
   }
-  const score = (t: number): Promise<ScoreProgram> => {
+  const score = (t: number): Promise<CheckpointScore> => {
     checkUnchanged(checkpoints[t]!, stamps)
-    const withStates = t === checkpoints.length - 1
-    return compileScore(engine, config, mode, checkpoints[t]!, { withStates })
+    return options.score(checkpoints[t]!, t)
   }
   const towers: VisionProgram[] = []
-  const scores: ScoreProgram[] = []
+  const scores: CheckpointScore[] = []
   for (let t = 0; t < (visionShared ? 1 : residents); t++) towers.push(await tower(t))
   for (let t = 0; t < residents; t++) scores.push(await score(t))
   const streamed = new Slot()
@@ -63,12 +67,14 @@ export async function openPrograms(engine: Engine, options: ProgramsOptions): Pr
   }
 }
 
+type Releasable = { release(): Promise<void> }
+
 /** Holds one program; the one before is released first, so that both are never in memory. */
 class Slot {
   #key: string | undefined
-  #program: Program<never> | undefined
+  #program: Releasable | undefined
 
-  async hold<P extends Program<never>>(key: string, load: () => Promise<P>): Promise<P> {
+  async hold<P extends Releasable>(key: string, load: () => Promise<P>): Promise<P> {
     if (this.#key === key) return this.#program as P
     await this.empty()
     const program = await load()
@@ -85,16 +91,16 @@ class Slot {
   }
 }
 
+const int32 = (...shape: (string | number)[]): InputSpec => ({ type: 'int32', shape })
+const float32 = (...shape: (string | number)[]): InputSpec => ({ type: 'float32', shape })
+
 export function compileVision(
   engine: Engine,
   config: ProxyConfig,
   checkpoint: Checkpoint,
 ): Promise<VisionProgram> {
   const { patchSize } = config.vision
-  const patches = {
-    type: 'float32' as const,
-    shape: ['M', patchesPerImage(config.vision), 3 * patchSize ** 2],
-  }
+  const patches = float32('M', patchesPerImage(config.vision), 3 * patchSize ** 2)
   return engine.compile(checkpoint, { patches }, (ops, inputs) =>
     visionTower(ops, config.vision, inputs.patches),
   )
@@ -108,9 +114,38 @@ export function compileScore(
   checkpoint: Checkpoint,
   { withStates = false } = {},
 ): Promise<ScoreProgram> {
-  const int32 = (...shape: (string | number)[]) => ({ type: 'int32' as const, shape })
-  const float32 = (...shape: (string | number)[]) => ({ type: 'float32' as const, shape })
   const inputs = {
+    ...tokenInputs(config),
+    padding: float32('B', 1, 'T'),
+    rows: int32('B', 'R'),
+    columns: int32('B', 'I'),
+  }
+  return engine.compile(checkpoint, inputs, (ops, values) => {
+    const { attention, states } = crossModalAttention(ops, config, mode, values)
+    return withStates ? [attention, ops.gatherFlatRows(states, values.rows)] : attention
+  })
+}
+
+export function compileHidden(
+  engine: Engine,
+  config: ProxyConfig,
+  checkpoint: Checkpoint,
+): Promise<HiddenProgram> {
+  const inputs = { ...tokenInputs(config), predictors: int32(1, 'Q') }
+  return engine.compile(checkpoint, inputs, (ops, values) => predictorStates(ops, config, values))
+}
+
+export function compileHead(
+  engine: Engine,
+  config: ProxyConfig,
+  checkpoint: Checkpoint,
+): Promise<HeadProgram> {
+  const inputs = { hidden: float32(1, 'Q', config.text.width), targets: int32(1, 'Q') }
+  return engine.compile(checkpoint, inputs, (ops, values) => tokenLosses(ops, config, values))
+}
+
+function tokenInputs(config: ProxyConfig): Record<keyof TokenInputs<never>, InputSpec> {
+  return {
     ids: int32(1, 'U'),
     positions: int32(1, 'U'),
     features: float32('M', config.imageTokens, config.vision.width),
@@ -121,12 +156,5 @@ export function compileScore(
     origin: int32(1, 'U'),
     sequences: int32('B', 'T'),
     seen: float32('B', 1, 'S', 'T'),
-    padding: float32('B', 1, 'T'),
-    rows: int32('B', 'R'),
-    columns: int32('B', 'I'),
   }
-  return engine.compile(checkpoint, inputs, (ops, values) => {
-    const { attention, states } = crossModalAttention(ops, config, mode, values)
-    return withStates ? [attention, ops.gatherFlatRows(states, values.rows)] : attention
-  })
 }

@@ -9,6 +9,7 @@ import type { Device } from '../engine/engine.ts'
 import { XmasdError } from '../errors.ts'
 import { type ProxyConfig, patchesPerImage } from '../proxy/config.ts'
 import type { Checkpoint, Schedule } from '../proxy/schedule.ts'
+import { LOGIT_BYTES_MAX } from './loss.ts'
 
 /** What one scoring worker may hold. */
 export type Residency = {
@@ -53,11 +54,20 @@ export function memoryNeed(schedule: Schedule, tokensMax: number): MemoryNeed {
       PROGRAM_BYTES +
       weights(checkpoints[0]!, 'vision.') +
       activations(vision, images * patches, patches),
-    score: PROGRAM_BYTES + weights(checkpoints[0]!, 'text.', 'connector.') + pass,
+    score:
+      PROGRAM_BYTES +
+      weights(checkpoints[0]!, 'text.', 'connector.') +
+      (schedule.reach === 'logits' ? head(config) : 0) +
+      pass,
     pass,
     example:
       FLOAT_BYTES * (patches * 3 * vision.patchSize ** 2 + config.imageTokens * vision.width),
   }
+}
+
+/** The language head's weights, and the logits of one run of it. */
+function head({ text }: ProxyConfig): number {
+  return PROGRAM_BYTES + FLOAT_BYTES * text.vocab * text.width + LOGIT_BYTES_MAX
 }
 
 function weights({ tensors }: Checkpoint, ...prefixes: string[]): number {

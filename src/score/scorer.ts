@@ -2,30 +2,34 @@
  * Scores sequences in this thread: the vision tower once per distinct image, for all checkpoints
  * where its weights are equal, then checkpoint by checkpoint.
  */
-import type { Device, EngineChoice, HostTensor, Output } from '../engine/engine.ts'
+import type { Device, EngineChoice, HostTensor } from '../engine/engine.ts'
 import { openEngine } from '../engine/open.ts'
 import { timed } from '../engine/timed.ts'
 import { type ErrorCode, XmasdError } from '../errors.ts'
-import { type ProxyConfig, patchesPerImage } from '../proxy/config.ts'
+import { patchesPerImage } from '../proxy/config.ts'
 import type { Schedule } from '../proxy/schedule.ts'
 import { type FileStamps, stampFiles } from '../proxy/unchanged.ts'
 import type { Mode } from './attention.ts'
-import { ownPart, type PackedBatch, packBatch, type Sequence } from './batch.ts'
-import { embeddingOf } from './embedding.ts'
+import { type PackedBatch, packBatch, type Sequence } from './batch.ts'
+import { attentionScore, lossScore, type Row } from './checkpoint-score.ts'
 import { createFeatureCache, type FeatureCache } from './features.ts'
 import { type Image, stackPatches } from './images.ts'
+import type { Metric } from './metric.ts'
 import { type BatchLimits, LIMITS, planBatches } from './plan.ts'
 import { openPrograms, type Programs } from './programs.ts'
 import { FEATURE_BYTES_MAX, type Residency } from './residency.ts'
-import { largestSingularValues } from './singular.ts'
 
-/** An example's T rows of 5 singular values and its embedding, or why it has none. Plain data. */
+/** An example's T rows of 5 singular values and its embedding, or its T losses; or why it has none. */
 export type Scored =
   | { singularValues: number[][]; embedding: string }
+  | { losses: number[] }
   | { error: { code: ErrorCode; message: string; hint: string } }
 
+/** Plain data. */
 export type ScorerOptions = EngineChoice & {
   schedule: Schedule
+  /** Default: attention. The schedule must have been opened as far as it reaches: see `reachOf`. */
+  metric?: Metric | undefined
   mode: Mode
   /** Threads of one run. */
   threads: number
@@ -49,21 +53,25 @@ export interface Scorer {
 
 /** Loads the schedule. Throws ENGINE_FAILED, ENGINE_UNAVAILABLE. */
 export async function loadScorer(options: ScorerOptions): Promise<Scorer> {
-  const { schedule, mode, limits = LIMITS, residency } = options
+  const { schedule, metric = 'attention', mode, limits = LIMITS, residency } = options
   const bare = await openEngine({ ...options, positionsMax: schedule.config.lengthMax })
   let seconds = 0
   const engine = timed(bare, more => {
     seconds += more
   })
-  const { checkpoints } = schedule
+  const { config, checkpoints } = schedule
   const programs = await openPrograms(engine, {
     schedule,
-    mode,
+    score: (checkpoint, t) => {
+      if (metric === 'loss') return lossScore(engine, config, checkpoint)
+      const withStates = t === checkpoints.length - 1
+      return attentionScore(engine, config, mode, checkpoint, { withStates })
+    },
     residents: residency?.residents ?? checkpoints.length,
     stamps: options.stamps ?? stampFiles(checkpoints),
   })
   const features = createFeatureCache(residency?.featureBytesMax ?? FEATURE_BYTES_MAX)
-  const parts = { schedule, limits, programs, features }
+  const parts = { schedule, metric, limits, programs, features }
   return {
     scoreBatch: sequences => scoreBatch(parts, sequences),
     takeDeviceUse: () => {
@@ -77,13 +85,14 @@ export async function loadScorer(options: ScorerOptions): Promise<Scorer> {
 
 type Parts = {
   schedule: Schedule
+  metric: Metric
   limits: BatchLimits
   programs: Programs
   features: FeatureCache
 }
 
 async function scoreBatch(parts: Parts, sequences: readonly Sequence[]): Promise<Scored[]> {
-  const results = sequences.map(sequence => refusalOf(parts.schedule.config, sequence))
+  const results = sequences.map(sequence => refusalOf(parts, sequence))
   const indices = results.flatMap((refusal, i) => (refusal === undefined ? [i] : []))
   if (indices.length > 0) {
     const sound = indices.map(i => sequences[i]!)
@@ -94,9 +103,12 @@ async function scoreBatch(parts: Parts, sequences: readonly Sequence[]): Promise
 }
 
 /** Why a sequence can't go into a batch; undefined where it can. */
-function refusalOf(config: ProxyConfig, { ids, columns, rows }: Sequence): Scored | undefined {
+function refusalOf(
+  { schedule: { config }, metric }: Parts,
+  { ids, columns, rows, answers }: Sequence,
+): Scored | undefined {
   if (columns.length === 0) throw new RangeError('a sequence without an image has no score')
-  if (rows.length === 0) {
+  if ((metric === 'loss' ? answers : rows).length === 0) {
     const hint =
       'No text follows the image within the longest length; shorten what stands before it.'
     return failed('NO_TEXT_ROWS', 'no text row is left after the image', hint)
@@ -119,20 +131,30 @@ async function scoreSound(parts: Parts, sequences: readonly Sequence[]): Promise
     const batch = indices.map(i => sequences[i]!)
     return { indices, packed: packBatch(batch, config) }
   })
-  const results: Scored[] = sequences.map(() => ({ singularValues: [], embedding: '' }))
+  const rows: Row[][] = sequences.map(() => [])
+  const errors = new Map<number, XmasdError>()
   const shared = visionShared ? await featuresOfAll(parts, runs, 0) : undefined
   for (const t of checkpoints.keys()) {
     const features = shared ?? (await featuresOfAll(parts, runs, t))
     await parts.programs.withScore(t, async score => {
       for (const [r, { indices, packed }] of runs.entries()) {
-        const outputs = await score.run({ ...packed.inputs, features: features[r]! })
-        for (const [at, i] of indices.entries()) {
-          results[i] = extended(results[i]!, outputs, at, sequences[i]!)
+        const batch = { packed, sequences: indices.map(i => sequences[i]!) }
+        for (const [at, row] of (await score.rows(batch, features[r]!)).entries()) {
+          if (row instanceof XmasdError) errors.set(indices[at]!, row)
+          else rows[indices[at]!]!.push(row)
         }
       }
     })
   }
-  return results
+  return rows.map((own, i) => scoredOf(parts.metric, own, errors.get(i)))
+}
+
+/** What its checkpoints gave; an operating error at one of them is the example's end. */
+function scoredOf(metric: Metric, rows: readonly Row[], error: XmasdError | undefined): Scored {
+  if (error !== undefined) return failed(error.code, error.message, error.hint)
+  if (metric === 'loss') return { losses: rows.map(({ values: [loss] }) => loss!) }
+  const singularValues = rows.map(({ values }) => values)
+  return { singularValues, embedding: rows.at(-1)?.embedding ?? '' }
 }
 
 /** The features of each run's images, by checkpoint `t`'s tower. */
@@ -147,27 +169,6 @@ async function featuresOfAll(
   const stacked: HostTensor[] = []
   for (const { packed } of runs) stacked.push(await features.stacked(t, packed.images, compute))
   return stacked
-}
-
-/** `scored` with what one checkpoint gave; an operating error makes it that example's end. */
-function extended(
-  scored: Scored,
-  outputs: Output & { others: readonly Output[] },
-  index: number,
-  sequence: Sequence,
-): Scored {
-  if ('error' in scored) return scored
-  const { columns, rows } = sequence
-  const [states] = outputs.others
-  try {
-    const own = ownPart(outputs, index, sequence)
-    const values = largestSingularValues(own, columns.length, rows.length)
-    const embedding = states === undefined ? '' : embeddingOf(states, index, rows.length)
-    return { singularValues: [...scored.singularValues, values], embedding }
-  } catch (error) {
-    if (error instanceof XmasdError) return failed(error.code, error.message, error.hint)
-    throw error
-  }
 }
 
 function failed(code: ErrorCode, message: string, hint: string): Scored {

@@ -16,6 +16,7 @@ import {
   type DeviceWish,
 } from './device.ts'
 import type { Isolation } from './host.ts'
+import { type Metric, reachOf } from './metric.ts'
 import { type BatchLimits, LIMITS, planBatches } from './plan.ts'
 import { createPool, type Load, type Pool, runSurviving } from './pool.ts'
 import { chooseResidency, type Residency } from './residency.ts'
@@ -23,6 +24,8 @@ import type { DeviceUse, Scored, ScorerOptions } from './scorer.ts'
 
 export type ScoringOptions = {
   proxyDir: string
+  /** Default: attention. */
+  metric?: Metric | undefined
   mode: Mode
   /** Default: onnx. */
   engine?: EngineName | undefined
@@ -59,7 +62,8 @@ export interface Scoring {
  * CHECKPOINT_INVALID, CONFIG_INVALID, ENGINE_UNAVAILABLE or ENGINE_FAILED.
  */
 export async function startScoring(options: ScoringOptions): Promise<Scoring> {
-  const schedule = openSchedule(options.proxyDir)
+  const { metric = 'attention' } = options
+  const schedule = openSchedule(options.proxyDir, reachOf(metric))
   const stamps = stampFiles(schedule.checkpoints)
   const { mode, limits, engine = 'onnx', device: wish = 'cpu', precision } = options
   const chosen =
@@ -74,7 +78,7 @@ export async function startScoring(options: ScoringOptions): Promise<Scoring> {
     prepareTensorflow({ threads: plan.workers * threads })
   }
   const choice = { engine, device, precision, fusedAttention, threads, residency }
-  const workerData: ScorerOptions = { schedule, stamps, mode, limits, ...choice }
+  const workerData: ScorerOptions = { schedule, stamps, metric, mode, limits, ...choice }
   const pool = createPool<readonly Sequence[], Scored[]>({
     script: options.script ?? new URL('./worker.js', import.meta.url),
     workerData: () => workerData,

@@ -1,14 +1,10 @@
 /** Training samples: what ingest prepares for scoring, and which positions the loss is taken at. */
 import { type ErrorCode, XmasdError } from '../errors.ts'
-import { decodeExample, IMAGE_MARK } from '../ingest/decode.ts'
+import { answerPositions } from '../ingest/answers.ts'
+import { decodeExample } from '../ingest/decode.ts'
 import { createPreparer, type PreparerOptions } from '../ingest/prepare.ts'
-import { answerSpans, buildPrompt } from '../ingest/template.ts'
-import {
-  type EncodeOptions,
-  encodePrompt,
-  readTokenizer,
-  type Tokenizer,
-} from '../ingest/tokenizer.ts'
+import { buildPrompt } from '../ingest/template.ts'
+import { encodePrompt, readTokenizer } from '../ingest/tokenizer.ts'
 import type { Sequence } from '../score/batch.ts'
 
 /** A sequence, image or not, and the positions whose next token is an answer's. */
@@ -99,16 +95,13 @@ function createSampler(
       const dialog = decodeExample(value)
       const prompt = buildPrompt(options.template, dialog)
       const ids = sequence?.ids ?? encodePrompt(tokenizer, prompt, 0, options).ids
-      const position = positionsOf(tokenizer, prompt, options)
-      const spans = answerSpans(options.template, dialog)
+      const where = { ...options, start: 'from' } as const
+      const answers = answerPositions(tokenizer, options.template, dialog, where)
       return withAnswers({
         ids,
         images: sequence?.images ?? [],
         columns: sequence?.columns ?? new Int32Array(0),
-        predictors: predictorsOf(
-          spans.map(({ from, to }) => [position(from), position(to)]),
-          ids,
-        ),
+        predictors: answers.filter(p => p > 0).map(p => p - 1),
       })
     } catch (error) {
       if (error instanceof XmasdError) return error
@@ -120,29 +113,4 @@ function createSampler(
 function withAnswers(sample: Sample): Sample {
   if (sample.predictors.length > 0) return sample
   throw new XmasdError('NO_TEXT_ROWS', 'no answer lies within the longest sequence', 'Shorten it.')
-}
-
-/**
- * From an index in the prompt's text to its position in the sequence. A tokenizer without merges
- * encodes a prefix as it encodes the whole.
- */
-function positionsOf(
-  tokenizer: Tokenizer,
-  prompt: string,
-  options: EncodeOptions,
-): (index: number) => number {
-  return index => {
-    const prefix = prompt.slice(0, index)
-    const images = prefix.split(IMAGE_MARK).length - 1
-    return encodePrompt(tokenizer, prefix, images, options).lengthUntruncated
-  }
-}
-
-/** Position p predicts p + 1, so an answer in [from, to) is predicted at [from - 1, to - 1). */
-function predictorsOf(spans: [from: number, to: number][], ids: Int32Array): Int32Array {
-  const predictors: number[] = []
-  for (const [from, to] of spans) {
-    for (let p = Math.max(1, from); p < Math.min(to, ids.length); p++) predictors.push(p - 1)
-  }
-  return Int32Array.from(predictors)
 }

@@ -5,6 +5,7 @@ import test from 'node:test'
 import type { Assignment, Decision } from '../../src/record.ts'
 import { Assignment as AssignmentSchema, Decision as DecisionSchema } from '../../src/record.ts'
 import {
+  DEMO_PROXY,
   dataUrl,
   example,
   jsonOf,
@@ -234,7 +235,7 @@ test('SIGTERM finishes the batch in hand, commits and exits 0; probes and metric
   assert.match(metrics!.body, /^xmasd_decisions_total\{action="drop",reason="over_quota"\} \d+$/m)
   assert.match(metrics!.body, /^xmasd_backlog_records\{role="score"\} 0$/m)
   assert.match(metrics!.body, /^xmasd_backlog_seconds\{role="select"\} \d/m)
-  assert.match(metrics!.body, /^xmasd_device_seconds_total\{device="cpu"\} 0\.\d+$/m)
+  assert.match(metrics!.body, /^xmasd_device_seconds_total\{device="cpu"\} \d+\.\d+$/m)
   assert.match(metrics!.body, /^xmasd_balance_ratio 1$/m)
   assert.match(metrics!.body, /^xmasd_busy_workers\{stage="score"\} 0$/m)
   const committed = /^xmasd_last_commit_timestamp_seconds\{role="select"\} (.+)$/m
@@ -305,6 +306,42 @@ test('a proxy that a bundle was not fitted with stops the daemon with a message 
     ended.stderr,
     /the bundle is for 3 checkpoints, the proxy has \d+.*\[BUNDLE_MISMATCH\]/,
   )
+})
+
+test('the loss is followed as attention is: scored, fitted, assigned; a bundle of the other is refused', async t => {
+  const proxy = `proxy: { path: ${DEMO_PROXY}, metric: loss }`
+  const site = makeSite(t, `${proxy}\nbundle: ./bundle`)
+  const textOnly = example('text', undefined, 'what is a loss?')
+  const data = await writeData(site, [...(await distinct(9)), textOnly])
+  const out = join(site.folder, 'trajectories.jsonl')
+  const score = ['score', '--proxy', DEMO_PROXY, '--data', data, '--out', out]
+  await succeed([...score, '--metric', 'loss'])
+  const lines = readFileSync(out, 'utf8').trimEnd().split('\n')
+  const scored = lines.map(line => JSON.parse(line))
+  for (const { trajectory, singularValues, instability } of scored.slice(0, 9)) {
+    assert.equal(singularValues, null)
+    assert.equal(trajectory.length, 6)
+    assert.ok(trajectory.every((loss: number) => loss > 0) && instability > 0)
+  }
+  assert.equal(scored[9].trajectory, null)
+  const meta = JSON.parse(readFileSync(`${out}.meta.json`, 'utf8'))
+  assert.deepEqual([meta.metric, meta.mode], ['loss', null])
+  const bundle = join(site.folder, 'bundle')
+  await succeed(['fit', '--trajectories', out, '--clusters', '3', '--out', bundle])
+  await succeed(['produce', '--config', site.config, '--data', data])
+  await succeed(['run', '--config', site.config, '--until-idle'])
+  const assigned = (await readTopic(site.log, 'assignments')).map(r =>
+    AssignmentSchema.parse(jsonOf(r)),
+  )
+  assert.deepEqual(
+    assigned.map(({ trajectory }) => trajectory),
+    scored.map(({ trajectory }) => trajectory),
+  )
+  assert.equal(assigned.at(-1)!.cluster, 'text')
+  const other = makeSite(t, `bundle: ${bundle}`)
+  const { code, stderr } = await run(['run', '--config', other.config, '--until-idle'])
+  assert.equal(code, 1)
+  assert.match(stderr, /for metric loss, proxy\.metric is attention.*BUNDLE_MISMATCH/)
 })
 
 test('another percent on a log in use is refused, and a new group with new topics replays it without scoring', async t => {

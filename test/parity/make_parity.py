@@ -5,8 +5,8 @@
 
 Writes OUT/<case>/{data.json, images/, expected.json, run/checkpoint-N/}. A case is a row of cases.json. Models,
 tokenizers and processors are saved by their own save_pretrained, so that key layouts and config shapes are the
-real ones. expected.json has the form of a golden set: ids, and for both modes the 5 largest singular values of
-every example and checkpoint. Attention maps and singular values are numpy's; all of it is float64.
+real ones. expected.json has the form of a golden set: ids, for both modes the 5 largest singular values of every
+example and checkpoint, and the losses. Attention maps and singular values are numpy's; all of it is float64.
 """
 
 import json
@@ -151,6 +151,29 @@ def encode(tokenizer, prompt, case):
     return ids
 
 
+def label_positions(tokenizer, prompt, template, case):
+    """Where the labels of TinyLLaVA's Template._make_masks and LLaVA's preprocess_v1 are not ignored, by their
+    counting of rounds; with images expanded."""
+    lead, end = template["assistant"].split("{{content}}")
+    separator = " " + lead if lead.startswith("ASSISTANT") else lead
+    length = lambda text: len(encode(tokenizer, text, dict(image_id=-1, image_tokens=1)))
+    bos = length("")
+    kept, at = [], bos
+    for turn in prompt.split(end)[:-1]:
+        whole = length(turn + end) - bos
+        if separator in turn:  # ChatML's system and user have an end of their own
+            question, _ = turn.split(separator)
+            # The space behind "ASSISTANT:" counts to the answer, which most tokenizers join it with.
+            begin = length(question + separator) - (1 if lead.endswith(" ") else 0) - bos
+            kept += range(at + begin, at + whole)
+        at += whole
+    unexpanded = encode(tokenizer, prompt, dict(image_id=-1, image_tokens=1))
+    assert at == len(unexpanded), "the published code would ignore this example"
+    shift = np.cumsum(np.array(unexpanded) == -1) * (case["image_tokens"] - 1)
+    positions = [int(p + shift[p]) for p in kept]
+    return [p for p in positions if case["length"] is None or p < case["length"]]
+
+
 # ------------------------------------------------------------------------------------------ the models
 class TinyLlava(torch.nn.Module):
     """TinyLLaVA-Factory's modules under its names."""
@@ -166,14 +189,14 @@ class TinyLlava(torch.nn.Module):
         )
         self.connector._connector = torch.nn.Sequential(inner, torch.nn.GELU(), outer)
 
-    def forward(self, input_ids, pixel_values):
+    def forward(self, input_ids, pixel_values, labels):
         x = self.language_model.get_input_embeddings()(input_ids.clamp(min=0))
         if pixel_values is not None:
             hidden = self.vision_tower._vision_tower(pixel_values, output_hidden_states=True).hidden_states[-2]
             place = (input_ids == -200).unsqueeze(-1)
             features = self.connector._connector(hidden[:, 1:]).flatten(0, 1)
             x = x.masked_scatter(place, features[: int(place.sum())])  # the sequence may end within an image
-        return self.language_model(inputs_embeds=x, use_cache=False)
+        return self.language_model(inputs_embeds=x, labels=labels, use_cache=False)
 
 
 def build(case):
@@ -278,17 +301,19 @@ def top5(pairs, positions, length, mode):
 
 
 @torch.no_grad()
-def projections(model, ids, pixels):
-    """(q, k) of every layer, [T, width] each."""
+def run(model, ids, pixels, answers):
+    """-> (q, k) of every layer, [T, width] each; the mean cross-entropy at `answers`"""
     seen = []
     note = lambda module, inputs, output: seen.append(output[0].numpy())
     modules = [getattr(layer.self_attn, name) for layer in decoder_of(model).layers for name in ("q_proj", "k_proj")]
     hooks = [module.register_forward_hook(note) for module in modules]
+    labels = torch.full((1, len(ids)), -100)
+    labels[0, answers] = torch.tensor(ids)[answers]
     with only_float64():
-        model(input_ids=torch.tensor([ids]), pixel_values=pixels)
+        output = model(input_ids=torch.tensor([ids]), pixel_values=pixels, labels=labels)
     for hook in hooks:
         hook.remove()
-    return list(zip(seen[::2], seen[1::2]))
+    return list(zip(seen[::2], seen[1::2])), output.loss.item()
 
 
 # ----------------------------------------------------------------------------------------- the images
@@ -360,12 +385,14 @@ def make_example(case, folder, i, talk, tokenizer, processor):
     entry = dict(id=f"{case['name']}-{i}", conversations=turns) | (
         dict(image=names if len(names) > 1 else names[0]) if names else {}
     )
-    prompt = build_prompt(TEMPLATES[case["template"]], talk)
+    template = TEMPLATES[case["template"]]
+    prompt = build_prompt(template, talk)
     ids = encode(tokenizer, prompt, case)
+    answers = label_positions(tokenizer, prompt, template, case)
     if "tiny" not in case:  # Hugging Face's processor must see the same sequence
         own = processor(text=prompt, images=pictures or None).input_ids
         assert own in (ids, [ids]), entry["id"]
-    expected = dict(prompt=prompt, input_ids=ids[: case["length"]], has_image=bool(names))
+    expected = dict(prompt=prompt, input_ids=ids[: case["length"]], has_image=bool(names), answers=answers)
     return entry, expected, pixels_of(case, processor, pictures)
 
 
@@ -377,7 +404,8 @@ def make_case(row, shared, out):
     processor = make_processor(case, tokenizer)
     made = [make_example(case, folder, i, talk, tokenizer, processor) for i, talk in enumerate(TALKS)]
     data, examples, pixels = map(list, zip(*made))
-    found = {mode: [[] if e["has_image"] else None for e in examples] for mode in ("reference", "paper")}
+    blank = lambda: [[] if e["has_image"] else None for e in examples]
+    found, losses = {mode: blank() for mode in ("reference", "paper")}, blank()
     for step in STEPS:
         where = folder / "run" / f"checkpoint-{step}"
         where.mkdir(parents=True)
@@ -385,17 +413,20 @@ def make_case(row, shared, out):
         randomise(model, step, case.get("moving_vision", False))
         save(case, where, model, tokenizer, processor)
         model = load(case, where)
-        for i, ids in enumerate(e["input_ids"] for e in examples):
+        for i, e in enumerate(examples):
             if pixels[i] is None:
                 continue
-            pairs = projections(model, ids, pixels[i])
+            ids = e["input_ids"]
+            pairs, loss = run(model, ids, pixels[i], e["answers"])
+            losses[i].append(loss)
             positions = np.flatnonzero(np.array(ids) == case["image_id"])
             for mode, values in found.items():
                 values[i].append(top5(pairs, positions, len(ids), mode))
     write_json(folder / "data.json", data)
     modes = {mode: dict(top5=values, float64=dict(top5=values)) for mode, values in found.items()}
     facts = dict(template=TEMPLATES[case["template"]], max_length=case["length"], image_tokens=case["image_tokens"])
-    write_json(folder / "expected.json", dict(facts, steps=STEPS, examples=examples, modes=modes, variants={}))
+    expected = dict(facts, steps=STEPS, examples=examples, modes=modes, losses=losses, variants={})
+    write_json(folder / "expected.json", expected)
 
 
 def write_json(path, value):

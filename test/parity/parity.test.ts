@@ -1,6 +1,6 @@
 /**
  * Tiny random proxies of every family, saved and scored by transformers itself, against our scorer:
- * the same ids, the same singular values. `PARITY_PYTHON` is what `test/parity/python.sh` prints;
+ * the same ids and labels, the same singular values, the same losses. `PARITY_PYTHON` is what `test/parity/python.sh` prints;
  * with REQUIRE_PARITY=1 its absence is a failure.
  */
 import assert from 'node:assert/strict'
@@ -10,10 +10,10 @@ import { join } from 'node:path'
 import { type TestContext, test } from 'node:test'
 import { promisify } from 'node:util'
 import { ENGINES, type EngineName } from '../../src/engine/engine.ts'
-import { MODES, type Mode } from '../../src/score/attention.ts'
+import { MODES } from '../../src/score/attention.ts'
 import type { Sequence } from '../../src/score/batch.ts'
 import type { Scored } from '../../src/score/scorer.ts'
-import { startScoring } from '../../src/score/scoring.ts'
+import { type ScoringOptions, startScoring } from '../../src/score/scoring.ts'
 import { type GoldenSet, goldenSequences, readGoldenSet, worstOf } from '../golden-sets.ts'
 import { parityPython, ROOT, temporaryFolder } from '../support.ts'
 
@@ -38,20 +38,37 @@ async function compare(t: TestContext, set: GoldenSet, engine: EngineName): Prom
     set.expected.steps,
   )
   for (const mode of MODES) {
-    const scored = await scoreAll(schedule.dir, engine, mode, sequences)
+    const scored = await scoreAll({ proxyDir: schedule.dir, engine, mode }, sequences)
     const worst = worstOf(scored, set.expected.modes[mode].top5)
     t.diagnostic(`${mode}: ${worst.toExponential(2)} from transformers`)
     assert.ok(worst <= RELATIVE_MAX, `${mode}: ${worst}`)
   }
+  const metric = { metric: 'loss', mode: 'reference' } as const
+  const scored = await scoreAll({ proxyDir: schedule.dir, engine, ...metric }, sequences)
+  const worst = worstLoss(scored, set.expected.losses!)
+  t.diagnostic(`loss: ${worst.toExponential(2)} from transformers`)
+  assert.ok(worst <= RELATIVE_MAX, `loss: ${worst}`)
+}
+
+/** Largest relative difference of any loss. */
+function worstLoss(
+  scored: readonly (Scored | null)[],
+  expected: readonly (number[] | null)[],
+): number {
+  const differences = scored.flatMap((one, i) => {
+    if (one === null) return []
+    assert.ok('losses' in one, JSON.stringify(one))
+    assert.equal(one.losses.length, expected[i]!.length)
+    return one.losses.map((loss, t) => Math.abs(loss - expected[i]![t]!) / expected[i]![t]!)
+  })
+  return Math.max(...differences)
 }
 
 async function scoreAll(
-  proxyDir: string,
-  engine: EngineName,
-  mode: Mode,
+  options: ScoringOptions,
   sequences: readonly (Sequence | null)[],
 ): Promise<(Scored | null)[]> {
-  const scoring = await startScoring({ proxyDir, engine, mode, workers: 1, threads: 1 })
+  const scoring = await startScoring({ ...options, workers: 1, threads: 1 })
   try {
     const scored = await scoring.score(sequences.filter(sequence => sequence !== null))
     return sequences.map(sequence => (sequence === null ? null : scored.shift()!))

@@ -105,6 +105,25 @@ test('the fingerprint of a schedule is the one that bundles already hold', t => 
   assert.equal(openSchedule(tiny(t).dir).fingerprint, written)
 })
 
+test('a schedule for its logits needs the last layer and the head, and has the same fingerprint', t => {
+  const { dir } = tiny(t)
+  assert.throws(
+    () => openSchedule(dir, 'logits'),
+    /layers\.1\.self_attn\.v_proj\.weight is missing/,
+  )
+  const whole = tiny(t, { reach: 'logits' })
+  const { fingerprint, checkpoints } = openSchedule(whole.dir, 'logits')
+  assert.equal(fingerprint, openSchedule(dir).fingerprint)
+  assert.ok(checkpoints[0]!.tensors.has('text.norm.weight'))
+  const [weights] = whole.weights
+  weights!.delete('head.weight')
+  saveWeights(whole.last, weights!, 'legacy')
+  assert.throws(
+    () => openSchedule(whole.dir, 'logits'),
+    /checkpoint-10: tensor head\.weight is missing/,
+  )
+})
+
 test('the fingerprint moves with rope scaling, which no weight shows', t => {
   const scaled = { ...TINY, rope: { kind: 'linear' as const, factor: 2 } }
   const [plain, other] = [tiny(t), tiny(t, { shape: scaled })].map(({ dir }) => openSchedule(dir))

@@ -11,6 +11,7 @@ import { openSchedule } from '../../src/proxy/schedule.ts'
 import { seededRandom } from '../../src/random.ts'
 import { MODES, type Mode } from '../../src/score/attention.ts'
 import { ownPart, packBatch, type Sequence } from '../../src/score/batch.ts'
+import { lossScore } from '../../src/score/checkpoint-score.ts'
 import { stackPatches } from '../../src/score/images.ts'
 import { compileScore, compileVision } from '../../src/score/programs.ts'
 import {
@@ -22,7 +23,7 @@ import {
 } from '../fixtures-tiny-proxy.ts'
 import { temporaryFolder } from '../support.ts'
 import { withBackend } from '../tensorflow.ts'
-import { referenceScore } from './reference.ts'
+import { referenceLoss, referenceScore } from './reference.ts'
 
 /** Of the largest entry of A; float32 against float64. */
 const TOLERANCE = 1e-5
@@ -87,37 +88,40 @@ for (const [family, own] of Object.entries(FAMILIES))
   for (const [name, engine] of ENGINES) {
     test(`random ${family} proxies score as the float64 reference does, on ${name}`, async t => {
       if (name === 'tensorflow' && !(await withBackend(t, 'tensorflow'))) return
-      let worst = 0
+      const worst = { attention: 0, loss: 0 }
       await fc.assert(
         fc.asyncProperty(SHARED, own, fc.constantFrom(...MODES), async (drawn, more, mode) => {
           const { seed, imageSize, heads: [heads, kvHeads] = [4, 4], ...rest } = drawn
           const shape = { ...TINY, ...rest, heads, kvHeads, ...more, family } as TinyShape
           shape.vision = { ...TINY.vision, imageSize }
           shape.width = heads! * 4
-          const apart = await difference(t, engine, shape, mode, seed)
-          worst = Math.max(worst, apart)
-          assert.ok(apart <= TOLERANCE, `${apart}`)
+          const apart = await differences(t, engine, shape, mode, seed)
+          worst.attention = Math.max(worst.attention, apart.attention)
+          worst.loss = Math.max(worst.loss, apart.loss)
+          assert.ok(Math.max(apart.attention, apart.loss) <= TOLERANCE, JSON.stringify(apart))
         }),
         { numRuns: 25, seed: 11 },
       )
-      t.diagnostic(`${family}: ${worst.toExponential(2)}`)
+      const { attention, loss } = worst
+      t.diagnostic(`${family}: ${attention.toExponential(2)}, loss ${loss.toExponential(2)}`)
     })
   }
 
-/** Largest difference of any entry of A, of the largest entry, over a batch of three. */
-async function difference(
+/** Largest difference of any entry of A, of the largest entry, over a batch of three; of any loss, relative. */
+async function differences(
   t: TestContext,
   engine: Engine,
   shape: TinyShape,
   mode: Mode,
   seed: number,
-): Promise<number> {
+): Promise<{ attention: number; loss: number }> {
   const dir = temporaryFolder(t)
   const layouts: readonly Layout[] = LAYOUTS[shape.kind]
   const style = seed % 2 === 0 ? '4.x' : '5.x'
   const layout = layouts[seed % layouts.length]!
-  const [weights] = writeTinyProxy(dir, { shape, steps: [1], seed, style, layout })
-  const { config, checkpoints } = openSchedule(dir)
+  const reach = 'logits'
+  const [weights] = writeTinyProxy(dir, { shape, steps: [1], seed, style, layout, reach })
+  const { config, checkpoints } = openSchedule(dir, reach)
   const patchCount = patchesPerImage(config.vision)
   const batch = randomBatch(seed, config.imageTokens, patchCount * 3 * config.vision.patchSize ** 2)
   const packed = packBatch(batch, config)
@@ -125,8 +129,9 @@ async function difference(
   const score = await compileScore(engine, config, mode, checkpoints[0]!)
   const features = await tower.run({ patches: stackPatches(packed.images, patchCount) })
   const result = await score.run({ ...packed.inputs, features })
-  await tower.release()
-  await score.release()
+  const loss = await lossScore(engine, config, checkpoints[0]!)
+  const losses = await loss.rows({ packed, sequences: batch }, features)
+  for (const program of [tower, score, loss]) await program.release()
   const apart = batch.map((sequence, i) => {
     const { attention } = referenceScore(weights!, config, mode, sequence) // [R][I]
     const own = ownPart(result, i, sequence) // [I, R]
@@ -136,7 +141,13 @@ async function difference(
     )
     return Math.max(...differences) / Math.max(...attention.flat())
   })
-  return Math.max(...apart)
+  const lossesApart = batch.map((sequence, i) => {
+    const expected = referenceLoss(weights!, config, sequence)
+    const row = losses[i]!
+    assert.ok('values' in row)
+    return Math.abs(row.values[0]! - expected) / expected
+  })
+  return { attention: Math.max(...apart), loss: Math.max(...lossesApart) }
 }
 
 /** The last has three images, one of them the first's. */

@@ -80,6 +80,7 @@ function readExamples(
       ids: Int32Array.from(example.input_ids),
       columns: range(example.image_positions),
       rows: range(example.text_rows),
+      answers: new Int32Array(0),
       images: [{ hash: image, patches }],
     }
     return [{ index: example.index, sequence }]

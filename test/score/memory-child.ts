@@ -43,7 +43,7 @@ async function score(proxy: string, bytes: number | undefined, jobs: number) {
       }),
     )
     for (const scored of await scorer.scoreBatch(sequences)) {
-      if ('error' in scored) throw new Error(scored.error.message)
+      if (!('singularValues' in scored)) throw new Error(JSON.stringify(scored))
       values.push(scored.singularValues)
     }
   }

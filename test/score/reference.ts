@@ -27,6 +27,11 @@ export function referenceScore(
   return { attention, top5, pooled }
 }
 
+/** The mean of -log p(token) over the answers' tokens. */
+export function referenceLoss(weights: Weights, config: ProxyConfig, sequence: Sequence): number {
+  return new Reference(weights, config).loss(sequence)
+}
+
 class Reference {
   readonly #weights: Weights
   readonly #config: ProxyConfig
@@ -60,6 +65,25 @@ class Reference {
       if (layer < text.layers - 1) x = this.#decoderLayer(x, h, q, k, at)
     }
     return { attention: total, states }
+  }
+
+  loss(sequence: Sequence): number {
+    const { text } = this.#config
+    let x = this.#embedded(sequence)
+    for (let layer = 0; layer < text.layers; layer++) {
+      const at = `text.layers.${layer}.`
+      const h = this.#textNorm(x, `${at}input_layernorm`)
+      const q = this.#linear(h, `${at}self_attn.q_proj`)
+      const k = this.#linear(h, `${at}self_attn.k_proj`)
+      x = this.#decoderLayer(x, h, q, k, at)
+    }
+    const predicting = Array.from(sequence.answers, position => x[position - 1]!)
+    const head = text.tiedHead ? 'text.embed_tokens' : 'head'
+    const logits = this.#linear(this.#textNorm(predicting, 'text.norm'), head)
+    const losses = logits.map(
+      (row, i) => -Math.log(softmax(row)[sequence.ids[sequence.answers[i]!]!]!),
+    )
+    return losses.reduce((sum, loss) => sum + loss, 0) / losses.length
   }
 
   #decoderLayer(x: Rows, h: Rows, q: Rows, k: Rows, at: string): Rows {

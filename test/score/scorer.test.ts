@@ -8,6 +8,7 @@ import { seededRandom } from '../../src/random.ts'
 import { MODES } from '../../src/score/attention.ts'
 import type { Sequence } from '../../src/score/batch.ts'
 import { projected } from '../../src/score/embedding.ts'
+import { reachOf } from '../../src/score/metric.ts'
 import { loadScorer, type Scored } from '../../src/score/scorer.ts'
 import {
   randomSequence,
@@ -148,11 +149,15 @@ function twoImages(config: ProxyConfig, { ids, images }: Sequence): Sequence {
   return sequence
 }
 
-for (const mode of MODES) {
-  test(`a batch gives to the last bit what every example gives alone, ${mode}`, async t => {
+const METRICS_AND_MODES = [
+  ...MODES.map(mode => ({ metric: 'attention' as const, mode })),
+  { metric: 'loss' as const, mode: 'reference' as const },
+]
+for (const { metric, mode } of METRICS_AND_MODES) {
+  test(`a batch gives to the last bit what every example gives alone, ${metric}, ${mode}`, async t => {
     const dir = temporaryFolder(t)
-    writeTinyProxy(dir, { shape: LONG, steps: [1] })
-    const schedule = openSchedule(dir)
+    writeTinyProxy(dir, { shape: LONG, steps: [1], reach: reachOf(metric) })
+    const schedule = openSchedule(dir, reachOf(metric))
     assert.equal(schedule.config.imageTokens, 82)
     const batch = longSequences(schedule.config, [
       [35, 2, 0],
@@ -165,7 +170,7 @@ for (const mode of MODES) {
       [9, 500, 1],
       [35, 111, 1],
     ])
-    const scorer = await loadScorer({ schedule, mode, threads: 1 })
+    const scorer = await loadScorer({ schedule, metric, mode, threads: 1 })
     t.after(() => scorer.close())
     batch.push(twoImages(schedule.config, batch[0]!))
     const together = await scorer.scoreBatch(batch)
