@@ -47,6 +47,8 @@ test('a real Prometheus scrapes the daemon, its rules hold, and every query of t
   t.after(() => child.kill('SIGKILL'))
   const daemon = await servedAt(child)
   const query = await startPrometheus(t, prometheus, new URL(daemon).host)
+  // Rates want counters that move between two scrapes.
+  await until(async () => (await query('xmasd_build_info')).length > 0, 'the first scrape')
   await feed(site, 480)
   await until(async () => (await query('xmasd_history_examples > 400')).length > 0)
   await until(async () => (await query('xmasd_backlog_records > 0')).length === 0)
@@ -58,9 +60,10 @@ test('a real Prometheus scrapes the daemon, its rules hold, and every query of t
   const queries = dashboardQueries()
   assert.ok(queries.length > 30)
   for (const expr of queries) {
-    const found = await query(expr)
-    const isData = found.some(({ value: [, value] }) => Number.isFinite(Number(value)))
-    assert.ok(isData, `no data: ${expr} gives ${JSON.stringify(found)}`)
+    await until(async () => {
+      const found = await query(expr)
+      return found.some(({ value: [, value] }) => Number.isFinite(Number(value)))
+    }, `data of ${expr}`)
   }
   for (const [, name] of readFileSync(RULES, 'utf8').matchAll(/record: (\S+)/g)) {
     await until(async () => (await query(name!)).length > 0, name)
@@ -83,14 +86,14 @@ test('the configuration of compose is one that Prometheus takes', t => {
 
 type Sample = { metric: Record<string, string>; value: [at: number, value: string] }
 
-/** Scrapes `target` every half second; returns what asks it an instant query. */
+/** Scrapes `target` every second; returns what asks it an instant query. */
 async function startPrometheus(
   t: TestContext,
   prometheus: string,
   target: string,
 ): Promise<(expr: string) => Promise<Sample[]>> {
   const folder = temporaryFolder(t)
-  const every = '{ scrape_interval: 500ms, evaluation_interval: 500ms }'
+  const every = '{ scrape_interval: 1s, scrape_timeout: 1s, evaluation_interval: 1s }'
   const scrape = `[{ job_name: xmasd, static_configs: [{ targets: ['${target}'] }] }]`
   const file = join(folder, 'prometheus.yml')
   writeFileSync(file, `global: ${every}\nrule_files: ['${RULES}']\nscrape_configs: ${scrape}\n`)
@@ -129,7 +132,7 @@ async function feed(site: Site, count: number): Promise<void> {
     left -= batch.length
     batch = []
     if (left <= 0) break
-    await sleep(300)
+    await sleep(500)
   }
   await log.close()
 }
@@ -142,7 +145,7 @@ function dashboardQueries(): string[] {
     .map(expr =>
       expr
         .replaceAll('$job', '.*')
-        .replaceAll('$__rate_interval', '60s')
+        .replaceAll('$__rate_interval', '2m')
         .replaceAll('$__range', '5m'),
     )
 }
