@@ -42,6 +42,8 @@ const SETTINGS = {
   settleEvery: Number(options['settle-every']),
 } as const
 const WARM_UP_SHARE = 0.1
+/** As the role polls; a short run still has batches behind its warm-up. */
+const BATCH_MAX = Math.min(POLL_RECORDS_MAX, Math.ceil(WARM_UP_SHARE * EXAMPLES))
 
 async function fillLog(log: Log): Promise<void> {
   const topics = [TOPICS.assignments, TOPICS.decisions]
@@ -69,7 +71,7 @@ async function step(
   counts: Counts | undefined,
 ): Promise<number> {
   const started = performance.now()
-  const records = await consumer.poll({ recordsMax: POLL_RECORDS_MAX, waitMsMax: 100 })
+  const records = await consumer.poll({ recordsMax: BATCH_MAX, waitMsMax: 100 })
   if (records.length === 0) return 0
   const foldStarted = performance.now()
   const outputs = records.flatMap(record => outputsFor(state, record))
