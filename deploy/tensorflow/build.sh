@@ -26,7 +26,8 @@ esac
 addon=node_modules/$package
 binary=$addon/lib/napi-v8/tfjs_binding.node
 core=../../node_modules/@tensorflow/tfjs-core/package.json
-cache=${TENSORFLOW_WHEELS:-${XDG_CACHE_HOME:-$HOME/.cache}/xmasd-tensorflow}
+# Lists of other versions have folders of their own.
+wheels=${TENSORFLOW_WHEELS:-${XDG_CACHE_HOME:-$HOME/.cache}/xmasd-tensorflow}/$(sha256sum <"wheels-$variant.txt" | cut -c1-12)
 
 check_machine() {
   local tool
@@ -62,17 +63,17 @@ install_packages() {
 
 # Wheels of Python 3.11 whatever runs here: only their libraries and headers are used. pip checks the sums.
 fetch_wheels() {
-  mkdir -p "$cache/$variant"
+  mkdir -p "$wheels"
   python3 -m pip download --quiet --no-cache-dir --no-deps --only-binary=:all: --require-hashes \
     --implementation cp --python-version 3.11 --abi cp311 --abi none \
     --platform manylinux_2_27_x86_64 --platform manylinux2014_x86_64 --platform manylinux1_x86_64 \
-    --dest "$cache/$variant" --requirement "wheels-$variant.txt"
+    --dest "$wheels" --requirement "wheels-$variant.txt"
 }
 
 # deps/lib and deps/include, where the addon looks; deps/nvidia, where libtensorflow's rpath looks.
 unpack_wheels() {
   rm -rf "$addon/deps"
-  python3 - "$addon/deps" "$cache/$variant"/*.whl <<'PY'
+  python3 - "$addon/deps" "$wheels"/*.whl <<'PY'
 import os, re, shutil, sys, zipfile
 
 PLACES = [
@@ -126,7 +127,7 @@ compile() {
 
 step "npm packages ($package)"
 install_packages
-step "wheels, into $cache/$variant"
+step "wheels, into $wheels"
 fetch_wheels
 step 'unpack'
 unpack_wheels

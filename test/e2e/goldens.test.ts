@@ -4,6 +4,7 @@ import { join } from 'node:path'
 import test, { type TestContext } from 'node:test'
 import { MODES } from '../../src/score/attention.ts'
 import { shared, temporaryFolder } from '../support.ts'
+import { withBackend } from '../tensorflow.ts'
 import { vulkan } from '../webgpu.ts'
 import { succeed } from './command.ts'
 
@@ -54,6 +55,22 @@ for (const mode of MODES) {
     t.diagnostic(why.join(' | '))
     assert.equal(device, 'webgpu')
     assert.match(why.at(-1)!, /every operator on it/)
+  })
+}
+
+for (const mode of MODES) {
+  test(`the score command gives llava-siglip-qwen2 on the tensorflow addon in two workers, ${mode} mode`, async t => {
+    const set = shared(t, 'goldens', 'llava-siglip-qwen2')
+    if (set === undefined || !(await withBackend(t, 'tensorflow'))) return
+    const stdout = await scoreSet(t, set, mode, [
+      '--engine',
+      'tensorflow',
+      '--workers',
+      '2',
+      '--json',
+    ])
+    const { why } = JSON.parse(stdout) as { why: string[] }
+    assert.doesNotMatch(why.join(), /WebAssembly/)
   })
 }
 
