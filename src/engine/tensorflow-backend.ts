@@ -49,6 +49,7 @@ export function prepareTensorflow({ threads }: { threads: number }): void {
   process.env.TF_NUM_INTEROP_THREADS ??= '1'
   process.env.NVIDIA_TF32_OVERRIDE ??= '0' // float32 on a GPU is float32
   process.env.TF_CPP_MIN_LOG_LEVEL ??= '1'
+  process.env.TF_FORCE_GPU_ALLOW_GROWTH ??= 'true' // not the whole of the GPU's memory at once
 }
 
 /** Starts the best backend and says what it is. Throws ENGINE_UNAVAILABLE. */

@@ -117,7 +117,7 @@ function failing<T>(checkpoint: Checkpoint, work: () => T): T {
   try {
     return work()
   } catch (error) {
-    if (error instanceof XmasdError || error instanceof RangeError) throw error
+    if (error instanceof XmasdError) throw error
     throw new XmasdError(
       'ENGINE_FAILED',
       `tensorflow failed on ${checkpoint.dir}: ${messageOf(error)}`,
