@@ -13,6 +13,7 @@ import {
   tryDevice,
   type Verdict,
 } from '../score/device.ts'
+import { reachOf } from '../score/metric.ts'
 import { LIMITS } from '../score/plan.ts'
 import { planWorkers } from '../score/scoring.ts'
 import type { Finding } from './doctor.ts'
@@ -49,16 +50,10 @@ export async function findDevices(config: Config): Promise<Finding[]> {
 
 /** Throws CONFIG_INVALID where proxy.memoryMax or proxy.workers can't be. */
 function memoryFinding({ proxy, score }: Config, schedule: Schedule, device: Device): Finding {
-  const { workers, threads, memoryMax, tokensMax } = proxy
+  const { memoryMax, tokensMax } = proxy
   const limits = { ...LIMITS, tokensMax }
   const { batchExamplesMax } = score
-  const plan = planWorkers(schedule, device, {
-    workers,
-    threads,
-    memoryMax,
-    limits,
-    batchExamplesMax,
-  })
+  const plan = planWorkers(schedule, device, { ...proxy, limits, batchExamplesMax })
   const { length } = schedule.checkpoints
   const { residents } = plan.residency
   const budget = memoryMax === undefined ? 'half of what is free' : `proxy.memoryMax ${memoryMax}`
@@ -77,9 +72,9 @@ function findingOf({ device, isUsable, detail, fix }: Verdict): Finding {
 }
 
 /** Devices are tried with the heads of the proxy in use; a proxy that can't be read is another finding. */
-function scheduleOf(config: Config): Schedule | undefined {
+function scheduleOf({ proxy: { path, metric } }: Config): Schedule | undefined {
   try {
-    return existsSync(config.proxy.path) ? openSchedule(config.proxy.path) : undefined
+    return existsSync(path) ? openSchedule(path, reachOf(metric)) : undefined
   } catch {
     return undefined
   }

@@ -11,7 +11,7 @@ export type EngineName = (typeof ENGINES)[number]
 export const DEVICES = ['cpu', 'webgpu', 'cuda'] as const
 export type Device = (typeof DEVICES)[number]
 
-/** Of the linear layers that may be coarse: their weights, and what is multiplied with them. */
+/** Of the coarse linear layers (`isCoarse`): their weights, and what is multiplied with them. */
 export const PRECISIONS = ['float32', 'bfloat16'] as const
 export type Precision = (typeof PRECISIONS)[number]
 

@@ -101,8 +101,8 @@ export function replay<Names extends string, V>(
   }
 }
 
-/** How a parameter is read: by rows, as the weight of a linear layer that may be coarse, or as it is. */
-export type Use = 'rows' | 'coarse' | 'exact'
+/** How a parameter is read: row by row, or whole. */
+export type Use = 'rows' | 'whole'
 
 /** The parameters that a tape reads. */
 export function parametersRead(
@@ -111,11 +111,9 @@ export function parametersRead(
 ): Map<string, Use> {
   const uses = new Map<string, Use>()
   for (const { method, args } of steps) {
-    const weights = method === 'linear' && args[2] === 'coarse' ? 'coarse' : 'exact'
     for (const arg of args.flat().filter(arg => typeof arg === 'string')) {
-      if (has(arg)) uses.set(arg, method === 'embed' ? 'rows' : 'exact')
-      if (has(`${arg}.bias`)) uses.set(`${arg}.bias`, 'exact')
-      if (has(`${arg}.weight`)) uses.set(`${arg}.weight`, weights)
+      if (has(arg)) uses.set(arg, method === 'embed' ? 'rows' : 'whole')
+      for (const name of [`${arg}.weight`, `${arg}.bias`]) if (has(name)) uses.set(name, 'whole')
     }
   }
   return uses

@@ -8,6 +8,7 @@
  */
 import * as tf from '@tensorflow/tfjs-core'
 import type { AttentionShape, Ops, RotaryOptions } from '../proxy/ops.ts'
+import { isCoarse } from '../proxy/parameters.ts'
 import type { Precision } from './engine.ts'
 import { cast, gathered, productTransposed } from './tensorflow-native.ts'
 import { tensorflowOps, type WeightSource } from './tensorflow-ops.ts'
@@ -29,7 +30,7 @@ export function nativeOps(
   const coarse = precision === 'bfloat16' ? halfProduct : exactProduct
   return {
     ...plain,
-    linear: (x, name, accuracy) => linear(x, name, accuracy === 'coarse' ? coarse : exactProduct),
+    linear: (x, name) => linear(x, name, isCoarse(`${name}.weight`) ? coarse : exactProduct),
     linearAs: (x, name, shape) =>
       linear(x, name, (rows, weight) => exactProduct(rows, tf.reshape(weight, [...shape]))),
     matmulTransposed: (a, b) => tf.matMul(a, b, false, true),

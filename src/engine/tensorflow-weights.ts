@@ -1,5 +1,6 @@
 /** A checkpoint's parameters as tensors of the backend that computes. */
 import * as tf from '@tensorflow/tfjs-core'
+import { isCoarse } from '../proxy/parameters.ts'
 import { type Dtype, readBytes, readTensor } from '../proxy/safetensors.ts'
 import type { Checkpoint, CheckpointTensor } from '../proxy/schedule.ts'
 import type { Precision } from './engine.ts'
@@ -7,8 +8,8 @@ import type { Use } from './tape.ts'
 import { cast, type ElementType, upload } from './tensorflow-native.ts'
 
 /**
- * Uploads all but what is read by rows: those come from the file when they are wanted. What may be
- * coarse is held in `precision`. The caller disposes.
+ * Uploads all but what is read row by row: that comes from the file when it is wanted. The coarse ones
+ * are held in `precision`. The caller disposes.
  */
 export function uploadWeights(
   checkpoint: Checkpoint,
@@ -22,7 +23,7 @@ export function uploadWeights(
     weights.set(
       name,
       tf.getBackend() === 'tensorflow'
-        ? uploadAs(tensor, use === 'coarse' ? precision : 'float32')
+        ? uploadAs(tensor, isCoarse(name) ? precision : 'float32')
         : tf.tensor(readTensor(tensor.file, tensor), tensor.shape),
     )
   }

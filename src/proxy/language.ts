@@ -32,8 +32,7 @@ export function causalAttention<V>(ops: Ops<V>): Attend<V> {
  * what `attend` lets them. Shows the full-width outputs of q_proj and k_proj of every layer: biases
  * included, before heads are split, before norms of heads, before rotary. Stops after the last
  * layer's projections when `projectionsOnly` and returns the normed states that they read, else the
- * hidden states before the final norm. q_proj and k_proj, which the score reads, are exact; what only
- * feeds the next layer may be coarse.
+ * hidden states before the final norm.
  */
 export function decoder<V>(
   ops: Ops<V>,
@@ -51,11 +50,11 @@ export function decoder<V>(
     const k = ops.linear(h, `${at}self_attn.k_proj`) // [B, T, kvHeads*D]
     visit(q, k, layer)
     if (projectionsOnly && layer === config.layers - 1) return h
-    const v = ops.linear(h, `${at}self_attn.v_proj`, 'coarse')
+    const v = ops.linear(h, `${at}self_attn.v_proj`)
     const turned = rotated(ops, config, { q, k, positions, inverseFrequencies }, at)
     const { heads, kvHeads, headDim } = config
     const mixed = attend(turned.q, turned.k, v, { heads, kvHeads, headDim })
-    const attended = ops.add(x, ops.linear(mixed, `${at}self_attn.o_proj`, 'coarse'))
+    const attended = ops.add(x, ops.linear(mixed, `${at}self_attn.o_proj`))
     const m = config.parallelResidual
       ? h
       : norm(ops, config, attended, `${at}post_attention_layernorm`)
@@ -102,15 +101,12 @@ export function languageHead<V>(ops: Ops<V>, config: TextConfig, hidden: V): V {
 }
 
 function feedForward<V>(ops: Ops<V>, config: TextConfig, x: V, at: string): V {
-  const up = ops.linear(x, `${at}mlp.up_proj`, 'coarse')
+  const up = ops.linear(x, `${at}mlp.up_proj`)
   const inner =
     config.mlp === 'gated'
-      ? ops.mul(
-          ops.activation(ops.linear(x, `${at}mlp.gate_proj`, 'coarse'), config.activation),
-          up,
-        )
+      ? ops.mul(ops.activation(ops.linear(x, `${at}mlp.gate_proj`), config.activation), up)
       : ops.activation(up, config.activation)
-  return ops.linear(inner, `${at}mlp.down_proj`, 'coarse')
+  return ops.linear(inner, `${at}mlp.down_proj`)
 }
 
 function norm<V>(ops: Ops<V>, config: TextConfig, x: V, name: string): V {

@@ -20,11 +20,8 @@ export interface Ops<V> {
   /** A parameter of the checkpoint by canonical name; `shape` reinterprets it (same element count). */
   weight(name: string, shape?: readonly number[]): V
   has(name: string): boolean
-  /**
-   * x [..., C] @ `${name}.weight` [O, C]^T + `${name}.bias` where the checkpoint has one -> [..., O].
-   * `coarse`: an engine that is set to a lower precision may compute it in that.
-   */
-  linear(x: V, name: string, accuracy?: 'exact' | 'coarse'): V
+  /** x [..., C] @ `${name}.weight` [O, C]^T + `${name}.bias` where the checkpoint has one -> [..., O] */
+  linear(x: V, name: string): V
   /** As `linear`, with the weight read as `shape` [O, C]. */
   linearAs(x: V, name: string, shape: readonly [number, number]): V
   /** ids [B, T] int32 -> rows of `name` [B, T, C] */

@@ -49,6 +49,16 @@ export function canonicalName(key: string): string | undefined {
 /** How far the forward pass goes: to the last layer's q_proj and k_proj, or to the language head. */
 export type Reach = 'projections' | 'logits'
 
+const COARSE = /^text\.layers\.\d+\.(self_attn\.[vo]|mlp\.(gate|up|down))_proj\.weight$/
+
+/**
+ * May a weight be used in a lower precision: of linear layers that only feed the next layer. q_proj and
+ * k_proj, which the score reads, the connector and the vision tower are exact.
+ */
+export function isCoarse(name: string): boolean {
+  return COARSE.test(name)
+}
+
 /**
  * Every parameter that the forward pass reads. Layers that never run are not among them. The order of
  * those for the projections is part of a schedule's fingerprint.

@@ -5,9 +5,10 @@
  */
 import { execFileSync } from 'node:child_process'
 import { freemem } from 'node:os'
-import type { Device } from '../engine/engine.ts'
+import type { Device, Precision } from '../engine/engine.ts'
 import { XmasdError } from '../errors.ts'
 import { type ProxyConfig, patchesPerImage } from '../proxy/config.ts'
+import { isCoarse } from '../proxy/parameters.ts'
 import type { Checkpoint, Schedule } from '../proxy/schedule.ts'
 import { LOGIT_BYTES_MAX } from './loss.ts'
 
@@ -38,12 +39,17 @@ export const FEATURE_BYTES_MAX = 128 * 2 ** 20
 const FEATURE_SHARE = 1 / 8
 
 /**
- * Weights are held as float32: onnxruntime packs a copy of each matrix, whatever lies in the file. The
- * table of embeddings stays in the file, mapped, and counts as if all of it were in memory.
+ * Weights are held as float32 (onnxruntime packs a copy of each matrix, whatever lies in the file), the
+ * coarse ones in `precision`. The table of embeddings stays in the file, mapped, and counts as if all of
+ * it were in memory.
  * Activations are those of `tokensMax` tokens, and stay with each program (onnxruntime's arena): measured
  * on three shapes, the estimate is 1.2 to 1.7 times what was taken.
  */
-export function memoryNeed(schedule: Schedule, tokensMax: number): MemoryNeed {
+export function memoryNeed(
+  schedule: Schedule,
+  tokensMax: number,
+  precision: Precision = 'float32',
+): MemoryNeed {
   const { config, checkpoints } = schedule
   const { vision, text } = config
   const patches = patchesPerImage(vision)
@@ -52,11 +58,11 @@ export function memoryNeed(schedule: Schedule, tokensMax: number): MemoryNeed {
   return {
     tower:
       PROGRAM_BYTES +
-      weights(checkpoints[0]!, 'vision.') +
+      weights(checkpoints[0]!, precision, 'vision.') +
       activations(vision, images * patches, patches),
     score:
       PROGRAM_BYTES +
-      weights(checkpoints[0]!, 'text.', 'connector.') +
+      weights(checkpoints[0]!, precision, 'text.', 'connector.') +
       (schedule.reach === 'logits' ? head(config) : 0) +
       pass,
     pass,
@@ -70,12 +76,13 @@ function head({ text }: ProxyConfig): number {
   return PROGRAM_BYTES + FLOAT_BYTES * text.vocab * text.width + LOGIT_BYTES_MAX
 }
 
-function weights({ tensors }: Checkpoint, ...prefixes: string[]): number {
+function weights({ tensors }: Checkpoint, precision: Precision, ...prefixes: string[]): number {
   let bytes = 0
   for (const [name, tensor] of tensors) {
     if (!prefixes.some(prefix => name.startsWith(prefix))) continue
     const elements = tensor.shape.reduce((product, n) => product * n, 1)
-    bytes += name === 'text.embed_tokens.weight' ? tensor.bytes : FLOAT_BYTES * elements
+    const elementBytes = precision === 'bfloat16' && isCoarse(name) ? FLOAT_BYTES / 2 : FLOAT_BYTES
+    bytes += name === 'text.embed_tokens.weight' ? tensor.bytes : elementBytes * elements
   }
   return bytes
 }
@@ -149,16 +156,17 @@ export function chooseResidency(
   schedule: Schedule,
   options: {
     device: Device
+    precision?: Precision | undefined
     workers: number
     memoryMax: number | undefined
     tokensMax: number
     jobExamples: ResidencyOptions['jobExamples']
   },
 ): Residency {
-  const { device, workers, memoryMax, tokensMax, jobExamples } = options
+  const { device, precision, workers, memoryMax, tokensMax, jobExamples } = options
   const { checkpoints, visionShared } = schedule
   const bytesMax = (memoryMax ?? memoryMaxDefault(device)) / workers
-  const need = memoryNeed(schedule, tokensMax)
+  const need = memoryNeed(schedule, tokensMax, precision)
   if (memoryMax === undefined && atOnce(need, schedule) <= bytesMax) {
     const featureBytesMax = Math.min(FEATURE_BYTES_MAX, bytesMax * FEATURE_SHARE)
     return { residents: checkpoints.length, featureBytesMax }

@@ -75,7 +75,8 @@ export async function startScoring(options: ScoringOptions): Promise<Scoring> {
   const { threads, residency } = plan
   if (engine === 'tensorflow') {
     const { prepareTensorflow } = await import('../engine/tensorflow-backend.ts')
-    prepareTensorflow({ threads: plan.workers * threads })
+    const sharing = plan.isolation === 'thread' ? plan.workers : 1
+    prepareTensorflow({ threads: sharing * threads })
   }
   const choice = { engine, device, precision, fusedAttention, threads, residency }
   const workerData: ScorerOptions = { schedule, stamps, metric, mode, limits, ...choice }
@@ -127,10 +128,10 @@ export function planWorkers(
   device: Device,
   options: Pick<
     ScoringOptions,
-    'workers' | 'threads' | 'limits' | 'memoryMax' | 'batchExamplesMax'
+    'workers' | 'threads' | 'limits' | 'memoryMax' | 'batchExamplesMax' | 'precision'
   >,
 ): WorkerPlan {
-  const { memoryMax, limits = LIMITS, batchExamplesMax = JOB_EXAMPLES_MAX } = options
+  const { precision, memoryMax, limits = LIMITS, batchExamplesMax = JOB_EXAMPLES_MAX } = options
   const { workers, threads } = chooseThreads({
     device,
     checkpointBytes: checkpointBytes(schedule.checkpoints[0]!),
@@ -143,6 +144,7 @@ export function planWorkers(
   const { tokensMax } = limits
   const residency = chooseResidency(schedule, {
     device,
+    precision,
     workers,
     memoryMax,
     tokensMax,

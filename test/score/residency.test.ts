@@ -93,4 +93,10 @@ test('half-precision weights need what float32 ones do, but for the embeddings, 
   const embeddings = schedule.checkpoints[0]!.tensors.get('text.embed_tokens.weight')!.bytes
   assert.equal(memoryNeed(half, 64).tower, tower)
   assert.equal(memoryNeed(half, 64).score, score - embeddings / 2)
+  let coarse = 0
+  for (const [name, { bytes }] of schedule.checkpoints[0]!.tensors) {
+    if (/(v_proj|o_proj|mlp.*)\.weight$/.test(name) && name.startsWith('text.')) coarse += bytes
+  }
+  assert.ok(coarse > 0)
+  assert.equal(memoryNeed(schedule, 64, 'bfloat16').score, score - coarse / 2)
 })
