@@ -269,11 +269,10 @@ class Cursor {
 
   /** A name that comes twice keeps its last value. */
   headers(): Record<string, string> {
-    const headers: Record<string, string> = {}
+    const headers: [string, string][] = []
     for (let left = this.varint(); left > 0; left--) {
-      const name = this.text() ?? ''
-      headers[name] = this.text() ?? ''
+      headers.push([this.text() ?? '', this.text() ?? ''])
     }
-    return headers
+    return Object.fromEntries(headers)
   }
 }
