@@ -8,6 +8,7 @@
  */
 import { createInterface } from 'node:readline'
 import { type ScoringOptions, startScoring } from '../src/score/scoring.ts'
+import { cpuSeconds } from './child.ts'
 import { readSequences } from './score-model.ts'
 
 const options = JSON.parse(process.argv[2]!) as Omit<ScoringOptions, 'mode'>
@@ -16,14 +17,14 @@ for await (const line of createInterface({ input: process.stdin })) {
   const { folder, examples } = JSON.parse(line) as { folder: string; examples?: number[] }
   const all = readSequences(folder, scoring.schedule.config)
   const sequences = examples === undefined ? all : examples.map(i => all[i]!)
-  const [clock, cpu] = [performance.now(), process.cpuUsage()]
+  const [clock, cpu] = [performance.now(), cpuSeconds()]
   const scored = await scoring.score(sequences)
   const seconds = (performance.now() - clock) / 1000
-  const { user, system } = process.cpuUsage(cpu)
+  const spent = cpuSeconds() - cpu
   const top5 = scored.map(one => {
     if ('singularValues' in one) return one.singularValues
     throw new Error(JSON.stringify(one))
   })
-  process.stdout.write(`${JSON.stringify({ seconds, cpuSeconds: (user + system) / 1e6, top5 })}\n`)
+  process.stdout.write(`${JSON.stringify({ seconds, cpuSeconds: spent, top5 })}\n`)
 }
 await scoring.close()
