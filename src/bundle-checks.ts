@@ -4,6 +4,7 @@ import { publishBundle, publishedIds } from './cluster/published.ts'
 import type { Config } from './config.ts'
 import { XmasdError } from './errors.ts'
 import type { Log } from './log/log.ts'
+import { nearnessOf } from './role/clusters-in-force.ts'
 
 /** A bundle holds the trajectories of one schedule in one metric, mode and precision; others are nonsense to it. */
 export function checkBundleFits(
@@ -35,6 +36,7 @@ export function checkBundleFits(
 /**
  * The configuration's bundle must be known to the log, and is put there: the first one begins it, every
  * later one comes by `xmasd bundle swap`. Which one is in force is the log's to say. `readonly` only looks.
+ * Throws XmasdError BUNDLE_MISMATCH.
  */
 export async function checkBundleContinues(
   log: Log,
@@ -46,6 +48,7 @@ export async function checkBundleContinues(
   if ((await publishedIds(log, bundles)).has(bundle.id)) return
   const begun = await lastBundle(log, assignments)
   if (begun === undefined || begun === bundle.id) {
+    if (config.select.nearDuplicates.enabled) nearnessOf(bundle.manifest)
     if (options.readonly !== true) await publishBundle(log, bundles, bundle)
     return
   }

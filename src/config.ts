@@ -67,6 +67,12 @@ const SelectConfig = z
     controlPercent: z.number().min(0).max(50).default(0),
     settleEvery: z.int().min(1).default(1),
     idleSettleMs: z.int().min(1).default(1_000),
+    nearDuplicates: z
+      .strictObject({
+        enabled: z.boolean().default(false),
+        exemplarsMax: z.int().min(1_000).max(100_000_000).default(1_000_000),
+      })
+      .prefault({}),
   })
   .refine(
     ({ budgetExamples, controlPercent }) => budgetExamples === undefined || controlPercent === 0,

@@ -105,6 +105,7 @@ export type Action = (typeof ACTIONS)[number]
  * - `drawn`            kept by lot: the naive policy, or the control arm
  * - `not_drawn`        dropped by lot
  * - `duplicate`        dropped: the same content stands under another id (`duplicateOf`)
+ * - `near_duplicate`   dropped: an example that came before is too near to it (`duplicateOf`)
  */
 export const REASONS = [
   'within_quota',
@@ -117,16 +118,24 @@ export const REASONS = [
   'drawn',
   'not_drawn',
   'duplicate',
+  'near_duplicate',
 ] as const
 export type Reason = (typeof REASONS)[number]
 
 /** Which reasons an action can have. */
 export const REASONS_OF: Record<Action, readonly Reason[]> = {
   keep: ['within_quota', 'below_level', 'drawn'],
-  drop: ['over_quota', 'cluster_too_small', 'not_drawn', 'duplicate'],
+  drop: ['over_quota', 'cluster_too_small', 'not_drawn', 'duplicate', 'near_duplicate'],
   evict: ['over_quota', 'quota_shrank', 'bundle_swapped'],
   restore: ['quota_grew', 'bundle_swapped'],
 }
+
+/**
+ * What a near-duplicate is near by (docs/duplicates.md): `words` (text-only: the same words), `layout` (the
+ * same words, and pictures that look alike) or `state` (seen alike by the proxy, and pictures that look alike).
+ */
+export const MEASURES = ['words', 'layout', 'state'] as const
+export type Measure = (typeof MEASURES)[number]
 
 /** Who decided where `select.controlPercent` sets a part of the stream aside: the policy, or a draw. */
 export const ARMS = ['policy', 'random'] as const
@@ -142,8 +151,11 @@ export const Decision = z.strictObject({
   /** How many examples of the cluster the subset held after this decision's settling. */
   quota: z.int().min(0),
   bundle: z.string(),
-  /** The key that this example's content already stands under. Only where the reason is `duplicate`. */
+  /** The key that it lost to. Only where the reason is `duplicate` or `near_duplicate`. */
   duplicateOf: z.string().optional(),
+  /** How far it is from that one, and by which measure. Only where the reason is `near_duplicate`. */
+  distance: z.number().optional(),
+  measure: z.enum(MEASURES).optional(),
   /** Only where there is a control arm. */
   arm: z.enum(ARMS).optional(),
 })

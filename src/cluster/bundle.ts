@@ -14,6 +14,7 @@ import { readHeader, readTensor, writeSafetensors } from '../proxy/safetensors.t
 import { METRICS } from '../score/metric.ts'
 import { buildIndex, type Centroids, type ClusterIndex, loadIndex } from './hnsw.ts'
 import { type Members, membersFit, readMembers, writeMembers } from './members.ts'
+import { Nearness } from './nearness.ts'
 import { SIGNATURES, signatureDimensions } from './signature.ts'
 
 export const MANIFEST = 'bundle.json'
@@ -63,6 +64,8 @@ export const Manifest = z.strictObject({
    * bundles from before it was learned.
    */
   radii: z.array(z.number()).optional(),
+  /** What was learned of near-duplicates; absent where the data did not say what they are found by. */
+  nearness: Nearness.optional(),
   files: z.strictObject({
     [CENTROIDS]: Checksum,
     [INDEX]: Checksum,
@@ -82,6 +85,7 @@ export type NewBundle = Pick<
   | 'standardisation'
   | 'baseline'
   | 'radii'
+  | 'nearness'
 > & { centroids: Centroids; members?: Members }
 
 export type Bundle = {

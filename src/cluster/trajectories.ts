@@ -9,6 +9,7 @@ import { messageOf, XmasdError } from '../errors.ts'
 import { METRICS } from '../score/metric.ts'
 import { instabilityOf } from '../score/trajectory.ts'
 import type { Points } from './kmeans.ts'
+import { readLayouts } from './nearness.ts'
 import { rawSignature, type Signature } from './signature.ts'
 
 export type Trajectories = {
@@ -25,6 +26,8 @@ export type Trajectories = {
   signatures: Map<Signature, Points>
   /** The first line that lacks what a signature that was asked for is made of. */
   lacking: Map<Signature, number>
+  /** What near-duplicates are found by, rows as in `points`; undefined where a scored example lacks it. */
+  likeness: Likeness[] | undefined
   /** Which line of the file it stands in, from 0, blank lines left out. */
   lines: number[]
   /** Ids of all lines, those with an error too: undefined where such a line has none. */
@@ -32,6 +35,9 @@ export type Trajectories = {
   /** Lines with an `error`. */
   failed: number
 }
+
+/** See the fields of that name of an assignment. */
+export type Likeness = { words: string; layout: string; embedding: string }
 
 /** What stands beside a file of trajectories, as `<file>.meta.json`. */
 const Meta = z.looseObject({
@@ -51,6 +57,8 @@ const Line = z.looseObject({
   trajectory: z.array(z.number()).min(1).nullish(),
   singularValues: z.array(z.array(z.number())).nullish(),
   embedding: z.string().nullish(),
+  words: z.string().nullish(),
+  layout: z.string().nullish(),
   instability: z.number().nullish(),
 })
 
@@ -100,6 +108,7 @@ class Reader {
     points: { data: new Float64Array(0), count: 0, dimensions: 0 },
     signatures: new Map(),
     lacking: new Map(),
+    likeness: [],
     lines: [],
     lineIds: [],
     failed: 0,
@@ -141,6 +150,10 @@ class Reader {
 
   #takeScored(parsed: z.infer<typeof Line>, trajectory: readonly number[], line: number): void {
     this.#trajectories.push(trajectory)
+    const { words, layout, embedding } = parsed
+    if (words == null || layout == null || embedding == null) this.read.likeness = undefined
+    else if (readLayouts(layout) === undefined) throw new Error('layout: it holds no whole layouts')
+    else this.read.likeness?.push({ words, layout, embedding })
     for (const [signature, rows] of this.#signatures) {
       const values = rawSignature(signature, parsed)
       if (values !== undefined) rows.push(values)

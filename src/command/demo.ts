@@ -157,7 +157,7 @@ function trackRate(daemon: Daemon, config: Config) {
       examples: summary === undefined ? 0 : decidedOf(summary),
       ratePerSecond,
       deadLetters: examples.dead_letter ?? 0,
-      duplicates: examples.duplicate ?? 0,
+      duplicates: (examples.duplicate ?? 0) + (examples.near_duplicate ?? 0),
       redelivered: examples.redelivered ?? 0,
       kept: summary?.subset ?? 0,
       history: summary?.history ?? 0,
@@ -171,6 +171,11 @@ function trackRate(daemon: Daemon, config: Config) {
 
 /** Examples that have their decision: assigned, duplicates, redeliveries. */
 function decidedOf(summary: Summary): number {
-  const { assigned = 0, duplicate = 0, redelivered = 0 } = summary.examples
-  return assigned + duplicate + redelivered
+  const {
+    assigned = 0,
+    duplicate = 0,
+    near_duplicate: near = 0,
+    redelivered = 0,
+  } = summary.examples
+  return assigned + duplicate + near + redelivered
 }

@@ -13,6 +13,8 @@ import type { Log } from '../log/log.ts'
 import { groupsOf, logPlace, openLogToRead } from '../open-log.ts'
 import { checkpointBytes, openSchedule } from '../proxy/schedule.ts'
 import { reachOf } from '../score/metric.ts'
+import { checkNearSettings } from '../select/near-duplicates.ts'
+import { readInForce } from '../select/scope.ts'
 import { checkSettings } from '../select/state.ts'
 import { findDevices } from './find-devices.ts'
 
@@ -172,6 +174,8 @@ async function checkLog(log: Log, config: Config): Promise<void> {
   const consumer = await log.consume({ group, topics: [config.log.topics.assignments] })
   try {
     checkSettings(consumer.state, config.select)
+    const { nearDuplicates } = config.select
+    checkNearSettings(consumer.state, nearDuplicates, readInForce(consumer.state).first !== null)
   } finally {
     await consumer.close()
   }

@@ -79,7 +79,7 @@ async function readDecisions(
   const outside = new Set<string>()
   const decisions: Decision[] = []
   for await (const { decision } of decisionsOf(log, config)) {
-    if (decision.reason === 'duplicate' || decision.arm === 'random') outside.add(decision.key)
+    if (decision.duplicateOf !== undefined || decision.arm === 'random') outside.add(decision.key)
     if (decision.key === wanted || decision.id === wanted) decisions.push(decision)
   }
   return { outside, decisions }
@@ -140,8 +140,9 @@ function describe(explanation: Explanation): string[] {
       (rank === null ? '' : `; this one is number ${rank} by steadiness`),
     '  decisions',
     ...decisions.map(
-      ({ action, reason, quota: then, duplicateOf }) =>
-        `    ${action.padEnd(8)} ${reason}${duplicateOf === undefined ? `, quota ${then}` : ` of ${duplicateOf}`}`,
+      ({ action, reason, quota: then, duplicateOf, distance, measure }) =>
+        `    ${action.padEnd(8)} ${reason}${duplicateOf === undefined ? `, quota ${then}` : ` of ${duplicateOf}`}` +
+        (distance === undefined ? '' : `, ${distance.toPrecision(3)} away by ${measure}`),
     ),
   ]
 }

@@ -9,6 +9,7 @@ import { SIGNATURES, type Signature } from '../cluster/signature.ts'
 import { XmasdError } from '../errors.ts'
 import { startProgress } from '../observe/progress.ts'
 import { type CountedOnce, countOnce } from '../select/duplicates.ts'
+import { describeNear, type NearReport, nearnessOf, nearReport } from './fit-nearness.ts'
 import {
   describeComparison,
   rowsOf,
@@ -18,7 +19,7 @@ import {
   sizeQuantiles,
 } from './fit-report.ts'
 import { readSource, type Source } from './fit-source.ts'
-import { integer, positiveInteger } from './options.ts'
+import { integer, percent, positiveInteger } from './options.ts'
 
 type Options = {
   trajectories?: string
@@ -30,6 +31,7 @@ type Options = {
   signature: Signature
   centroids?: string
   clusterIdxs?: string
+  nearPercent: number
   report?: boolean
   force?: boolean
   json?: boolean
@@ -64,6 +66,12 @@ export function fitCommand(): Command {
         "the published code's …_cluster_idxs.json: their means are the centroids, no k-means",
       ).conflicts(['centroids', 'clusters', 'seed', 'signature', 'report']),
     )
+    .option(
+      '--near-percent <p>',
+      'near-duplicates: how many examples of the history may have another one within a radius',
+      percent,
+      1,
+    )
     .option('--force', 'replace the bundle that is in --out')
     .option('--report', 'say how the clusters of the signatures differ and how stable they are')
     .option('--json', 'report as one JSON document on stdout')
@@ -78,10 +86,11 @@ export function fitCommand(): Command {
     })
 }
 
-/** Raw signatures and keys of the examples that count and have a trajectory, each once, in order. */
+/** Of the examples that count and have a trajectory, each once, in order; `rows` are theirs as read. */
 type History = {
   signatures: Map<Signature, Points>
   keys: string[]
+  rows: number[]
   instability: Float32Array
   counts: CountedOnce
 }
@@ -101,6 +110,7 @@ async function fit(options: Options): Promise<void> {
     signatures: new Map([...read.signatures].map(([name, points]) => [name, rowsOf(points, rows)])),
     keys: scored.map(index => read.keys[index]!),
     instability: Float32Array.from(scored, index => read.instability[index]!),
+    rows,
     counts,
   }
   const { out } = options
@@ -127,12 +137,13 @@ async function makeBundle(
   out: string,
   options: Options,
   { name, read, meta }: Source,
-  { signatures, keys, instability, counts }: History,
+  { signatures, keys, rows, instability, counts }: History,
 ): Promise<BundleReport> {
   const { signature } = options
   const points = signatures.get(signature)!
   const { fitted, agreement } = fitAsAsked(points, keys, options)
   const { centroids, standardisation, assignment, sizes, radii } = fitted
+  const nearness = nearnessOf(read, rows, options)
   const { fingerprint = null, steps = null } = meta?.schedule ?? {}
   const examples = counts.counted.length
   const textOnly = examples - points.count
@@ -147,6 +158,7 @@ async function makeBundle(
     baseline: { examples, textOnly, sizes },
     radii,
     members: { cluster: assignment, instability },
+    ...(nearness === undefined ? {} : { nearness }),
   })
   const { duplicates, redelivered } = counts
   const { iterations, isConverged, objective } = fitted
@@ -161,6 +173,7 @@ async function makeBundle(
     ...{ iterations, isConverged, objective },
     ...(agreement === undefined ? {} : { agreement }),
     sizes: sizeQuantiles(sizes),
+    near: nearReport(nearness),
   }
 }
 
@@ -272,6 +285,8 @@ type BundleReport = {
   /** With --cluster-idxs: the share of examples that are nearest to the centroid of their own. */
   agreement?: number
   sizes: Sizes
+  /** Radii of near-duplicates; null where nothing was learned of them. */
+  near: NearReport | null
 }
 
 function report(
@@ -300,6 +315,7 @@ function describeBundle(options: Options, found: BundleReport): string {
       ? ''
       : `  agreement   ${(100 * found.agreement).toFixed(2)} % are nearest to their own cluster's mean\n`) +
     `  sizes       ${sizes.min} smallest, ${sizes.p25} ${sizes.median} ${sizes.p75} quartiles, ${sizes.max} largest; ${sizes.small} too small to give any\n` +
+    `  near        ${describeNear(found.near)}\n` +
     `written to ${found.out}\n` +
     (options.assignments === true
       ? `next: xmasd replay --bundle ${found.out}; xmasd bundle shadow --bundle ${found.out}\n`

@@ -6,7 +6,7 @@ import { fetchBundle } from '../cluster/published.ts'
 import { SIGNATURES, type Signature, signatureOf } from '../cluster/signature.ts'
 import { readTrajectoryLines } from '../cluster/trajectories.ts'
 import { type Config, loadConfig } from '../config.ts'
-import type { Log } from '../log/log.ts'
+import type { Log, StateReader } from '../log/log.ts'
 import { balanceOf } from '../observe/balance.ts'
 import { startProgress } from '../observe/progress.ts'
 import { openLogToRead } from '../open-log.ts'
@@ -14,7 +14,8 @@ import type { Assignment, Cluster } from '../record.ts'
 import { assignmentTexts, readSubset } from '../report/history.ts'
 import { readReigns } from '../report/reigns.ts'
 import { type Replayed, type ReplayOptions, replay } from '../report/replay.ts'
-import { ClustersInForce } from '../role/clusters-in-force.ts'
+import { ClustersInForce, fetchNearness } from '../role/clusters-in-force.ts'
+import { NearDuplicates } from '../select/near-duplicates.ts'
 import { POLICIES, type PolicyName } from '../select/policy.ts'
 import { type Budget, batchQuotas, budgetOf } from '../select/quotas.ts'
 import { fitWithProgress } from './fit.ts'
@@ -77,6 +78,7 @@ async function replayed(options: Options): Promise<void> {
       // A subset does not depend on when it was settled before.
       settings: { ...config.select, settleEvery: Number.MAX_SAFE_INTEGER },
       ...clusters,
+      near: await nearDuplicatesOf(log, config),
       onProgress: offset => progress.update(offset),
     })
     progress.stop()
@@ -96,6 +98,18 @@ async function replayed(options: Options): Promise<void> {
     await log.close()
   }
 }
+
+/** As the select role finds them: by what the first bundle has learned. */
+async function nearDuplicatesOf(log: Log, config: Config): Promise<NearDuplicates | undefined> {
+  const { enabled, exemplarsMax } = config.select.nearDuplicates
+  const first = (await readReigns(log, config))[0]?.bundle
+  if (!enabled || first === undefined) return undefined
+  const near = new NearDuplicates(NOTHING, { exemplarsMax })
+  near.learn(await fetchNearness(log, config.log.topics.bundles, first))
+  return near
+}
+
+const NOTHING: StateReader = { get: () => undefined, range: () => [] }
 
 type Clusters = Pick<ReplayOptions, 'seen' | 'beginning'>
 

@@ -20,11 +20,17 @@ export function wordsHash(turns: readonly DialogTurn[]): string {
  * single characters.
  */
 export function wordsOf(text: string): string[] {
-  const plain = text.replaceAll(IMAGE_MARK, ' ').normalize('NFKC').toLowerCase()
-  const spaced = plain.replaceAll(APOSTROPHE, '').replaceAll(UNSPACED, ' $& ')
-  const words = (spaced.match(WORD) ?? []).map(word => SAME.get(word) ?? word)
-  const counting = words.filter(word => !LEFT_OUT.has(word))
-  return counting.length > 0 ? counting : words
+  const plain = text
+    .replaceAll(IMAGE_MARK, ' ')
+    .normalize('NFKC')
+    .toLowerCase()
+    .replaceAll(APOSTROPHE, '')
+    .replaceAll(UNSPACED, ' $& ')
+    .replaceAll(/\s+/g, ' ')
+  const words = (said: string): string[] =>
+    (said.match(WORD) ?? []).map(word => SAME.get(word) ?? word)
+  const counting = words(plain.replaceAll(PHRASE, ' ')).filter(word => !LEFT_OUT.has(word))
+  return counting.length > 0 ? counting : words(plain)
 }
 
 const APOSTROPHE = /(?<=\p{L})['’](?=\p{L})/gu
@@ -32,13 +38,26 @@ const WORD = /[\p{L}\p{M}\p{N}]+/gu
 const UNSPACED =
   /[\p{sc=Han}\p{sc=Hiragana}\p{sc=Katakana}\p{sc=Thai}\p{sc=Lao}\p{sc=Khmer}\p{sc=Myanmar}]/gu
 
-/** Words that a question may have or not: articles, forms of to be, politeness, "in the picture". */
+/** What is said around a question, and would leave words behind. */
+const PHRASE = new RegExp(
+  `\\b(?:${[
+    '(?:in|from|on|at|to|of|about) (?:the|this) (?:given |provided |following )?(?:image|picture|photo|photograph)',
+    'thanks? (?:you )?(?:very much|so much|a lot|in advance)',
+    'if (?:possible|you can|you could)',
+    'take a (?:close )?look',
+    '(?:be )?so kind as to',
+    '(?:i )?(?:would like|id like|want) to know',
+  ].join('|')})\\b`,
+  'gu',
+)
+
+/** Words that a question may have or not: articles, forms of to be, politeness, the picture as such. */
 const LEFT_OUT: ReadonlySet<string> = new Set(
   [
     'a an the of is are was were be been being am do does did it its this that these those there here',
     'please kindly thanks thank you your me us i we my our can could may would will shall',
-    'tell say answer respond reply look looking question questions following given based let know',
-    'whether hi hello hey image picture photo photograph',
+    'tell say answer respond reply check verify confirm determine decide look looking let know whether',
+    'question questions following given based hi hello hey so just simply image picture photo photograph',
   ].flatMap(line => line.split(' ')),
 )
 

@@ -7,7 +7,13 @@ import { ACTIONS, REASONS_OF } from '../record.ts'
 import { version } from '../version.ts'
 import { RETRY_CAUSES, TRANSACTION_OUTCOMES } from './log-events.ts'
 
-export const OUTCOMES = ['assigned', 'duplicate', 'redelivered', 'dead_letter'] as const
+export const OUTCOMES = [
+  'assigned',
+  'duplicate',
+  'near_duplicate',
+  'redelivered',
+  'dead_letter',
+] as const
 const SECONDS = [0.001, 0.005, 0.025, 0.1, 0.5, 1, 5, 15, 60, 300]
 
 export type Metrics = ReturnType<typeof createMetrics>

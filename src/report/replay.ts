@@ -5,7 +5,14 @@
 import type { Log, LogRecord } from '../log/log.ts'
 import type { Cluster, Control } from '../record.ts'
 import { parseAssignment } from '../role/decision-outputs.ts'
-import { type ExampleStore, Fold, type KeyedRow, type SelectSettings } from '../select/fold.ts'
+import {
+  type ExampleStore,
+  Fold,
+  type KeyedRow,
+  type NearOf,
+  type SelectSettings,
+} from '../select/fold.ts'
+import type { NearDuplicates } from '../select/near-duplicates.ts'
 import type { FoldedAssignment } from '../select/parse.ts'
 import type { Beginning } from '../select/policy.ts'
 
@@ -16,6 +23,8 @@ export type ReplayOptions = {
   seen: (record: LogRecord, value: FoldedAssignment) => FoldedAssignment | Promise<FoldedAssignment>
   /** What is known before the first example, for decisions for good. */
   beginning: (first: FoldedAssignment) => Beginning | Promise<Beginning>
+  /** What near-duplicates are found with, where they are looked for. */
+  near?: NearDuplicates | undefined
   /** With the next offset, now and then. */
   onProgress?: (offset: number) => void
 }
@@ -34,9 +43,11 @@ const SETTLE: Control = { v: 1, control: 'settle' }
 
 /** Folds the whole topic. Controls of the log are passed over: the settings asked for hold throughout. */
 export async function replay(log: Log, options: ReplayOptions): Promise<Replayed> {
-  const { topic, settings, seen, beginning, onProgress } = options
+  const { topic, settings, seen, beginning, near, onProgress } = options
   const store = new MemoryStore()
   const fold = new Fold(settings, store)
+  const nearOf: NearOf | undefined =
+    near && ((record, content, sequence) => near.identify(record, content, sequence))
   let [read, next] = [0, 0]
   for await (const record of log.read(topic)) {
     next = record.offset + 1
@@ -45,7 +56,7 @@ export async function replay(log: Log, options: ReplayOptions): Promise<Replayed
     if ('control' in value) continue
     if (fold.policy.wantsBeginning) fold.policy.begin(await beginning(value))
     const asSeen = seen(record, value)
-    fold.fold(asSeen instanceof Promise ? await asSeen : asSeen, record.offset)
+    fold.fold(asSeen instanceof Promise ? await asSeen : asSeen, record.offset, nearOf)
   }
   fold.fold(SETTLE, next)
   const kept = Int32Array.from(fold.subset()).sort()

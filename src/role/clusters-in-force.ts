@@ -2,9 +2,11 @@
  * Assignments under the bundle in force: a record that was scored with another one has its cluster found
  * again, from its trajectory, so that what the score roles run with never changes what is decided.
  */
-import type { Bundle } from '../cluster/bundle.ts'
+import type { Bundle, Manifest } from '../cluster/bundle.ts'
+import type { Nearness } from '../cluster/nearness.ts'
 import { fetchBundle } from '../cluster/published.ts'
 import { type SignatureSource, signatureOf } from '../cluster/signature.ts'
+import { XmasdError } from '../errors.ts'
 import type { Log, LogRecord } from '../log/log.ts'
 import type { Assignment } from '../record.ts'
 import type { FoldedAssignment } from '../select/parse.ts'
@@ -53,4 +55,19 @@ export class ClustersInForce {
   async #load(id: string): Promise<void> {
     this.add(await fetchBundle(this.#log, this.#topic, id))
   }
+}
+
+/** What a published bundle learned of near-duplicates. Throws BUNDLE_MISMATCH where it did not, BUNDLE_INVALID. */
+export async function fetchNearness(log: Log, topic: string, id: string): Promise<Nearness> {
+  return nearnessOf((await fetchBundle(log, topic, id)).manifest)
+}
+
+/** @throws XmasdError BUNDLE_MISMATCH where it has learned nothing of near-duplicates */
+export function nearnessOf({ id, nearness }: Pick<Manifest, 'id' | 'nearness'>): Nearness {
+  if (nearness !== undefined) return nearness
+  throw new XmasdError(
+    'BUNDLE_MISMATCH',
+    `select.nearDuplicates is enabled, but bundle ${id}, which the log begins with, has learned nothing of them`,
+    'Score again and fit a new bundle, for a new log; or set select.nearDuplicates.enabled to false.',
+  )
 }

@@ -1,7 +1,7 @@
 /** One fold of the select role under one bundle: the fold that decides, or one that decides beside it. */
 import type { LogRecord, StateReader, StateWriter } from '../log/log.ts'
 import type { Control, Decision } from '../record.ts'
-import type { Folded, SelectSettings } from '../select/fold.ts'
+import type { Folded, NearOf, SelectSettings } from '../select/fold.ts'
 import type { FoldedAssignment } from '../select/parse.ts'
 import { type Named, scopedReader, scopedWriter } from '../select/scope.ts'
 import { openSelectState, type SelectState } from '../select/state.ts'
@@ -29,6 +29,7 @@ export async function foldInto(
   clusters: ClustersInForce,
   record: LogRecord,
   value: FoldedAssignment | Control,
+  nearOf: NearOf | undefined,
 ): Promise<Folded> {
   const { state } = selection
   if ('control' in value) return state.fold(value, record.offset)
@@ -40,7 +41,7 @@ export async function foldInto(
     state.begin(isFirst ? beginning : { ...beginning, members: undefined })
   }
   const seen = clusters.of(record, value, selection.bundle)
-  return state.fold(seen instanceof Promise ? await seen : seen, record.offset)
+  return state.fold(seen instanceof Promise ? await seen : seen, record.offset, nearOf)
 }
 
 /**

@@ -11,11 +11,12 @@ import type { Config } from '../config.ts'
 import type { Consumer, Log, LogRecord, OutRecord, StateWriter } from '../log/log.ts'
 import type { Logger } from '../observe/logger.ts'
 import type { Control, Decision } from '../record.ts'
-import type { Folded } from '../select/fold.ts'
+import type { Folded, NearOf } from '../select/fold.ts'
+import { type NearDuplicates, openNearDuplicates } from '../select/near-duplicates.ts'
 import type { FoldedAssignment } from '../select/parse.ts'
 import { type Named, readInForce, writeInForce } from '../select/scope.ts'
 import type { SelectState } from '../select/state.ts'
-import { ClustersInForce } from './clusters-in-force.ts'
+import { ClustersInForce, fetchNearness } from './clusters-in-force.ts'
 import { decisionOutputs, parseAssignment, shadowOutput } from './decision-outputs.ts'
 import { traceOf } from './outcome.ts'
 import {
@@ -54,6 +55,8 @@ export class Selections {
   #first: string | null
   #active: Selection
   #shadow: Selection | undefined
+  /** Undefined where near-duplicates are not looked for. One for all folds, so that they number alike. */
+  readonly #near: NearDuplicates | undefined
 
   /** Opens what the group's state holds. Throws STATE_INVALID. */
   constructor(parts: SelectionsParts) {
@@ -63,6 +66,8 @@ export class Selections {
     this.#first = first
     this.#active = this.#open(active)
     if (shadow !== null) this.#shadow = this.#open(shadow)
+    const { nearDuplicates } = parts.config.select
+    this.#near = openNearDuplicates(parts.consumer.state, nearDuplicates, first !== null)
   }
 
   /** The fold whose decisions count. */
@@ -85,9 +90,10 @@ export class Selections {
     const { topics } = this.#parts.config.log
     const value = parseAssignment(record)
     const beside = this.#shadow
-    if (!('control' in value)) this.#first ??= value.bundle
-    const folded = await foldInto(this.#active, this.#clusters, record, value)
-    const besides = beside && (await foldInto(beside, this.#clusters, record, value))
+    if (!('control' in value)) await this.#begin(value.bundle)
+    const folded = await foldInto(this.#active, this.#clusters, record, value, this.#nearOf)
+    const besides =
+      beside && (await foldInto(beside, this.#clusters, record, value, this.#nearOfBefore))
     if ('control' in value && value.control === 'swap') {
       folded.decisions.push(...(await this.#swap(value.bundle, record)))
     }
@@ -98,6 +104,25 @@ export class Selections {
     const outputs = folded.decisions.flatMap(one => decisionOutputs(one, topics, trace))
     outputs.push(...(besides?.decisions ?? []).map(decision => shadowOutput(decision, topics)))
     return { value, folded, outputs }
+  }
+
+  /** What is near is learned once, from the bundle that the log begins with. */
+  async #begin(bundle: string): Promise<void> {
+    this.#first ??= bundle
+    if (this.#near === undefined || this.#near.isLearned) return
+    const { log, config } = this.#parts
+    this.#near.learn(await fetchNearness(log, config.log.topics.bundles, this.#first))
+  }
+
+  get #nearOf(): NearOf | undefined {
+    const near = this.#near
+    return near && ((record, content, sequence) => near.identify(record, content, sequence))
+  }
+
+  /** Of records that the fold in force has folded already. */
+  get #nearOfBefore(): NearOf | undefined {
+    const near = this.#near
+    return near && ((_, content) => near.recall(content))
   }
 
   async #swap(bundle: string, control: LogRecord): Promise<Decision[]> {
@@ -129,7 +154,7 @@ export class Selections {
     const to = control.offset
     let folded = 0
     for await (const record of log.read(config.log.topics.assignments, { from, to })) {
-      await foldInto(selection, this.#clusters, record, parseAssignment(record))
+      await foldInto(selection, this.#clusters, record, parseAssignment(record), this.#nearOfBefore)
       folded++
       if (folded % FOLD_RECORDS === 0) await new Promise(setImmediate)
       if (folded % RAISE_COMMIT_RECORDS !== 0) continue
@@ -141,7 +166,7 @@ export class Selections {
       })
     }
     if (selection.state.appliedOffset <= to) {
-      await foldInto(selection, this.#clusters, control, parseAssignment(control))
+      await foldInto(selection, this.#clusters, control, parseAssignment(control), undefined)
     }
     selection.state.follow(undefined)
     return selection
@@ -151,6 +176,7 @@ export class Selections {
   write(writer: StateWriter): void {
     const [active, shadow] = [this.#active, this.#shadow]
     writeSelection(active, writer)
+    this.#near?.write(writer)
     if (shadow !== undefined) writeSelection(shadow, writer)
     writeInForce(writer, {
       v: 1,

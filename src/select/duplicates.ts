@@ -37,6 +37,11 @@ export class Owners {
     return this.#high.length
   }
 
+  /** The content with this sequence number. */
+  at(sequence: number): Content {
+    return { high: this.#high.at(sequence), low: this.#low.at(sequence) }
+  }
+
   /** The sequence number of the first example with this content. */
   find({ high, low }: Content): number | undefined {
     const table = this.#tables[high % TABLES]!

@@ -3,17 +3,19 @@
  * Identity first (DESIGN "Identity"), then the policy. Ids and bundles of past examples come
  * from a store; what is held here is numbers.
  *
- *   Assignment ─► content known? ─ no ──► pending ─┐
- *                      │                           ├─ offset enters a new block of settleEvery,
- *                      │ yes                       │  or Control{settle}: settle
- *                      ├─ key known ─► redelivered │     pending ─► keep | drop
- *                      └─ else ─► drop, duplicate  ┘     others  ─► evict | restore
+ *   Assignment ─► content known? ─ no ──► near to another? ─ no ──► pending ─┐
+ *                      │                         │                           ├─ offset enters a new block of
+ *                      │ yes                     │ yes                       │  settleEvery, or Control{settle}:
+ *                      ├─ key known ─► redelivered ◄─ key known ─┤           │     pending ─► keep | drop
+ *                      └─ else ─► drop, duplicate                │           ┘     others  ─► evict | restore
+ *                                 drop, near_duplicate ◄─ else ──┘
  */
 import { XmasdError } from '../errors.ts'
 import { type Control, type Decision, keyOf } from '../record.ts'
 import type { Row } from './blocks.ts'
 import { ControlArm } from './control.ts'
 import { type Content, contentOf, Owners } from './duplicates.ts'
+import type { Match } from './exemplars.ts'
 import { FinalJudge } from './final.ts'
 import { Irrevocable, type IrrevocableSettings } from './irrevocable.ts'
 import { NaiveJudge } from './naive.ts'
@@ -30,7 +32,14 @@ export type SelectSettings = IrrevocableSettings & {
   controlPercent?: number | undefined
 }
 
-export type FoldOutcome = 'assigned' | 'duplicate' | 'redelivered' | 'settled'
+export type FoldOutcome = 'assigned' | 'duplicate' | 'near_duplicate' | 'redelivered' | 'settled'
+
+/** What an example is a near-duplicate of, whose content is new; `sequence` is its own if it counts. */
+export type NearOf = (
+  record: FoldedAssignment,
+  content: Content,
+  sequence: number,
+) => Match | undefined
 
 export type Folded = {
   outcome: FoldOutcome
@@ -103,12 +112,12 @@ export class Fold {
    * @throws XmasdError RECORD_INVALID, having changed nothing, where the key is not the id and the content
    * hash, or a numbered cluster has no finite instability
    */
-  fold(record: FoldedAssignment | Control, offset: number): Folded {
+  fold(record: FoldedAssignment | Control, offset: number, nearOf?: NearOf): Folded {
     if (!(offset > this.#lastOffset)) {
       throw new RangeError(`offset ${offset} does not come after ${this.#lastOffset}`)
     }
     const isControl = 'control' in record
-    const identified = isControl ? settledOutcome() : this.#take(record, offset)
+    const identified = isControl ? settledOutcome() : this.#take(record, offset, nearOf)
     const isNewBlock =
       Math.floor(offset / this.#settleEvery) > Math.floor(this.#lastOffset / this.#settleEvery)
     this.#lastOffset = offset
@@ -118,10 +127,12 @@ export class Fold {
     return identified
   }
 
-  #take(record: FoldedAssignment, offset: number): Folded {
+  #take(record: FoldedAssignment, offset: number, nearOf: NearOf | undefined): Folded {
     const content = checkAssignment(record)
     const owner = this.owners.find(content)
     if (owner !== undefined) return this.#takeKnown(record, content, owner, offset)
+    const near = nearOf?.(record, content, this.owners.length)
+    if (near !== undefined) return this.#takeKnown(record, content, near.sequence, offset, near)
     const { key, cluster, instability, id, bundle } = record
     const sequence = this.owners.length
     this.owners.add(content)
@@ -145,7 +156,14 @@ export class Fold {
     return { v: 1, key, id, action, reason, cluster, instability, quota, bundle, arm: 'random' }
   }
 
-  #takeKnown(record: FoldedAssignment, content: Content, owner: number, offset: number): Folded {
+  /** An example that stands for another one: `owner`, whose content it has or to which it is near. */
+  #takeKnown(
+    record: FoldedAssignment,
+    content: Content,
+    owner: number,
+    offset: number,
+    near?: Match,
+  ): Folded {
     const ownerKey = this.#store.row(owner).key
     const { key, id, cluster, instability, bundle } = record
     if (key === ownerKey || this.#store.hasDuplicate(key, content)) {
@@ -154,16 +172,11 @@ export class Fold {
     this.#store.addDuplicate(key, content, { owner, offset })
     this.#duplicates++
     const quota = this.policy.quota(cluster)
-    const drop = {
-      v: 1,
-      key,
-      id,
-      action: 'drop',
-      reason: 'duplicate',
-      cluster,
-      instability,
-    } as const
-    return { outcome: 'duplicate', decisions: [{ ...drop, quota, bundle, duplicateOf: ownerKey }] }
+    const reason = near === undefined ? 'duplicate' : 'near_duplicate'
+    const drop = { v: 1, key, id, action: 'drop', reason, cluster, instability } as const
+    const how = near === undefined ? {} : { distance: near.distance, measure: near.measure }
+    const decision = { ...drop, quota, bundle, duplicateOf: ownerKey, ...how }
+    return { outcome: reason, decisions: [decision] }
   }
 
   #decision({ sequence, action, reason, cluster, quota }: SettledEvent): Decision {

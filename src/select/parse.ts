@@ -9,7 +9,11 @@ import type { Assignment, Control } from '../record.ts'
 export type FoldedAssignment = Pick<
   Assignment,
   'key' | 'id' | 'cluster' | 'instability' | 'distance' | 'content' | 'bundle'
->
+> &
+  Partial<Likeness>
+
+/** What near-duplicates are found by. */
+export type Likeness = Pick<Assignment, 'trajectory' | 'words' | 'layout' | 'embedding'>
 
 const SPECTRUM = '"singularValues":[['
 const SPECTRUM_END = ']]'

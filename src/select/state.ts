@@ -33,7 +33,14 @@ import {
   type Row,
 } from './blocks.ts'
 import { type Content, contentText } from './duplicates.ts'
-import { type ExampleStore, Fold, type Folded, type KeyedRow, type SelectSettings } from './fold.ts'
+import {
+  type ExampleStore,
+  Fold,
+  type Folded,
+  type KeyedRow,
+  type NearOf,
+  type SelectSettings,
+} from './fold.ts'
 import type { FoldedAssignment } from './parse.ts'
 import type { Beginning, Regret } from './policy.ts'
 
@@ -150,8 +157,8 @@ export class SelectState {
   }
 
   /** Folds one record of `assignments`; see `Fold.fold`. */
-  fold(record: FoldedAssignment | Control, offset: number): Folded {
-    return this.#fold.fold(record, offset)
+  fold(record: FoldedAssignment | Control, offset: number, nearOf?: NearOf): Folded {
+    return this.#fold.fold(record, offset, nearOf)
   }
 
   /**

@@ -81,6 +81,10 @@ test('doctor foretells what run refuses: another mode, other settings, another b
     [{ XMASD_PROXY_MODE: 'paper' }, /✗ bundle .*mode reference, proxy.mode is paper/],
     [{ XMASD_SELECT_PERCENT: '50' }, /✗ log .*percent 20, the configuration says 50/],
     [{ XMASD_BUNDLE: other }, /✗ log .*holds assignments of bundle/],
+    [
+      { XMASD_SELECT_NEAR_DUPLICATES_ENABLED: 'true' },
+      /✗ log .*nearDuplicates.enabled false, the configuration says true/,
+    ],
   ]
   for (const [env, expected] of refusals) {
     const doctor = await run(['doctor', '--config', site.config], env)

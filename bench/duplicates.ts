@@ -1,0 +1,201 @@
+/**
+ * Near-duplicates: how many of a labelled stream are found, how many examples are taken for one that are
+ * none, and what a look-up costs among a million exemplars.
+ *
+ *   npm run bench:duplicates -- [--data DIR] [--proxy DIR] [--train N] [--originals N] [--exemplars N]
+ *
+ * `DIR` has data.jsonl and images (NLVR, Suhr et al. 2017); without one the demo's pictures are taken, and
+ * its proxy. A proxy is trained on the first N examples and the radii are learned from them; the rest is
+ * the stream (`duplicates-stream.ts`), scored by the built command and folded as the select role does. The
+ * last line is one JSON object: `recall` and `precision` over the stream, each kind's share that was
+ * taken for a duplicate, and the costs of the index; `byWords` and `byState` are either way alone.
+ */
+import { spawnSync } from 'node:child_process'
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join, resolve } from 'node:path'
+import { parseArgs } from 'node:util'
+import { openBundle } from '../src/cluster/bundle.ts'
+import type { Nearness } from '../src/cluster/nearness.ts'
+import { demoExamples } from '../src/demo/stream.ts'
+import { seededRandom } from '../src/random.ts'
+import type { Decision } from '../src/record.ts'
+import { NearDuplicates } from '../src/select/near-duplicates.ts'
+import type { FoldedAssignment } from '../src/select/parse.ts'
+import { openSelectState } from '../src/select/state.ts'
+import { ROOT } from '../test/support.ts'
+import { measureIndex, NOTHING } from './duplicates-index.ts'
+import {
+  DUPLICATES,
+  type Labelled,
+  labelledStream,
+  type Original,
+  type Turn,
+} from './duplicates-stream.ts'
+
+const { values: options } = parseArgs({
+  options: {
+    data: { type: 'string', default: resolve(ROOT, '../shared/data/nlvr') },
+    proxy: { type: 'string' },
+    train: { type: 'string', default: '700' },
+    originals: { type: 'string', default: '100000' },
+    exemplars: { type: 'string', default: '1000000' },
+    keep: { type: 'string' },
+  },
+})
+/** Originals that lie between one and what is made of it, at most. */
+const LAG = 200
+
+const folder = options.keep ?? mkdtempSync(join(tmpdir(), 'xmasd-duplicates-'))
+const at = (name: string): string => join(folder, name)
+
+function xmasd(...args: string[]): void {
+  process.stderr.write(`\n$ xmasd ${args.join(' ')}\n`)
+  const { status, signal } = spawnSync(process.execPath, [join(ROOT, 'dist/main.js'), ...args], {
+    stdio: ['ignore', 'ignore', 'inherit'],
+  })
+  if (status !== 0) throw new Error(`xmasd ${args[0]} ended with ${status ?? signal}`)
+}
+
+function writeExamples(name: string, examples: readonly object[]): void {
+  writeFileSync(at(name), examples.map(example => `${JSON.stringify(example)}\n`).join(''))
+}
+
+type Data = { proxy: string; history: string; images: string; originals: Original[] }
+
+/** The first examples are the history that radii are learned from, the others the stream's originals. */
+async function readData(): Promise<Data> {
+  const count = Number(options.train)
+  const most = Number(options.originals)
+  if (!existsSync(join(options.data, 'data.jsonl'))) return demoData(count, Math.min(most, 500))
+  const lines = readFileSync(join(options.data, 'data.jsonl'), 'utf8').trimEnd().split('\n')
+  writeFileSync(at('history.jsonl'), `${lines.slice(0, count).join('\n')}\n`)
+  const originals = lines.slice(count, count + most).map(line => {
+    const { id, image, conversations } = JSON.parse(line)
+    return { id, image: readFileSync(join(options.data, image)), conversations }
+  })
+  const data = { history: at('history.jsonl'), images: options.data, originals }
+  if (options.proxy !== undefined) return { ...data, proxy: options.proxy }
+  const trained = ['--data', data.history, '--images', data.images, '--out', at('proxy')]
+  if (!existsSync(at('proxy'))) xmasd('train', ...trained)
+  return { ...data, proxy: at('proxy') }
+}
+
+type DemoExample = { id: string; image?: string; conversations: Turn[] }
+
+async function demoData(count: number, most: number): Promise<Data> {
+  const examples = (await demoExamples(11, count + most)) as DemoExample[]
+  writeExamples('history.jsonl', examples.slice(0, count))
+  const originals = examples.slice(count).flatMap(({ id, image, conversations }) => {
+    if (image === undefined) return []
+    const bytes = Buffer.from(image.slice(image.indexOf(',') + 1), 'base64')
+    return [{ id, image: bytes, conversations }]
+  })
+  const proxy = options.proxy ?? join(ROOT, 'config/demo/proxy')
+  return { proxy, history: at('history.jsonl'), images: folder, originals }
+}
+
+function score({ proxy, images }: Data, data: string, out: string): FoldedAssignment[] {
+  xmasd('score', '--proxy', proxy, '--images', images, '--data', data, '--out', out)
+  const lines = readFileSync(out, 'utf8').trimEnd().split('\n')
+  return lines.map(line => {
+    const scored = JSON.parse(line)
+    const content = (scored.key as string).slice(-16)
+    const cluster = scored.trajectory === null ? 'text' : 0
+    return { ...scored, content, cluster, bundle: 'bench', distance: 0 }
+  })
+}
+
+type Verdict = { example: Labelled; decision: Decision | undefined; isTaken: boolean }
+
+/** What the select role decides. `isTaken`: for a duplicate of its own original, or of one made from that. */
+function judge(
+  stream: readonly Labelled[],
+  scored: FoldedAssignment[],
+  model: Nearness,
+): Verdict[] {
+  const state = openSelectState(NOTHING, { policy: 'revisable', percent: 20, settleEvery: 1 })
+  const near = new NearDuplicates(NOTHING, { exemplarsMax: 1_000_000 })
+  near.learn(model)
+  const originalOf = new Map<string, string>()
+  return stream.map((example, offset) => {
+    const record = scored[offset]!
+    const { decisions } = state.fold(record, offset, (...args) => near.identify(...args))
+    originalOf.set(record.key, example.of)
+    const decision = decisions.find(({ duplicateOf }) => duplicateOf !== undefined)
+    const isTaken = decision !== undefined && originalOf.get(decision.duplicateOf!) === example.of
+    return { example, decision, isTaken }
+  })
+}
+
+type Kind = { examples: number; taken: number; wrongly: number }
+
+/** By kind: how many were taken for a duplicate, and how many of another original's. */
+function byKind(verdicts: readonly Verdict[]): Map<string, Kind> {
+  const kinds = new Map<string, Kind>()
+  for (const { example, decision, isTaken } of verdicts) {
+    const kind = kinds.get(example.kind) ?? { examples: 0, taken: 0, wrongly: 0 }
+    kind.examples++
+    if (isTaken) kind.taken++
+    else if (decision !== undefined) kind.wrongly++
+    kinds.set(example.kind, kind)
+  }
+  return kinds
+}
+
+function summary(verdicts: readonly Verdict[]): { recall: number; precision: number } {
+  const duplicates = verdicts.filter(({ example }) => example.isDuplicate)
+  const found = duplicates.filter(({ isTaken }) => isTaken).length
+  const dropped = verdicts.filter(({ decision }) => decision !== undefined).length
+  return { recall: found / duplicates.length, precision: found / dropped }
+}
+
+function describe(kinds: ReadonlyMap<string, Kind>): void {
+  const order = ['original', 'another question', 'another word', 'another answer']
+  for (const name of [...Object.keys(DUPLICATES), ...order]) {
+    const { examples, taken, wrongly } = kinds.get(name) ?? { examples: 0, taken: 0, wrongly: 0 }
+    const share = examples === 0 ? '-' : (taken / examples).toFixed(3)
+    console.log(
+      `${name.padEnd(24)}${String(examples).padStart(6)}${share.padStart(8)}${String(wrongly).padStart(6)}`,
+    )
+  }
+}
+
+async function main(): Promise<void> {
+  const data = await readData()
+  score(data, data.history, at('history.trajectories.jsonl'))
+  const fitted = ['--trajectories', at('history.trajectories.jsonl'), '--clusters', '40', '--force']
+  xmasd('fit', ...fitted, '--out', at('bundle'))
+  const { manifest } = await openBundle(at('bundle'))
+  const model = manifest.nearness!
+  const stream = await labelledStream(data.originals, seededRandom(1), LAG)
+  writeExamples(
+    'stream.jsonl',
+    stream.map(({ id, image, conversations }) => ({ id, image, conversations })),
+  )
+  const scored = score(data, at('stream.jsonl'), at('stream.trajectories.jsonl'))
+  const verdicts = judge(stream, scored, model)
+  const kinds = byKind(verdicts)
+  console.log('what was done            examples   taken  for another')
+  describe(kinds)
+  const byWords = summary(judge(stream, scored, { ...model, stateRadius: 0 }))
+  const wordless = scored.map((one, i) => ({ ...one, words: i.toString(16).padStart(16, '0') }))
+  const byState = summary(judge(stream, wordless, model))
+  const { layoutRadius, stateRadius } = model
+  const report = {
+    ...summary(verdicts),
+    byWords,
+    byState,
+    layoutRadius,
+    stateRadius,
+    kinds: Object.fromEntries(kinds),
+    index: measureIndex(model, scored, Number(options.exemplars)),
+  }
+  console.log(JSON.stringify(report))
+}
+
+try {
+  await main()
+} finally {
+  if (options.keep === undefined) rmSync(folder, { recursive: true, force: true })
+}

@@ -1,0 +1,266 @@
+/**
+ * The exemplars that a new example is compared with: the last ones that counted, in a ring of bounded
+ * memory. Exact within it: what lies within the radii is found, whatever the order things came in, so that
+ * an index that was stored answers as the one that never stopped.
+ *
+ * Two ways to candidates. Exemplars with the same words hang in one chain. States lie in a grid over
+ * their widest axes, whose cells are two radii wide: what lies within a radius on every axis is in the
+ * cell or next to it, at most two on an axis.
+ *
+ * A row holds one picture; an example takes as many rows as it has pictures, and at least one. Its first
+ * row says which example it is, and how many pictures it has; the rows that follow hold their picture alone.
+ */
+import {
+  type Layouts,
+  layoutDistance,
+  type Nearness,
+  STATE_UNIT,
+  stateDistance,
+} from '../cluster/nearness.ts'
+import { LAYOUT_VALUES } from '../ingest/layout.ts'
+import type { Measure } from '../record.ts'
+import { Chains } from './chains.ts'
+import type { Content } from './duplicates.ts'
+
+/** What of an example is compared. */
+export type Appearance = {
+  words: Content
+  /** Of no pictures for text-only examples. */
+  layouts: Layouts
+  /** Undefined for text-only ones. */
+  state: Int16Array | undefined
+}
+
+export type Match = {
+  /** The exemplar's sequence number. */
+  sequence: number
+  /** With `words` the distance is 0. */
+  measure: Measure
+  distance: number
+}
+
+/** Exemplars of one chain that are looked at, the newest first: a question that everybody asks has many. */
+const CHAIN_LOOKS_MAX = 1_024
+
+const FIRST_LENGTH = 1 << 10
+const LINE_BYTES = 64
+const SQUARE_AT = 56
+const START_AT = 60
+
+/** One row, as it is stored. */
+export type ExemplarRow = {
+  /** Pictures of the example + 1 in its first row, 0 in the rows that follow. */
+  start: number
+  sequence: number
+  words: Content
+  /** [LAYOUT_VALUES], zeros for text-only examples. */
+  layout: Int8Array
+  /** [D], all zeros where there is none. */
+  state: Int16Array
+}
+
+export class Exemplars {
+  readonly #model: Nearness
+  readonly #capacity: number
+  readonly #dimensions: number
+  readonly #words: Chains
+  readonly #cells: Chains
+  /** Of each row one line of the cache: a layout's bytes, its squared length, how the row starts. */
+  #lines = new Int8Array(0)
+  #numbers = new Uint32Array(0)
+  #sequences = new Uint32Array(0)
+  #states = new Int16Array(0)
+  #end = 0
+
+  /** Remembers `capacity` rows. The first has the number `from`: what came before is forgotten. */
+  constructor(model: Nearness, capacity: number, from = 0) {
+    this.#model = model
+    this.#capacity = capacity
+    this.#dimensions = model.mean.length
+    this.#words = new Chains(capacity)
+    this.#cells = new Chains(capacity)
+    this.#end = from
+    this.#resize(FIRST_LENGTH)
+    if (from === 0) return
+    this.#words.advance(from - 1)
+    this.#cells.advance(from - 1)
+  }
+
+  /** The next row's number. */
+  get end(): number {
+    return this.#end
+  }
+
+  /** The number of the oldest row that is remembered. */
+  get first(): number {
+    return Math.max(0, this.#end - this.#capacity)
+  }
+
+  get bytes(): number {
+    const columns = [this.#lines, this.#sequences, this.#states]
+    const own = columns.reduce((sum, column) => sum + column.byteLength, 0)
+    return own + this.#words.bytes + this.#cells.bytes
+  }
+
+  /** The exemplar that an example is a near-duplicate of: by its words if any, else by its state. */
+  find(appearance: Appearance): Match | undefined {
+    return this.#findByWords(appearance) ?? this.#findByState(appearance)
+  }
+
+  /** The nearest picture with the same words, ties to the oldest. */
+  #findByWords({ words, layouts }: Appearance): Match | undefined {
+    let found: Match | undefined
+    let looks = CHAIN_LOOKS_MAX
+    let most = this.#model.layoutRadius
+    let number = this.#words.newest(words.high, words.low)
+    for (; number !== undefined && looks > 0; number = this.#words.older(number), looks--) {
+      const distance = this.#pictureDistance(layouts, number)
+      if (distance > most) continue
+      const measure = layouts.count === 0 ? 'words' : 'layout'
+      found = { sequence: this.#sequences[this.#slot(number)]!, measure, distance }
+      most = distance
+    }
+    return found
+  }
+
+  /** The nearest state whose pictures are the same, ties to the oldest. */
+  #findByState({ layouts, state }: Appearance): Match | undefined {
+    if (state === undefined) return undefined
+    const { stateRadius, layoutRadius } = this.#model
+    let found: Match | undefined
+    let looks = CHAIN_LOOKS_MAX
+    for (const { high, low } of this.#cellsNear(state)) {
+      let number = this.#cells.newest(high, low)
+      for (; number !== undefined && looks > 0; number = this.#cells.older(number), looks--) {
+        const slot = this.#slot(number)
+        const distance = stateDistance(
+          state,
+          0,
+          this.#states,
+          slot * this.#dimensions,
+          state.length,
+        )
+        const sequence = this.#sequences[slot]!
+        const isNearer = distance < (found?.distance ?? Number.POSITIVE_INFINITY)
+        const isOlder = distance === found?.distance && sequence < found.sequence
+        if (distance > stateRadius || !(isNearer || isOlder)) continue
+        if (this.#pictureDistance(layouts, number) > layoutRadius) continue
+        found = { sequence, measure: 'state', distance }
+      }
+    }
+    return found
+  }
+
+  /** Of the picture that differs most; 2, the farthest, where they are not as many. */
+  #pictureDistance({ count, bytes, squares }: Layouts, number: number): number {
+    if (this.#startOf(this.#slot(number)) !== count + 1) return 2
+    let farthest = 0
+    for (let i = 0; i < count; i++) {
+      const line = this.#slot(number + i) * LINE_BYTES
+      const square = this.#numbers[(line + SQUARE_AT) >> 2]!
+      const from = i * LAYOUT_VALUES
+      const distance = layoutDistance(bytes, from, squares[i]!, this.#lines, line, square)
+      farthest = Math.max(farthest, distance)
+    }
+    return farthest
+  }
+
+  #startOf(slot: number): number {
+    return this.#numbers[(slot * LINE_BYTES + START_AT) >> 2]!
+  }
+
+  /** A new exemplar. */
+  add({ words, layouts, state }: Appearance, sequence: number): void {
+    const none = new Int16Array(this.#dimensions)
+    for (let i = 0; i < Math.max(1, layouts.count); i++) {
+      const layout = layouts.bytes.slice(i * LAYOUT_VALUES, (i + 1) * LAYOUT_VALUES)
+      const isFirst = i === 0
+      this.addRow({
+        start: isFirst ? layouts.count + 1 : 0,
+        sequence,
+        words,
+        layout: layouts.count === 0 ? new Int8Array(LAYOUT_VALUES) : layout,
+        state: isFirst && state !== undefined ? state : none,
+      })
+    }
+  }
+
+  /** The next row, as `row` gave it. */
+  addRow({ start, sequence, words, layout, state }: ExemplarRow): void {
+    const number = this.#end++
+    while (number >= this.#sequences.length && this.#sequences.length < this.#capacity) {
+      this.#resize(2 * this.#sequences.length)
+    }
+    const slot = this.#slot(number)
+    const line = slot * LINE_BYTES
+    this.#lines.set(layout, line)
+    this.#numbers[(line + SQUARE_AT) >> 2] = layout.reduce((sum, byte) => sum + byte * byte, 0)
+    this.#numbers[(line + START_AT) >> 2] = start
+    this.#sequences[slot] = sequence
+    this.#states.set(state, slot * this.#dimensions)
+    if (start === 0) {
+      this.#words.advance(number)
+      this.#cells.advance(number)
+      return
+    }
+    this.#words.add(words.high, words.low, number)
+    const [cell] = state.some(value => value !== 0) ? this.#cellsNear(state, 0) : []
+    if (cell === undefined) this.#cells.advance(number)
+    else this.#cells.add(cell.high, cell.low, number)
+  }
+
+  /** A row that is remembered. */
+  row(number: number): ExemplarRow {
+    const slot = this.#slot(number)
+    const [picture, state] = [slot * LINE_BYTES, slot * this.#dimensions]
+    return {
+      start: this.#startOf(slot),
+      sequence: this.#sequences[slot]!,
+      words: this.#words.keyOf(number),
+      layout: this.#lines.slice(picture, picture + LAYOUT_VALUES),
+      state: this.#states.slice(state, state + this.#dimensions),
+    }
+  }
+
+  #slot(number: number): number {
+    return number & (this.#sequences.length - 1)
+  }
+
+  /** Keys of the cells that hold what lies within `radius` of a state on every axis. */
+  #cellsNear(state: Int16Array, radius = this.#model.stateRadius): Content[] {
+    const width = 2 * Math.max(this.#model.stateRadius, 1 / STATE_UNIT)
+    let cells: Content[] = [{ high: 0, low: 1 }]
+    for (const axis of this.#model.axes) {
+      let at = 0
+      for (let d = 0; d < axis.length; d++) at += axis[d]! * state[d]!
+      const place = at / STATE_UNIT
+      const [from, to] = [place - radius, place + radius].map(edge => Math.floor(edge / width))
+      const ends = from === to ? [from!] : [from!, to!]
+      cells = cells.flatMap(cell => ends.map(end => withCoordinate(cell, end)))
+    }
+    return cells
+  }
+
+  #resize(length: number): void {
+    this.#lines = grown(this.#lines, new Int8Array(length * LINE_BYTES))
+    this.#numbers = new Uint32Array(this.#lines.buffer)
+    this.#sequences = grown(this.#sequences, new Uint32Array(length))
+    this.#states = grown(this.#states, new Int16Array(length * this.#dimensions))
+  }
+}
+
+function grown<Column extends Int8Array | Int16Array | Uint32Array>(
+  column: Column,
+  longer: Column,
+): Column {
+  longer.set(column)
+  return longer
+}
+
+/** Two cells may share a key: who asks compares distances. */
+function withCoordinate({ high, low }: Content, coordinate: number): Content {
+  return {
+    high: Math.imul(high ^ coordinate, 0x85ebca6b) >>> 0,
+    low: (Math.imul(low, 0x01000193) ^ Math.imul(coordinate, 0xc2b2ae35)) >>> 0,
+  }
+}
