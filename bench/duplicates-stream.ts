@@ -21,13 +21,15 @@ export type Labelled = {
 }
 
 type Random = () => number
-type Change = (original: Original, random: Random) => Promise<Original | undefined>
+export type Change = (original: Original, random: Random) => Promise<Original | undefined>
+/** By kind; of a kind, what is made of an original, undefined where it can't be. */
+export type Changes = Readonly<Record<string, Change>>
 
-function pick<Item>(items: readonly Item[], random: Random): Item {
+export function pick<Item>(items: readonly Item[], random: Random): Item {
   return items[Math.floor(items.length * random())]!
 }
 
-const encoded =
+export const encoded =
   (encode: (picture: Sharp, side: { width: number; height: number }) => Sharp): Change =>
   async original => {
     const { width = 0, height = 0 } = await sharp(original.image).metadata()
@@ -58,7 +60,7 @@ const cropped =
   }
 
 /** The question with its words changed; undefined where that changes nothing. */
-const asked =
+export const asked =
   (change: (question: string, random: Random) => string): Change =>
   async (original, random) => {
     const [first, ...rest] = original.conversations as [Turn, ...Turn[]]
@@ -131,8 +133,8 @@ function withSynonym(question: string, random: Random): string {
   return question.replaceAll(word, other)
 }
 
-/** What makes a duplicate. */
-export const DUPLICATES: Readonly<Record<string, Change>> = {
+/** The picture is made anew. */
+const PICTURES: Changes = {
   'jpeg 90': encoded(picture => picture.jpeg({ quality: 90 })),
   'jpeg 75': encoded(picture => picture.jpeg({ quality: 75 })),
   'jpeg 50': encoded(picture => picture.jpeg({ quality: 50 })),
@@ -145,10 +147,15 @@ export const DUPLICATES: Readonly<Record<string, Change>> = {
   'crop 2 %': cropped(2),
   'crop 4 %': cropped(4),
   'crop 6 %': cropped(6),
+}
+/** The question is put in other words. */
+const PHRASES: Changes = {
   case: asked((text, random) => pick(CASES, random)(text)),
   punctuation: asked((text, random) => pick(PUNCTUATION, random)(text)),
   politeness: asked((text, random) => pick(POLITE, random)(text)),
   synonym: asked(withSynonym),
+}
+const BOTH: Changes = {
   'jpeg 75, case': both(
     encoded(picture => picture.jpeg({ quality: 75 })),
     asked((text, random) => pick(CASES, random)(text)),
@@ -162,6 +169,9 @@ export const DUPLICATES: Readonly<Record<string, Change>> = {
     asked((text, random) => pick(PUNCTUATION, random)(text)),
   ),
 }
+
+/** What makes a duplicate, by what is changed. */
+export const DUPLICATES = { picture: PICTURES, phrase: PHRASES, both: BOTH }
 
 /** Words in rings: each is replaced by the next one. */
 const RINGS = [
@@ -200,7 +210,7 @@ function withAnotherAnswer(others: readonly string[]): Change {
 }
 
 /** What only looks like a duplicate. */
-function lookalikes(originals: readonly Original[]): Readonly<Record<string, Change>> {
+export function lookalikes(originals: readonly Original[]): Changes {
   const answers = [...new Set(originals.map(({ conversations }) => conversations.at(-1)!.value))]
   return {
     'another question': async (original, random) => {
@@ -216,20 +226,19 @@ function lookalikes(originals: readonly Original[]): Readonly<Record<string, Cha
 /** Originals in order, what is made of each up to `lag` places behind it. Kinds take turns. */
 export async function labelledStream(
   originals: readonly Original[],
-  random: Random,
-  lag: number,
+  changes: { duplicates: Changes; lookalikes: Changes },
+  { random, lag }: { random: Random; lag: number },
 ): Promise<Labelled[]> {
-  const others = lookalikes(originals)
   const placed: { at: number; example: Labelled }[] = []
   for (const [i, original] of originals.entries()) {
     placed.push({ at: i, example: labelled(original, 'original', original.id, false) })
-    for (const [changes, isDuplicate] of [
-      [DUPLICATES, true],
-      [others, false],
+    for (const [ofKind, isDuplicate] of [
+      [changes.duplicates, true],
+      [changes.lookalikes, false],
     ] as const) {
-      const kinds = Object.keys(changes)
+      const kinds = Object.keys(ofKind)
       const kind = kinds[i % kinds.length]!
-      const changed = await changes[kind]!(original, random)
+      const changed = await ofKind[kind]!(original, random)
       if (changed === undefined) continue
       const id = `${original.id}/${isDuplicate ? 'duplicate' : 'lookalike'}`
       const example = labelled({ ...changed, id }, kind, original.id, isDuplicate)

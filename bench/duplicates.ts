@@ -3,12 +3,15 @@
  * none, and what a look-up costs among a million exemplars.
  *
  *   npm run bench:duplicates -- [--data DIR] [--proxy DIR] [--train N] [--originals N] [--exemplars N]
+ *     [--seed N] [--keep DIR]
  *
  * `DIR` has data.jsonl and images (NLVR, Suhr et al. 2017); without one the demo's pictures are taken, and
  * its proxy. A proxy is trained on the first N examples and the radii are learned from them; the rest is
- * the stream (`duplicates-stream.ts`), scored by the built command and folded as the select role does. The
- * last line is one JSON object: `recall` and `precision` over the stream, each kind's share that was
- * taken for a duplicate, and the costs of the index; `byWords` and `byState` are either way alone.
+ * the stream (`duplicates-stream.ts`), scored by the built command and folded as the select role does. A
+ * second stream is made by changes that the daemon was not written with in view (`duplicates-held-out.ts`).
+ * The last line is one JSON object: `recall` and `precision` over the stream, recall by what was changed,
+ * each kind's share that was taken for a duplicate, the same held out, and the costs of the index;
+ * `byWords` and `byState` are either way alone.
  */
 import { spawnSync } from 'node:child_process'
 import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
@@ -24,11 +27,14 @@ import { NearDuplicates } from '../src/select/near-duplicates.ts'
 import type { FoldedAssignment } from '../src/select/parse.ts'
 import { openSelectState } from '../src/select/state.ts'
 import { ROOT } from '../test/support.ts'
+import { HELD_OUT_DUPLICATES, heldOutLookalikes } from './duplicates-held-out.ts'
 import { measureIndex, NOTHING } from './duplicates-index.ts'
 import {
+  type Changes,
   DUPLICATES,
   type Labelled,
   labelledStream,
+  lookalikes,
   type Original,
   type Turn,
 } from './duplicates-stream.ts'
@@ -40,6 +46,7 @@ const { values: options } = parseArgs({
     train: { type: 'string', default: '700' },
     originals: { type: 'string', default: '100000' },
     exemplars: { type: 'string', default: '1000000' },
+    seed: { type: 'string', default: '1' },
     keep: { type: 'string' },
   },
 })
@@ -143,21 +150,70 @@ function byKind(verdicts: readonly Verdict[]): Map<string, Kind> {
   return kinds
 }
 
-function summary(verdicts: readonly Verdict[]): { recall: number; precision: number } {
-  const duplicates = verdicts.filter(({ example }) => example.isDuplicate)
-  const found = duplicates.filter(({ isTaken }) => isTaken).length
+type Summary = { recall: number; precision: number }
+
+function summary(verdicts: readonly Verdict[]): Summary {
   const dropped = verdicts.filter(({ decision }) => decision !== undefined).length
-  return { recall: found / duplicates.length, precision: found / dropped }
+  const found = verdicts.filter(({ isTaken, example }) => isTaken && example.isDuplicate).length
+  return { recall: recallOf(verdicts), precision: found / dropped }
 }
 
-function describe(kinds: ReadonlyMap<string, Kind>): void {
-  const order = ['original', 'another question', 'another word', 'another answer']
-  for (const name of [...Object.keys(DUPLICATES), ...order]) {
-    const { examples, taken, wrongly } = kinds.get(name) ?? { examples: 0, taken: 0, wrongly: 0 }
+function recallOf(verdicts: readonly Verdict[]): number {
+  const duplicates = verdicts.filter(({ example }) => example.isDuplicate)
+  return duplicates.filter(({ isTaken }) => isTaken).length / duplicates.length
+}
+
+type Measured = Summary & {
+  /** By what was changed. */
+  recallOf: Record<string, number>
+  /** Either way alone. */
+  byWords: Summary
+  byState: Summary
+  kinds: Record<string, Kind>
+}
+
+type StreamChanges = { duplicates: Readonly<Record<string, Changes>>; lookalikes: Changes }
+
+/** One stream: made, scored, folded; `scored` is what the daemon sees of it. */
+async function measureStream(
+  name: string,
+  data: Data,
+  { duplicates, lookalikes }: StreamChanges,
+  model: Nearness,
+): Promise<{ measured: Measured; scored: FoldedAssignment[] }> {
+  const all = { duplicates: Object.assign({}, ...Object.values(duplicates)), lookalikes }
+  const random = seededRandom(Number(options.seed))
+  const stream = await labelledStream(data.originals, all, { random, lag: LAG })
+  writeExamples(
+    `${name}.jsonl`,
+    stream.map(({ id, image, conversations }) => ({ id, image, conversations })),
+  )
+  const scored = score(data, at(`${name}.jsonl`), at(`${name}.trajectories.jsonl`))
+  const verdicts = judge(stream, scored, model)
+  const wordless = scored.map((one, i) => ({ ...one, words: i.toString(16).padStart(16, '0') }))
+  const kinds = byKind(verdicts)
+  const groups = Object.entries(duplicates).map(([group, changes]) => {
+    const ofGroup = verdicts.filter(({ example }) => example.kind in changes)
+    return [group, recallOf(ofGroup)] as const
+  })
+  const measured = {
+    ...summary(verdicts),
+    recallOf: Object.fromEntries(groups),
+    byWords: summary(judge(stream, scored, { ...model, stateRadius: 0 })),
+    byState: summary(judge(stream, wordless, model)),
+    kinds: Object.fromEntries(kinds),
+  }
+  describe(name, Object.keys({ ...all.duplicates, original: 0, ...lookalikes }), kinds)
+  return { measured, scored }
+}
+
+function describe(name: string, order: string[], kinds: ReadonlyMap<string, Kind>): void {
+  console.log(`${name.padEnd(24)}examples  taken  for another`)
+  for (const kind of order) {
+    const { examples, taken, wrongly } = kinds.get(kind) ?? { examples: 0, taken: 0, wrongly: 0 }
     const share = examples === 0 ? '-' : (taken / examples).toFixed(3)
-    console.log(
-      `${name.padEnd(24)}${String(examples).padStart(6)}${share.padStart(8)}${String(wrongly).padStart(6)}`,
-    )
+    const counts = `${String(examples).padStart(8)}${share.padStart(7)}${String(wrongly).padStart(6)}`
+    console.log(kind.padEnd(24) + counts)
   }
 }
 
@@ -166,32 +222,15 @@ async function main(): Promise<void> {
   score(data, data.history, at('history.trajectories.jsonl'))
   const fitted = ['--trajectories', at('history.trajectories.jsonl'), '--clusters', '40', '--force']
   xmasd('fit', ...fitted, '--out', at('bundle'))
-  const { manifest } = await openBundle(at('bundle'))
-  const model = manifest.nearness!
-  const stream = await labelledStream(data.originals, seededRandom(1), LAG)
-  writeExamples(
-    'stream.jsonl',
-    stream.map(({ id, image, conversations }) => ({ id, image, conversations })),
-  )
-  const scored = score(data, at('stream.jsonl'), at('stream.trajectories.jsonl'))
-  const verdicts = judge(stream, scored, model)
-  const kinds = byKind(verdicts)
-  console.log('what was done            examples   taken  for another')
-  describe(kinds)
-  const byWords = summary(judge(stream, scored, { ...model, stateRadius: 0 }))
-  const wordless = scored.map((one, i) => ({ ...one, words: i.toString(16).padStart(16, '0') }))
-  const byState = summary(judge(stream, wordless, model))
+  const model = (await openBundle(at('bundle'))).manifest.nearness!
+  const { originals } = data
+  const known = { duplicates: DUPLICATES, lookalikes: lookalikes(originals) }
+  const { measured, scored } = await measureStream('stream', data, known, model)
+  const unknown = { duplicates: HELD_OUT_DUPLICATES, lookalikes: heldOutLookalikes(originals) }
+  const heldOut = (await measureStream('held-out', data, unknown, model)).measured
   const { layoutRadius, stateRadius } = model
-  const report = {
-    ...summary(verdicts),
-    byWords,
-    byState,
-    layoutRadius,
-    stateRadius,
-    kinds: Object.fromEntries(kinds),
-    index: measureIndex(model, scored, Number(options.exemplars)),
-  }
-  console.log(JSON.stringify(report))
+  const index = measureIndex(model, scored, Number(options.exemplars))
+  console.log(JSON.stringify({ ...measured, heldOut, layoutRadius, stateRadius, index }))
 }
 
 try {
