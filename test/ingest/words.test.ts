@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import type { DialogTurn } from '../../src/ingest/decode.ts'
-import { wordsHash, wordsOf } from '../../src/ingest/words.ts'
+import { questionWords, wordsHash, wordsOf } from '../../src/ingest/words.ts'
 
 function ask(question: string, answer = 'true'): DialogTurn[] {
   return [
@@ -49,10 +49,60 @@ test('another word, number, order, negation, speaker or answer is another exampl
   assert.equal(new Set(examples.map(wordsHash)).size, examples.length)
 })
 
+test('an aside asks nothing, nor does a contraction say anything else', () => {
+  const question = 'There is no dog on the left; it is not red.'
+  const same = [
+    question,
+    `Quick question - ${question}`,
+    `True or false? ${question}`,
+    `Given what you see, ${question}`,
+    `Good morning! I have been wondering: ${question}`,
+    `${question} Take your time, please.\nMany thanks!`,
+    "There's no dog on the left; it isn't red",
+    'theres no dog on the left; it isn’t red',
+  ]
+  assert.equal(
+    new Set(same.map(text => wordsHash(ask(text)))).size,
+    1,
+    JSON.stringify(same.map(questionWords)),
+  )
+  const others = [
+    'There is no dog on the left',
+    'there is no dog; it is not red',
+    'on the left; not red',
+  ]
+  assert.equal(new Set([question, ...others].map(text => wordsHash(ask(text)))).size, 4)
+  assert.deepEqual(questionWords('Is that true? Take your time.'), ['true', 'take', 'time'])
+})
+
+test('answers have no asides, and signs are words among numbers', () => {
+  const answers = [
+    'True, it is a dog',
+    'False, it is a dog',
+    '3 + 4',
+    '3 - 4',
+    '3 * 4',
+    '3 4',
+    '-4',
+    '4',
+    '+',
+    '-',
+    '4%',
+    'C',
+    'C#',
+    'C++',
+    '5 > 3',
+    '5 < 3',
+  ]
+  assert.equal(new Set(answers.map(answer => wordsHash(ask('?', answer)))).size, answers.length)
+  assert.deepEqual(wordsOf('- a well-known **word**'), ['well', 'known', 'word'])
+})
+
 test('where nothing would be left all words count; scripts without spaces give characters', () => {
   assert.deepEqual(wordsOf('Can you tell me?'), ['can', 'you', 'tell', 'me'])
   assert.deepEqual(wordsOf('Wie viele Äpfel?'), ['wie', 'viele', 'äpfel'])
   assert.deepEqual(wordsOf('图中有3只猫'), ['图', '中', '有', 'three', '只', '猫'])
-  assert.deepEqual(wordsOf("the dog's don't"), ['dogs', 'dont'])
-  assert.deepEqual(wordsOf('?!'), [])
+  assert.deepEqual(wordsOf("the dog's don't"), ['dogs', 'not'])
+  assert.deepEqual(wordsOf('?!'), ['?!'])
+  assert.deepEqual(wordsOf(' \n'), [])
 })
