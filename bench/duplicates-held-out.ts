@@ -1,24 +1,29 @@
 /**
- * Changes that nothing of the daemon was written with in view: they were made up after its rules were
- * fixed, and no rule has been added for them since. They say what is to be expected of words that come.
+ * Changes that nothing of the daemon was written with in view: they were made up after its rules were fixed
+ * (`ingest/words.ts`), and no rule has been added for them since. They say what is to be expected of words
+ * that come. Add kinds as you like; where a rule is written for one, move it to the labelled stream.
  */
 import { asked, type Changes, encoded, type Original, pick } from './duplicates-stream.ts'
 
 const OPENINGS = [
-  (text: string) => `Regarding this scene: ${text}`,
-  (text: string) => `Quick question - ${text}`,
-  (text: string) => `True or false? ${text}`,
-  (text: string) => `I have been wondering: ${text}`,
-  (text: string) => `Consider the photo. ${text}`,
-  (text: string) => `Given what you see, ${text}`,
+  (text: string) => `Hey there, can you help me out? ${text}`,
+  (text: string) => `Examine the picture closely and judge this statement: ${text}`,
+  (text: string) => `My colleague claims the following. ${text}`,
+  (text: string) => `Here's a claim about the image - ${text}`,
+  (text: string) => `Look carefully before you reply. ${text}`,
+  (text: string) => `Is the statement below correct? ${text}`,
+  (text: string) => `According to the image: ${text}`,
+  (text: string) => `I'm not sure about this, so please check. ${text}`,
 ]
 const CLOSINGS = [
-  (text: string) => `${text} Right?`,
-  (text: string) => `${text} Correct?`,
-  (text: string) => `${text} Many thanks.`,
-  (text: string) => `${text} Take your time.`,
-  (text: string) => `${text} Cheers!`,
-  (text: string) => `${text} Is that true?`,
+  (text: string) => `${text} Do you agree?`,
+  (text: string) => `${text} What do you think?`,
+  (text: string) => `${text} Am I right?`,
+  (text: string) => `${text} Please respond with true or false only.`,
+  (text: string) => `${text} Thanks a million!`,
+  (text: string) => `${text} Let me know.`,
+  (text: string) => `${text} Yes or no?`,
+  (text: string) => `${text} Would you say so?`,
 ]
 const TYPOGRAPHY = [
   (text: string) => `“${text}”`,
@@ -62,7 +67,16 @@ export const HELD_OUT_DUPLICATES = {
     opening: asked((text, random) => pick(OPENINGS, random)(text)),
     closing: asked((text, random) => pick(CLOSINGS, random)(text)),
     typography: asked((text, random) => pick(TYPOGRAPHY, random)(text)),
-    contraction: asked(turned(/\bthere is\b/i, "there's")),
+    contraction: asked(text =>
+      text.replaceAll(/\b(is|are|does|do) not\b/gi, "$1n't").replace(/\bthere are\b/i, "there're"),
+    ),
+    'a typo': asked((text, random) => {
+      const long = [...text.matchAll(/\b\p{L}{5,}/gu)]
+      if (long.length === 0) return text
+      const { 0: word, index } = pick(long, random)
+      const at = index + 1 + Math.floor(random() * (word.length - 2))
+      return text.slice(0, at) + text[at + 1]! + text[at]! + text.slice(at + 2)
+    }),
     'is there': asked(text =>
       text.replace(/^there (is|are) (.*?)[.?!]*$/i, (_, verb, rest) => `${verb} there ${rest}?`),
     ),
