@@ -1,28 +1,33 @@
 /**
- * The select role's work on a synthetic stream of assignments, through a real local log: poll, JSON
- * parse, fold, decisions and subset records, one commit with state a batch.
+ * The select role's work on a synthetic stream of assignments: poll, JSON parse, fold, decisions and subset
+ * records, one commit with state a batch.
  *
- *   npm run bench:select -- [--examples N] [--clusters K] [--percent P] [--settle-every N] [--T N]
+ *   npm run bench:select -- [--examples N] [--clusters K] [--percent P] [--policy NAME] [--settle-every N]
+ *                           [--T N] [--log local|none]
  *
  * Cluster sizes follow Zipf's law (exponent 1.1), 6 % are text-only, 5 % duplicates or redeliveries; the
- * seed is fixed. The first tenth is warm-up. The last line is one JSON object:
- * `assignmentsPerSecond` is parse + fold + building and serialising the outputs + writing the state, on
- * the main thread, which is what a core of the select role does; `endToEndPerSecond` adds the local log's
- * polls and durable commits; `bytesPerExample` is the memory that the fold holds for an example.
+ * seed is fixed. The first tenth is warm-up. `--log none`, for more examples than a disk holds records of: assignments
+ * are made batch by batch, outside the time that counts, outputs are made and thrown away; the state is durable all
+ * the same. The last line is one JSON object: `assignmentsPerSecond` is parse + fold + building and
+ * serialising the outputs + writing the state, on the main thread, which is what a core of the select role does, and
+ * `slowestTenthPerSecond` the same over the slowest tenth of the stream; `endToEndPerSecond` adds the log's polls and
+ * durable commits; `bytesPerExample` is the memory that the fold holds for an example, `diskBytesPerExample` the state's
+ * (with `--log none`), `reopenMs` what opening the state takes.
  */
-import { mkdtempSync, rmSync } from 'node:fs'
+import { mkdtempSync, readdirSync, rmSync, statSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
 import { openLocalLog } from '../src/log/local.ts'
-import type { Consumer, Log, LogRecord, OutRecord } from '../src/log/log.ts'
-import { TOPICS } from '../src/record.ts'
+import type { Commit, Consumer, Log, LogRecord, OutRecord } from '../src/log/log.ts'
+import { type Assignment, TOPICS } from '../src/record.ts'
 import { decisionOutputs } from '../src/role/decision-outputs.ts'
 import { positionsAfter } from '../src/role/outcome.ts'
 import { POLL_RECORDS_MAX } from '../src/role/select-role.ts'
 import { parseForFold } from '../src/select/parse.ts'
+import type { PolicyName } from '../src/select/policy.ts'
 import { openSelectState, type SelectState } from '../src/select/state.ts'
-import { fillAssignments } from './assignments.ts'
+import { assignments, fillAssignments } from './assignments.ts'
 
 const { values: options } = parseArgs({
   options: {
@@ -31,29 +36,70 @@ const { values: options } = parseArgs({
     percent: { type: 'string', default: '20' },
     'settle-every': { type: 'string', default: '1' },
     T: { type: 'string', default: '8' },
+    policy: { type: 'string', default: 'revisable' },
+    log: { type: 'string', default: 'local' },
   },
 })
 const EXAMPLES = Number(options.examples)
 const CLUSTERS = Number(options.clusters)
 const CHECKPOINTS = Number(options.T)
 const SETTINGS = {
-  policy: 'revisable',
+  policy: options.policy as PolicyName,
   percent: Number(options.percent),
   settleEvery: Number(options['settle-every']),
-} as const
+  horizonExamples: EXAMPLES,
+}
 const WARM_UP_SHARE = 0.1
 /** As the role polls; a short run still has batches behind its warm-up. */
 const BATCH_MAX = Math.min(POLL_RECORDS_MAX, Math.ceil(WARM_UP_SHARE * EXAMPLES))
 
-async function fillLog(log: Log): Promise<void> {
-  const topics = [TOPICS.assignments, TOPICS.decisions]
-  await log.ensureTopics(topics.map(name => ({ name, partitions: 1 })))
+const SIZE = { examples: EXAMPLES, clusters: CLUSTERS, checkpoints: CHECKPOINTS }
+const TENTHS = 10
+
+/** Where batches come from, and what is committed of them. */
+type Source = {
+  poll(): Promise<LogRecord[]> | LogRecord[]
+  commit(records: LogRecord[], outputs: OutRecord[], state: Commit['state']): Promise<void>
+}
+
+async function fromLog(log: Log, consumer: Consumer): Promise<Source> {
+  await log.ensureTopics([{ name: TOPICS.decisions, partitions: 1 }])
   await log.ensureTopics([{ name: TOPICS.subset, partitions: 1, compacted: true }])
-  await fillAssignments(log, {
-    examples: EXAMPLES,
-    clusters: CLUSTERS,
-    checkpoints: CHECKPOINTS,
+  const started = performance.now()
+  await fillAssignments(log, SIZE)
+  const seconds = ((performance.now() - started) / 1000).toFixed(1)
+  process.stdout.write(`${EXAMPLES} assignments appended in ${seconds} s\n`)
+  return {
+    poll: () => consumer.poll({ recordsMax: BATCH_MAX, waitMsMax: 100 }),
+    commit: (records, outputs, state) =>
+      consumer.commit({ positions: positionsAfter(records), outputs, state }),
+  }
+}
+
+function fromNowhere(consumer: Consumer): Source {
+  const made = assignments(SIZE)
+  let offset = 0
+  const record = (assignment: Assignment): LogRecord => ({
+    topic: TOPICS.assignments,
+    partition: 0,
+    offset: offset++,
+    key: assignment.key,
+    value: Buffer.from(JSON.stringify(assignment)),
+    headers: {},
+    timestamp: 0,
   })
+  return {
+    poll: () => {
+      const batch: LogRecord[] = []
+      while (batch.length < BATCH_MAX) {
+        const { value, done } = made.next()
+        if (done === true) break
+        batch.push(record(value))
+      }
+      return batch
+    },
+    commit: (_records, _outputs, state) => consumer.commit({ positions: [], outputs: [], state }),
+  }
 }
 
 type Counts = {
@@ -66,25 +112,21 @@ type Counts = {
 
 /** What the role does with one batch; adds to `counts` unless it is warm-up. */
 async function step(
-  consumer: Consumer,
+  source: Source,
   state: SelectState,
   counts: Counts | undefined,
 ): Promise<number> {
-  const started = performance.now()
-  const records = await consumer.poll({ recordsMax: BATCH_MAX, waitMsMax: 100 })
+  let started = performance.now()
+  const records = await source.poll()
+  if (options.log === 'none') started = performance.now()
   if (records.length === 0) return 0
   const foldStarted = performance.now()
   const outputs = records.flatMap(record => outputsFor(state, record))
   let foldMs = performance.now() - foldStarted
-  const positions = positionsAfter(records)
-  await consumer.commit({
-    positions,
-    outputs,
-    state: writer => {
-      const writeStarted = performance.now()
-      state.write(writer)
-      foldMs += performance.now() - writeStarted
-    },
+  await source.commit(records, outputs, writer => {
+    const writeStarted = performance.now()
+    state.write(writer)
+    foldMs += performance.now() - writeStarted
   })
   if (counts === undefined) return records.length
   counts.folded += records.length
@@ -100,46 +142,80 @@ function outputsFor(state: SelectState, record: LogRecord): OutRecord[] {
   return decisions.flatMap(decision => decisionOutputs(decision, TOPICS))
 }
 
-const folder = mkdtempSync(join(tmpdir(), 'xmasd-bench-'))
-try {
+/** The rate over the slowest of ten parts of the stream. */
+function slowestTenth(batchMs: readonly number[]): number {
+  const length = Math.ceil(batchMs.length / TENTHS)
+  const means = Array.from({ length: Math.ceil(batchMs.length / length) }, (_, tenth) => {
+    const part = batchMs.slice(tenth * length, (tenth + 1) * length)
+    return part.reduce((a, b) => a + b, 0) / part.length
+  })
+  return Math.round(1000 / Math.max(...means))
+}
+
+function bytesIn(folder: string): number {
+  return readdirSync(folder).reduce((sum, name) => sum + statSync(join(folder, name)).size, 0)
+}
+
+async function measure(folder: string): Promise<void> {
   const log = await openLocalLog({ path: folder })
-  const fillStarted = performance.now()
-  await fillLog(log)
-  const fillSeconds = (performance.now() - fillStarted) / 1000
-  process.stdout.write(`${EXAMPLES} assignments appended in ${fillSeconds.toFixed(1)} s\n`)
+  await log.ensureTopics([{ name: TOPICS.assignments, partitions: 1 }])
   const consumer = await log.consume({ group: 'bench', topics: [TOPICS.assignments] })
+  const source = options.log === 'none' ? fromNowhere(consumer) : await fromLog(log, consumer)
   const state = openSelectState(consumer.state, SETTINGS)
   const counts: Counts = { folded: 0, decisions: 0, foldMs: 0, totalMs: 0, batchMs: [] }
   for (let done = 0; ; ) {
-    const read = await step(consumer, state, done < WARM_UP_SHARE * EXAMPLES ? undefined : counts)
+    const read = await step(source, state, done < WARM_UP_SHARE * EXAMPLES ? undefined : counts)
     done += read
     if (read === 0) break
   }
+  const { kept, examples, duplicates, bytes } = state
   const reopenStarted = performance.now()
   const reopened = openSelectState(consumer.state, SETTINGS)
   const reopenMs = performance.now() - reopenStarted
-  if (reopened.kept !== state.kept) throw new Error(`${reopened.kept} kept, not ${state.kept}`)
+  if (reopened.kept !== kept) throw new Error(`${reopened.kept} kept, not ${kept}`)
   await consumer.close()
   await log.close()
-  const sorted = counts.batchMs.sort((a, b) => a - b)
+  report({ ...counts, kept, examples, duplicates, bytes, reopenMs, diskBytes: bytesIn(folder) })
+}
+
+type Measured = Counts & {
+  kept: number
+  examples: number
+  duplicates: number
+  bytes: number
+  reopenMs: number
+  diskBytes: number
+}
+
+function report(found: Measured): void {
+  const { folded, foldMs, batchMs, examples } = found
+  const slowest = slowestTenth(batchMs)
+  const sorted = batchMs.sort((a, b) => a - b)
   const round = (value: number): number => Math.round(value * 1000) / 1000
   process.stdout.write(
-    `${counts.folded} folded after the warm-up; a batch's rate: best ${Math.round(1000 / sorted[0]!)}/s, ` +
+    `${folded} folded after the warm-up; a batch's rate: best ${Math.round(1000 / sorted[0]!)}/s, ` +
       `median ${Math.round(1000 / sorted[sorted.length >> 1]!)}/s\n` +
-      `${state.kept} of ${state.examples} kept, ${state.duplicates} duplicates\n`,
+      `${found.kept} of ${examples} kept, ${found.duplicates} duplicates\n`,
   )
-  const report = {
-    assignmentsPerSecond: Math.round((1000 * counts.folded) / counts.foldMs),
-    endToEndPerSecond: Math.round((1000 * counts.folded) / counts.totalMs),
-    bytesPerExample: round(state.bytes / state.examples),
-    decisionsPerAssignment: round(counts.decisions / counts.folded),
-    reopenMs: Math.round(reopenMs),
+  const document = {
+    assignmentsPerSecond: Math.round((1000 * folded) / foldMs),
+    slowestTenthPerSecond: slowest,
+    endToEndPerSecond: Math.round((1000 * folded) / found.totalMs),
+    bytesPerExample: round(found.bytes / examples),
+    ...(options.log === 'none' && { diskBytesPerExample: round(found.diskBytes / examples) }),
+    decisionsPerAssignment: round(found.decisions / folded),
+    reopenMs: Math.round(found.reopenMs),
     examples: EXAMPLES,
     clusters: CLUSTERS,
     ...SETTINGS,
-    log: 'local',
+    log: options.log,
   }
-  process.stdout.write(`${JSON.stringify(report)}\n`)
+  process.stdout.write(`${JSON.stringify(document)}\n`)
+}
+
+const folder = mkdtempSync(join(tmpdir(), 'xmasd-bench-'))
+try {
+  await measure(folder)
 } finally {
   rmSync(folder, { recursive: true, force: true })
 }

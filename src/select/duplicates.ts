@@ -55,6 +55,10 @@ export class Owners {
 
   /** Gives the next sequence number to a content that none has. */
   add({ high, low }: Content): void {
+    this.#add(high, low)
+  }
+
+  #add(high: number, low: number): void {
     const index = high % TABLES
     const sequence = this.#high.length
     this.#high.push(high)
@@ -62,6 +66,11 @@ export class Owners {
     const count = ++this.#counts[index]!
     if (count > LOAD_MAX * this.#tables[index]!.length) this.#grow(index)
     place(this.#tables[index]!, low, sequence + 1)
+  }
+
+  /** Many at once, which none has. */
+  addAll({ count, high, low }: { count: number; high: Uint32Array; low: Uint32Array }): void {
+    for (let i = 0; i < count; i++) this.#add(high[i]!, low[i]!)
   }
 
   #grow(index: number): void {

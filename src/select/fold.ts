@@ -19,8 +19,9 @@ import type { Match } from './exemplars.ts'
 import { FinalJudge } from './final.ts'
 import { Irrevocable, type IrrevocableSettings } from './irrevocable.ts'
 import { NaiveJudge } from './naive.ts'
+import { type Numbers, PASSED_OVER, TEXT } from './numbers.ts'
 import type { FoldedAssignment } from './parse.ts'
-import type { PastExample, Policy, PolicyName, SettledEvent } from './policy.ts'
+import type { Policy, PolicyName, SettledEvent } from './policy.ts'
 import { budgetOf } from './quotas.ts'
 import { Revisable } from './revisable.ts'
 
@@ -186,27 +187,42 @@ export class Fold {
     return { v: 1, key, id, action, reason, cluster, instability, quota, bundle, ...arm }
   }
 
-  /** Fills an empty fold with what was stored; see `Policy.restore`. */
+  /** Fills an empty fold with what was stored; see `Policy.refill`. */
   restore(
-    rows: Iterable<PastExample>,
+    history: Iterable<Numbers>,
     at: { settled: number; lastOffset: number; duplicates: number },
     saved: Uint8Array | undefined,
   ): void {
-    const owners = this.owners
-    const control = this.#control
-    const from = this.policy.resume(saved)
-    function* history(): Generator<PastExample | undefined> {
-      for (const row of rows) {
-        const sequence = owners.length
-        owners.add(row.content)
-        const isControl = control.has(row.content)
-        if (isControl) control.take(row.content, sequence)
-        if (sequence >= from) yield isControl ? undefined : row
-      }
-    }
-    this.policy.restore(history(), at.settled)
+    this.policy.resume(saved)
+    this.policy.refill(this.#recognised(history), at.settled)
     this.#lastOffset = at.lastOffset
     this.#duplicates = at.duplicates
+  }
+
+  /** Gives every content its owner again, and the control arm its own. */
+  *#recognised(history: Iterable<Numbers>): Generator<Numbers> {
+    for (const numbers of history) {
+      const first = this.owners.length
+      this.owners.addAll(numbers)
+      yield this.#isTagged ? this.#withoutControl(numbers, first) : numbers
+    }
+  }
+
+  #withoutControl(numbers: Numbers, first: number): Numbers {
+    const { count, high, low } = numbers
+    const cluster = numbers.cluster.slice()
+    const ids: string[] = []
+    let text = 0
+    for (let i = 0; i < count; i++) {
+      const content = { high: high[i]!, low: low[i]! }
+      const isControl = this.#control.has(content)
+      if (cluster[i] === TEXT && !isControl) ids.push(numbers.ids[text]!)
+      if (cluster[i] === TEXT) text++
+      if (!isControl) continue
+      this.#control.take(content, first + i)
+      cluster[i] = PASSED_OVER
+    }
+    return { ...numbers, cluster, ids }
   }
 }
 

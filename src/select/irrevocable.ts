@@ -10,10 +10,10 @@ import type { Cluster, Reason } from '../record.ts'
 import type { Content } from './duplicates.ts'
 import { Ledger } from './ledger.ts'
 import { TEXT_SLOT } from './level.ts'
+import { type Numbers, PASSED_OVER, TEXT } from './numbers.ts'
 import {
   type BaselineUse,
   type Beginning,
-  type PastExample,
   type Policy,
   type Regret,
   type SettledEvent,
@@ -197,8 +197,8 @@ export class Irrevocable implements Policy {
     return serialize(saved)
   }
 
-  resume(bytes: Uint8Array | undefined): number {
-    if (bytes === undefined) return 0
+  resume(bytes: Uint8Array | undefined): void {
+    if (bytes === undefined) return
     const { ledger, sketches, learned } = this.#history
     const saved = deserialize(bytes) as Saved
     this.#hasBegun = saved.hasBegun
@@ -209,14 +209,22 @@ export class Irrevocable implements Policy {
     this.#judge.reserve(ledger.sizes.length)
     this.#judge.restore(saved.judge)
     this.#savedAt = ledger.length
-    return ledger.length
   }
 
-  restore(history: Iterable<PastExample | undefined>, _settled: number): void {
-    for (const past of history) {
-      if (past === undefined) this.skip()
-      else this.add(past.cluster, past.instability, past.id, past.content)
+  /** Those that the snapshot lacks are judged again. */
+  refill(history: Iterable<Numbers>, _settled: number): void {
+    const from = this.#history.ledger.length
+    let first = 0
+    for (const numbers of history) {
+      for (let i = Math.max(0, from - first); i < numbers.count; i++) this.#again(numbers, i)
+      first += numbers.count
     }
     this.#events = []
+  }
+
+  #again({ cluster, instability, high, low }: Numbers, i: number): void {
+    const name = cluster[i] === TEXT ? 'text' : cluster[i]!
+    if (name === PASSED_OVER) this.skip()
+    else this.add(name, instability[i]!, '', { high: high[i]!, low: low[i]! })
   }
 }

@@ -5,6 +5,7 @@
 import type { Action, Cluster, Reason } from '../record.ts'
 import type { Content } from './duplicates.ts'
 import { TEXT_SLOT } from './level.ts'
+import type { Numbers } from './numbers.ts'
 
 export const POLICIES = ['revisable', 'final', 'naive'] as const
 export type PolicyName = (typeof POLICIES)[number]
@@ -80,13 +81,10 @@ export interface Policy {
    * under other clusters. Only policies that decide for good have it.
    */
   follow?(isKept: ((sequence: number) => boolean) | undefined): void
-  /** Takes what `save` gave last. Returns from which sequence number on `restore` wants the history. */
-  resume(saved: Uint8Array | undefined): number
-  /**
-   * The history behind that, of which those below `settled` are decided, as if each came anew; undefined for one
-   * that was passed over.
-   */
-  restore(history: Iterable<PastExample | undefined>, settled: number): void
+  /** Takes what `save` gave last; before `refill`. */
+  resume(saved: Uint8Array | undefined): void
+  /** The whole history, of which those below `settled` are decided, as if each came anew. */
+  refill(history: Iterable<Numbers>, settled: number): void
 }
 
 export function slotOf(cluster: Cluster): number {

@@ -12,12 +12,12 @@
  */
 import type { Cluster, Reason } from '../record.ts'
 import { Float64Column, Texts } from './columns.ts'
+import { Groups } from './groups.ts'
 import { type Before, Heap, splitAt } from './heap.ts'
 import { Levels, TEXT_SLOT } from './level.ts'
+import { emptyNumbers, type Numbers, PASSED_OVER, pushNumbers, TEXT } from './numbers.ts'
 import { clusterOf, type PastExample, type Policy, type SettledEvent, slotOf } from './policy.ts'
 import { budgetRule, SMALL_CLUSTER_SIZE_MAX } from './quotas.ts'
-
-const PASSED_OVER = -1
 
 type Members = { kept: Heap; dropped: Heap }
 
@@ -29,7 +29,7 @@ export class Revisable implements Policy {
   readonly #values = new Float64Column()
   readonly #texts = new Texts()
   readonly #orders: { numbers: [Before, Before]; text: [Before, Before] }
-  /** Slots of the examples from `settled` on; -1 where one was passed over. */
+  /** Slots of the examples from `settled` on; PASSED_OVER where one was. */
   #pendingSlots: number[] = []
   #kept = 0
   #skipped = 0
@@ -179,47 +179,75 @@ export class Revisable implements Policy {
   /** Which are kept follows from the history alone. */
   save(): undefined {}
 
-  resume(): number {
-    return 0
+  resume(): void {}
+
+  /** `refill` from single examples; undefined is one that was passed over. */
+  restore(history: Iterable<Omit<PastExample, 'content'> | undefined>, settled: number): void {
+    const examples = [...history]
+    const numbers = emptyNumbers(examples.length)
+    const nothing = { cluster: 0, instability: Number.NaN, id: '' }
+    examples.forEach((example, i) => {
+      pushNumbers(numbers, { ...(example ?? nothing), content: { high: 0, low: 0 } })
+      if (example === undefined) numbers.cluster[i] = PASSED_OVER
+    })
+    this.refill([numbers], settled)
   }
 
   /**
    * Fills an empty policy with a history of which the first `settled` were decided at the last
    * settlement, as if each had been added and settled in turn.
    */
-  restore(history: Iterable<Omit<PastExample, 'content'> | undefined>, settled: number): void {
-    if (this.examples > 0) throw new RangeError('only an empty policy can be restored')
-    const groups: number[][] = []
-    let skipped = 0
-    for (const example of history) {
-      const sequence = this.#values.length
-      if (example === undefined) this.skip()
-      else this.add(example.cluster, example.instability, example.id)
-      if (sequence >= settled) continue
-      const slot = this.#pendingSlots.pop()!
-      if (slot === PASSED_OVER) skipped++
-      if (slot === PASSED_OVER) continue
-      const group = groups[slot]
-      if (group === undefined) groups[slot] = [sequence]
-      else group.push(sequence)
+  refill(history: Iterable<Numbers>, settled: number): void {
+    if (this.#values.length > 0) throw new RangeError('only an empty policy can be refilled')
+    const groups = new Groups()
+    for (const numbers of history) {
+      let text = 0
+      for (let i = 0; i < numbers.count; i++) {
+        const cluster = numbers.cluster[i]!
+        const sequence = this.#values.length
+        const slot = cluster === PASSED_OVER ? PASSED_OVER : cluster + 1
+        const isText = cluster === TEXT
+        this.#values.push(isText ? this.#texts.push(numbers.ids[text++]!) : numbers.instability[i]!)
+        if (slot === PASSED_OVER) this.#skipped++
+        if (sequence >= settled) this.#pendingSlots.push(slot)
+        else groups.push(slot)
+      }
     }
-    this.#restoreMembers(groups, settled - skipped)
+    this.#regroup(groups)
   }
 
-  #restoreMembers(groups: number[][], settled: number): void {
-    const sizes = Array.from(groups, group => group?.length ?? 0)
+  #regroup(groups: Groups): void {
+    const sizes = groups.sizes()
+    const settled = sizes.reduce((sum, size) => sum + size, 0)
     this.#levels.restore(sizes, this.#budgetOf(settled))
-    groups.forEach((group, slot) => {
-      const [before, after] = this.#order(slot)
-      const items = Int32Array.from(group)
+    for (const { slot, items } of groups.split(sizes)) {
       const taken = this.#levels.taken(slot)
-      splitAt(items, taken, before)
-      this.#members[slot] = {
-        kept: Heap.of(items.slice(0, taken), after),
-        dropped: Heap.of(items.slice(taken), before),
-      }
+      this.#members[slot] =
+        slot === TEXT_SLOT ? this.#splitText(items, taken) : this.#splitNumbers(items, taken)
       this.#kept += taken
-    })
+    }
+  }
+
+  #splitText(items: Int32Array<ArrayBuffer>, taken: number): Members {
+    const [before, after] = this.#orders.text
+    splitAt(items, taken, before)
+    const [kept, dropped] = [items.slice(0, taken), items.slice(taken)]
+    return { kept: Heap.of(kept, after), dropped: Heap.of(dropped, before) }
+  }
+
+  /** The same for a numbered cluster, with its values side by side and not all over the memory. */
+  #splitNumbers(sequences: Int32Array<ArrayBuffer>, taken: number): Members {
+    const values = Float64Array.from(sequences, sequence => this.#values.at(sequence))
+    const before: Before = (a, b) => values[a]! < values[b]! || (values[a] === values[b] && a < b)
+    const items = Int32Array.from(sequences.keys())
+    splitAt(items, taken, before)
+    const kept = Heap.of(items.slice(0, taken), (a, b) => before(b, a))
+    const dropped = Heap.of(items.slice(taken), before)
+    for (const heap of [kept, dropped]) {
+      const places = heap.items()
+      for (let i = 0; i < places.length; i++) places[i] = sequences[places[i]!]!
+    }
+    return { kept, dropped }
   }
 
   /** Sequence numbers of the subset, in no particular order. */

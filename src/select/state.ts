@@ -3,6 +3,7 @@
  *
  *     ['meta']                        JSON: format, settings, counts, the last offset applied
  *     ['example', first sequence]     a block of 128 examples (`blocks.ts`)
+ *     ['numbers', first sequence]     a chunk of 16,384 of them, for opening (`numbers.ts`); whole ones only
  *     ['duplicate', high, low, hash]  JSON: the key of a duplicate, its owner and its offset
  *     ['policy']                      what the policy saved last, if it wants anything back
  *
@@ -18,38 +19,17 @@
  * After `open`, `appliedOffset` may lie behind the committed position (an engine that commits state
  * second): fold the records between them and throw their decisions away, they were published.
  */
-import { createHash } from 'node:crypto'
 import { z } from 'zod'
 import { XmasdError } from '../errors.ts'
-import type { StateKey, StateReader, StateWriter } from '../log/log.ts'
-import { type Control, type Decision, keyOf, type SubsetEntry } from '../record.ts'
-import {
-  BLOCK_ROWS,
-  decodeBlock,
-  decodeNumbers,
-  decodeRow,
-  encodeBlock,
-  REBUILD_HINT,
-  type Row,
-} from './blocks.ts'
-import { type Content, contentText } from './duplicates.ts'
-import {
-  type ExampleStore,
-  Fold,
-  type Folded,
-  type KeyedRow,
-  type NearOf,
-  type SelectSettings,
-} from './fold.ts'
+import type { StateReader, StateWriter } from '../log/log.ts'
+import type { Control, Decision, SubsetEntry } from '../record.ts'
+import { Fold, type Folded, type NearOf, type SelectSettings } from './fold.ts'
 import type { FoldedAssignment } from './parse.ts'
 import type { Beginning, Regret } from './policy.ts'
+import { invalid, Store } from './store.ts'
 
 const META = 'meta'
-const EXAMPLE = 'example'
-const DUPLICATE = 'duplicate'
 const POLICY = 'policy'
-/** Some 4 MB, whatever the history. */
-const RECENT_ROWS_MAX = 1 << 14
 
 const Meta = z.strictObject({
   format: z.literal('xmasd-select'),
@@ -105,7 +85,7 @@ export class SelectState {
     this.#store = new Store(reader, meta?.examples ?? 0)
     this.#fold = new Fold(settings, this.#store)
     if (meta === undefined) return
-    this.#fold.restore(readRows(reader, meta.examples), meta, reader.get([POLICY]))
+    this.#fold.restore(this.#store.history(), meta, reader.get([POLICY]))
   }
 
   /** The next offset of `assignments` to fold. */
@@ -210,98 +190,6 @@ export class SelectState {
   }
 }
 
-/** Rows from the state, and those not yet in it from memory. */
-class Store implements ExampleStore {
-  readonly #reader: StateReader
-  /** Rows from `#first` on, which is at the start of a block. */
-  #rows: KeyedRow[] = []
-  /**
-   * Rows read from the state lately: those at the edge of a quota are evicted and restored again and
-   * again, so five reads of six end here.
-   */
-  readonly #recent = new Map<number, KeyedRow>()
-  #first: number
-  /** Rows below it have been written, by the last `write` or before. */
-  #written: number
-  #duplicates = new Map<string, { key: StateKey; value: Buffer }>()
-  /** Duplicates of the last `write`, whose commit may still be under way. */
-  #writtenDuplicates: ReadonlyMap<string, unknown> = new Map()
-
-  constructor(reader: StateReader, examples: number) {
-    this.#reader = reader
-    this.#first = blockStart(examples)
-    this.#written = examples
-    if (examples > this.#first) this.#rows = decodeBlock(this.#block(this.#first)).map(keyed)
-  }
-
-  row(sequence: number): KeyedRow {
-    if (sequence >= this.#first) return this.#rows[sequence - this.#first]!
-    const cached = this.#recent.get(sequence)
-    if (cached !== undefined) return cached
-    const first = blockStart(sequence)
-    const row = keyed(decodeRow(this.#block(first), sequence - first))
-    if (this.#recent.size >= RECENT_ROWS_MAX) this.#recent.clear()
-    this.#recent.set(sequence, row)
-    return row
-  }
-
-  append(row: KeyedRow): void {
-    this.#rows.push(row)
-  }
-
-  hasDuplicate(key: string, content: Content): boolean {
-    if (this.#duplicates.has(key) || this.#writtenDuplicates.has(key)) return true
-    return this.#reader.get(duplicateKey(key, content)) !== undefined
-  }
-
-  addDuplicate(key: string, content: Content, at: { owner: number; offset: number }): void {
-    const value = Buffer.from(JSON.stringify({ v: 1, key, ...at }))
-    this.#duplicates.set(key, { key: duplicateKey(key, content), value })
-  }
-
-  write(writer: StateWriter): void {
-    for (const { key, value } of this.#duplicates.values()) writer.put(key, value)
-    this.#writtenDuplicates = this.#duplicates
-    this.#duplicates = new Map()
-    const start = blockStart(this.#written)
-    this.#rows.splice(0, start - this.#first)
-    this.#first = start
-    this.#written = start + this.#rows.length
-    for (let at = 0; at < this.#rows.length; at += BLOCK_ROWS) {
-      writer.put([EXAMPLE, start + at], encodeBlock(this.#rows.slice(at, at + BLOCK_ROWS)))
-    }
-  }
-
-  #block(first: number): Uint8Array {
-    const block = this.#reader.get([EXAMPLE, first])
-    if (block === undefined) throw invalid(`the block of examples from ${first} on is missing`)
-    return block
-  }
-}
-
-function keyed(row: Row): KeyedRow {
-  return { ...row, key: keyOf(row.id, contentText(row.content)) }
-}
-
-function blockStart(sequence: number): number {
-  return sequence - (sequence % BLOCK_ROWS)
-}
-
-/** Short whatever the id's length. */
-function duplicateKey(key: string, { high, low }: Content): StateKey {
-  return [DUPLICATE, high, low, createHash('sha256').update(key).digest('hex').slice(0, 32)]
-}
-
-function* readRows(reader: StateReader, examples: number): ReturnType<typeof decodeNumbers> {
-  let next = 0
-  for (const { value } of reader.range([EXAMPLE, 0], [EXAMPLE, examples])) {
-    for (const row of decodeNumbers(value)) {
-      if (next++ < examples) yield row
-    }
-  }
-  if (next !== examples) throw invalid(`${examples} examples are expected, ${next} are there`)
-}
-
 /** Throws STATE_INVALID where `reader` holds a state that these settings can't go on with. */
 export function checkSettings(reader: StateReader, settings: SelectSettings): void {
   readMeta(reader, settings)
@@ -331,8 +219,4 @@ function parseJson(bytes: Uint8Array): unknown {
   } catch {
     return undefined
   }
-}
-
-function invalid(message: string): XmasdError {
-  return new XmasdError('STATE_INVALID', `the select state is damaged: ${message}`, REBUILD_HINT)
 }

@@ -4,6 +4,7 @@ import fc from 'fast-check'
 import { FinalJudge } from '../../src/select/final.ts'
 import { Irrevocable } from '../../src/select/irrevocable.ts'
 import { NaiveJudge } from '../../src/select/naive.ts'
+import { emptyNumbers, pushNumbers } from '../../src/select/numbers.ts'
 import type { PastExample, Policy, SettledEvent } from '../../src/select/policy.ts'
 import type { Budget } from '../../src/select/quotas.ts'
 import { openSelectState } from '../../src/select/state.ts'
@@ -84,11 +85,11 @@ test('a snapshot taken anywhere and the examples behind it give the policy that 
       const saved = straight.save()
       feed(straight, snapshot, snapshot + behind)
       const restored = policyOf(kind, budget, clusters)
-      assert.equal(restored.resume(saved), snapshot)
-      const past = Array.from({ length: behind }, (_, i) => {
-        return { ...example(snapshot + i), id: '' }
-      })
-      restored.restore(past, snapshot + behind)
+      restored.resume(saved)
+      assert.equal(restored.settled, snapshot)
+      const past = emptyNumbers(snapshot + behind)
+      for (let i = 0; i < snapshot + behind; i++) pushNumbers(past, { ...example(i), id: '' })
+      restored.refill([past], snapshot + behind)
       const to = snapshot + behind + 500
       assert.deepEqual(feed(restored, snapshot + behind, to), feed(straight, snapshot + behind, to))
       assert.deepEqual([...restored.subset()], [...straight.subset()])

@@ -4,10 +4,17 @@ import fc from 'fast-check'
 import { XmasdError } from '../../src/errors.ts'
 import { openLocalLog } from '../../src/log/local.ts'
 import { decodeBlock, decodeNumbers, decodeRow, encodeBlock } from '../../src/select/blocks.ts'
+import {
+  CHUNK_ROWS,
+  decodeChunk,
+  emptyNumbers,
+  encodeChunk,
+  pushNumbers,
+} from '../../src/select/numbers.ts'
 import { POLICIES } from '../../src/select/policy.ts'
 import { openSelectState } from '../../src/select/state.ts'
 import { temporaryFolder } from '../support.ts'
-import { MemoryState, percents, recordOf, streams } from './stream.ts'
+import { MapState, MemoryState, percents, recordOf, streams } from './stream.ts'
 
 const SETTINGS = { policy: 'revisable', percent: 20, settleEvery: 1 } as const
 
@@ -115,6 +122,52 @@ test('a state made with other settings, or damaged, is refused with a way out', 
   refused(/missing/)
   memory.commit(writer => writer.put(['meta'], Buffer.from('{"format":"xmasd-select","v":2}')))
   refused(/version/)
+})
+
+test('a chunk of numbers comes back as it was, and other bytes are refused', () => {
+  const numbers = emptyNumbers(CHUNK_ROWS)
+  for (let i = 0; i < 1000; i++) {
+    const cluster = i % 7 === 0 ? 'text' : i % 5
+    const instability = cluster === 'text' ? Number.NaN : i / 3
+    const content = { high: i * 4_000_000, low: ~i >>> 0 }
+    pushNumbers(numbers, { cluster, instability, id: `é${i}`, content })
+  }
+  const found = decodeChunk(encodeChunk(numbers))
+  const { count, ids, ...columns } = numbers
+  assert.deepEqual([found.count, found.ids], [count, ids])
+  for (const name of Object.keys(columns) as (keyof typeof columns)[]) {
+    assert.deepEqual(found[name], numbers[name].slice(0, count))
+  }
+  const bytes = encodeChunk(numbers)
+  assert.throws(() => decodeChunk(bytes.subarray(0, bytes.length - 1)), XmasdError)
+  assert.throws(() => decodeChunk(encodeBlock([])), XmasdError)
+})
+
+test('a history of several chunks opens as it was left, also from a state without chunks', () => {
+  for (const policy of POLICIES) {
+    const memory = new MapState()
+    const settings = { ...SETTINGS, policy }
+    const state = openSelectState(memory, settings)
+    const rows = 2 * CHUNK_ROWS + 300
+    for (let i = 0; i < rows; i++) {
+      const cluster = i % 19 === 0 ? 'text' : (i * i) % 11
+      state.fold(recordOf({ content: i, id: i % 97, cluster, instability: (i * 7) % 1013 }), i)
+      if (i % 5000 === 0) memory.commit(writer => state.write(writer))
+    }
+    memory.commit(writer => state.write(writer))
+    const kept = state.keptSequences()
+    const reopened = openSelectState(memory, settings)
+    assert.deepEqual(reopened.keptSequences(), kept)
+    memory.drop('numbers')
+    const old = openSelectState(memory, settings)
+    assert.deepEqual(old.keptSequences(), kept)
+    memory.commit(writer => old.write(writer))
+    assert.equal(memory.count('numbers'), 2)
+    const next = recordOf({ content: rows, id: 1, cluster: 3, instability: 5 })
+    const expected = state.fold(next, rows)
+    assert.deepEqual(old.fold(next, rows), expected)
+    assert.deepEqual(reopened.fold(next, rows), expected)
+  }
 })
 
 test('a block gives back its rows, whole and one by one', () => {

@@ -89,6 +89,43 @@ export class MemoryState implements StateReader {
   }
 }
 
+/** The same for many entries, whose keys are a name and a number: a commit copies none of them. */
+export class MapState implements StateReader {
+  readonly #entries = new Map<string, { key: StateKey; value: Uint8Array }>()
+
+  get(key: StateKey): Uint8Array | undefined {
+    return this.#entries.get(JSON.stringify(key))?.value
+  }
+
+  *range(from: StateKey, to: StateKey): Generator<{ key: StateKey; value: Uint8Array }> {
+    const found = [...this.#entries.values()].filter(
+      ({ key }) => compareKeys(key, from) >= 0 && compareKeys(key, to) < 0,
+    )
+    yield* found.sort((a, b) => compareKeys(a.key, b.key))
+  }
+
+  commit(write: (writer: StateWriter) => void): void {
+    write({
+      put: (key, value) => {
+        this.#entries.set(JSON.stringify(key), { key, value: Uint8Array.from(value) })
+      },
+      remove: key => {
+        this.#entries.delete(JSON.stringify(key))
+      },
+    })
+  }
+
+  count(name: string): number {
+    return [...this.#entries.keys()].filter(key => key.startsWith(`["${name}"`)).length
+  }
+
+  drop(name: string): void {
+    for (const key of [...this.#entries.keys()]) {
+      if (key.startsWith(`["${name}"`)) this.#entries.delete(key)
+    }
+  }
+}
+
 /** Tuples part by part; numbers before strings. */
 function compareKeys(a: StateKey, b: StateKey): number {
   const partsA = typeof a === 'object' ? a : [a]
