@@ -12,11 +12,14 @@
  * serialising the outputs + writing the state, on the main thread, which is what a core of the select role does, and
  * `slowestTenthPerSecond` the same over the slowest tenth of the stream; `endToEndPerSecond` adds the log's polls and
  * durable commits; `bytesPerExample` is the memory that the fold holds for an example, `diskBytesPerExample` the state's
- * (with `--log none`), `reopenMs` what opening the state takes.
+ * (with `--log none`). Then a fresh process opens the state (`select-restart.ts`): `restartMs` from its start on,
+ * `restartRssMb` and `restartHeapMb`, all its memory and that of its objects; `peakRssMb` is the most this one had.
  */
+import { execFileSync } from 'node:child_process'
 import { mkdtempSync, readdirSync, rmSync, statSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
 import { openLocalLog } from '../src/log/local.ts'
 import type { Commit, Consumer, Log, LogRecord, OutRecord } from '../src/log/log.ts'
@@ -28,6 +31,7 @@ import { parseForFold } from '../src/select/parse.ts'
 import type { PolicyName } from '../src/select/policy.ts'
 import { openSelectState, type SelectState } from '../src/select/state.ts'
 import { assignments, fillAssignments } from './assignments.ts'
+import type { Restart } from './select-restart.ts'
 
 const { values: options } = parseArgs({
   options: {
@@ -55,6 +59,7 @@ const BATCH_MAX = Math.min(POLL_RECORDS_MAX, Math.ceil(WARM_UP_SHARE * EXAMPLES)
 
 const SIZE = { examples: EXAMPLES, clusters: CLUSTERS, checkpoints: CHECKPOINTS }
 const TENTHS = 10
+const RESTART = fileURLToPath(new URL('select-restart.js', import.meta.url))
 
 /** Where batches come from, and what is committed of them. */
 type Source = {
@@ -152,6 +157,10 @@ function slowestTenth(batchMs: readonly number[]): number {
   return Math.round(1000 / Math.max(...means))
 }
 
+function megabytes(bytes: number): number {
+  return Math.round(bytes / 1e6)
+}
+
 function bytesIn(folder: string): number {
   return readdirSync(folder).reduce((sum, name) => sum + statSync(join(folder, name)).size, 0)
 }
@@ -168,24 +177,21 @@ async function measure(folder: string): Promise<void> {
     done += read
     if (read === 0) break
   }
-  const { kept, examples, duplicates, bytes } = state
-  const reopenStarted = performance.now()
-  const reopened = openSelectState(consumer.state, SETTINGS)
-  const reopenMs = performance.now() - reopenStarted
-  if (reopened.kept !== kept) throw new Error(`${reopened.kept} kept, not ${kept}`)
   await consumer.close()
   await log.close()
-  report({ ...counts, kept, examples, duplicates, bytes, reopenMs, diskBytes: bytesIn(folder) })
+  const { kept, examples, duplicates, bytes } = state
+  const restart = restarted(folder)
+  if (restart.kept !== kept) throw new Error(`${restart.kept} kept, not ${kept}`)
+  report({ ...counts, ...restart, examples, duplicates, bytes, diskBytes: bytesIn(folder) })
 }
 
-type Measured = Counts & {
-  kept: number
-  examples: number
-  duplicates: number
-  bytes: number
-  reopenMs: number
-  diskBytes: number
+function restarted(folder: string): Restart {
+  const args = [RESTART, folder, JSON.stringify(SETTINGS)]
+  return JSON.parse(execFileSync(process.execPath, args).toString())
 }
+
+type Measured = Counts &
+  Restart & { examples: number; duplicates: number; bytes: number; diskBytes: number }
 
 function report(found: Measured): void {
   const { folded, foldMs, batchMs, examples } = found
@@ -204,7 +210,10 @@ function report(found: Measured): void {
     bytesPerExample: round(found.bytes / examples),
     ...(options.log === 'none' && { diskBytesPerExample: round(found.diskBytes / examples) }),
     decisionsPerAssignment: round(found.decisions / folded),
-    reopenMs: Math.round(found.reopenMs),
+    restartMs: found.restartMs,
+    restartRssMb: megabytes(found.rssBytes),
+    restartHeapMb: megabytes(found.heapBytes),
+    peakRssMb: megabytes(1024 * process.resourceUsage().maxRSS),
     examples: EXAMPLES,
     clusters: CLUSTERS,
     ...SETTINGS,

@@ -19,6 +19,33 @@ import { emptyNumbers, type Numbers, PASSED_OVER, pushNumbers, TEXT } from './nu
 import { clusterOf, type PastExample, type Policy, type SettledEvent, slotOf } from './policy.ts'
 import { budgetRule, SMALL_CLUSTER_SIZE_MAX } from './quotas.ts'
 
+/** `pending` are the slots of the examples from the sequence number `first` on that are not kept. */
+type Settlement = { first: number; pending: number[]; events: SettledEvent[] }
+
+/** A set of slots that is filled and emptied for every settlement, so it allocates nothing. */
+class Slots {
+  readonly slots: number[] = []
+  #isIn = new Uint8Array(1024)
+
+  readonly mark = (slot: number): void => {
+    if (slot >= this.#isIn.length) this.#grow(slot)
+    if (this.#isIn[slot] === 1) return
+    this.#isIn[slot] = 1
+    this.slots.push(slot)
+  }
+
+  #grow(slot: number): void {
+    const grown = new Uint8Array(2 * slot)
+    grown.set(this.#isIn)
+    this.#isIn = grown
+  }
+
+  clear(): void {
+    for (const slot of this.slots) this.#isIn[slot] = 0
+    this.slots.length = 0
+  }
+}
+
 type Members = { kept: Heap; dropped: Heap }
 
 export class Revisable implements Policy {
@@ -31,6 +58,7 @@ export class Revisable implements Policy {
   readonly #orders: { numbers: [Before, Before]; text: [Before, Before] }
   /** Slots of the examples from `settled` on; PASSED_OVER where one was. */
   #pendingSlots: number[] = []
+  readonly #changed = new Slots()
   #kept = 0
   #skipped = 0
 
@@ -100,24 +128,25 @@ export class Revisable implements Policy {
     const pending = this.#pendingSlots
     if (pending.length === 0) return []
     this.#pendingSlots = []
-    const changed = new Set<number>()
-    const mark = (slot: number): void => {
-      changed.add(slot)
-    }
-    this.#levels.reserve(pending.reduce((most, slot) => Math.max(most, slot), 0) + 1)
-    pending.forEach((slot, index) => {
-      if (slot === PASSED_OVER) return
+    const changed = this.#changed
+    let most = 0
+    for (const slot of pending) if (slot > most) most = slot
+    this.#levels.reserve(most + 1)
+    for (let index = 0; index < pending.length; index++) {
+      const slot = pending[index]!
+      if (slot === PASSED_OVER) continue
       this.#insert(slot, first + index)
-      this.#levels.grow(slot, mark)
-    })
-    this.#levels.settle(this.#budgetOf(this.examples), mark)
+      this.#levels.grow(slot, changed.mark)
+    }
+    this.#levels.settle(this.#budgetOf(this.examples), changed.mark)
     const events: SettledEvent[] = []
-    const decided = new Set<number>()
-    for (const slot of changed) this.#rebalance(slot, first, events, decided)
-    pending.forEach((slot, index) => {
-      if (slot !== PASSED_OVER && !decided.has(first + index))
-        events.push(this.#dropEvent(slot, first + index))
-    })
+    for (const slot of changed.slots) this.#rebalance(slot, { first, pending, events })
+    changed.clear()
+    for (let index = 0; index < pending.length; index++) {
+      const slot = pending[index]!
+      if (slot !== PASSED_OVER) events.push(this.#dropEvent(slot, first + index))
+    }
+    if (events.length === 1) return events
     return events.sort((a, b) => eventOrder(a.sequence, first) - eventOrder(b.sequence, first))
   }
 
@@ -132,7 +161,7 @@ export class Revisable implements Policy {
   }
 
   /** Moves tops until the cluster's kept are the first `taken` of its members. */
-  #rebalance(slot: number, first: number, events: SettledEvent[], decided: Set<number>): void {
+  #rebalance(slot: number, { first, pending, events }: Settlement): void {
     const members = this.#members[slot]
     if (members === undefined) return
     const { kept, dropped } = members
@@ -145,7 +174,7 @@ export class Revisable implements Policy {
       const sequence = dropped.pop(before)
       kept.push(sequence, after)
       const isNew = sequence >= first
-      if (isNew) decided.add(sequence)
+      if (isNew) pending[sequence - first] = PASSED_OVER
       const action = isNew ? 'keep' : 'restore'
       const reason = isNew ? 'within_quota' : 'quota_grew'
       events.push({ sequence, action, reason, cluster, quota: taken })

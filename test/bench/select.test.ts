@@ -13,5 +13,6 @@ test('bench:select runs and ends in one JSON object', () => {
   const report = JSON.parse(stdout.trim().split('\n').at(-1)!)
   assert.ok(report.assignmentsPerSecond > 0)
   assert.ok(report.bytesPerExample > 0)
+  assert.ok(report.restartMs > 0 && report.restartHeapMb > 0)
   assert.equal(report.percent, 12.5)
 })
