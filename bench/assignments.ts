@@ -7,6 +7,9 @@ import { drawFrom, zipfShares } from './regret/streams.ts'
 export type Size = { examples: number; clusters: number; checkpoints: number }
 
 const FILL_BATCH = 2048
+/** In base64: directions of 54 and of 64 values, a byte each. */
+const LAYOUT_LENGTH = 72
+const EMBEDDING_LENGTH = 88
 
 export function* assignments(size: Size): Generator<Assignment> {
   const random = seededRandom(1)
@@ -54,6 +57,9 @@ function assignment(
     content,
     bundle: '0123456789ab',
     source: { topic: TOPICS.examples, partition: i % 8, offset: i },
+    words: hex() + hex(),
+    layout: isText ? null : content.repeat(2).slice(0, LAYOUT_LENGTH),
+    embedding: isText ? null : content.repeat(2).slice(0, EMBEDDING_LENGTH),
   }
 }
 

@@ -52,7 +52,7 @@ export async function replay(log: Log, options: ReplayOptions): Promise<Replayed
   for await (const record of log.read(topic)) {
     next = record.offset + 1
     if (++read % PROGRESS_RECORDS === 0) onProgress?.(next)
-    const value = parseAssignment(record)
+    const value = parseAssignment(record, { withTrajectory: near !== undefined })
     if ('control' in value) continue
     if (fold.policy.wantsBeginning) fold.policy.begin(await beginning(value))
     const asSeen = seen(record, value)

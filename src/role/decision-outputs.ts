@@ -5,9 +5,12 @@ import type { Control, Decision, SubsetEntry } from '../record.ts'
 import { type FoldedAssignment, parseForFold } from '../select/parse.ts'
 
 /** @throws XmasdError RECORD_INVALID: `assignments` is ours alone, what can't be read there stops the fold */
-export function parseAssignment(record: LogRecord): FoldedAssignment | Control {
+export function parseAssignment(
+  record: LogRecord,
+  wanted: { withTrajectory: boolean },
+): FoldedAssignment | Control {
   try {
-    return parseForFold(record.value!)
+    return parseForFold(record.value!, wanted)
   } catch (error) {
     throw new XmasdError(
       'RECORD_INVALID',

@@ -88,7 +88,7 @@ export class Selections {
   /** Folds the record into all selections. Throws as `Fold.fold`, `fetchBundle`, and `Consumer.commit`. */
   async fold(record: LogRecord): Promise<FoldedRecord> {
     const { topics } = this.#parts.config.log
-    const value = parseAssignment(record)
+    const value = parseAssignment(record, { withTrajectory: this.#near !== undefined })
     const beside = this.#shadow
     if (!('control' in value)) await this.#begin(value.bundle)
     const folded = await foldInto(this.#active, this.#clusters, record, value, this.#nearOf)
@@ -154,7 +154,8 @@ export class Selections {
     const to = control.offset
     let folded = 0
     for await (const record of log.read(config.log.topics.assignments, { from, to })) {
-      await foldInto(selection, this.#clusters, record, parseAssignment(record), this.#nearOfBefore)
+      const value = parseAssignment(record, { withTrajectory: false })
+      await foldInto(selection, this.#clusters, record, value, this.#nearOfBefore)
       folded++
       if (folded % FOLD_RECORDS === 0) await new Promise(setImmediate)
       if (folded % RAISE_COMMIT_RECORDS !== 0) continue
@@ -166,7 +167,8 @@ export class Selections {
       })
     }
     if (selection.state.appliedOffset <= to) {
-      await foldInto(selection, this.#clusters, control, parseAssignment(control), undefined)
+      const value = parseAssignment(control, { withTrajectory: false })
+      await foldInto(selection, this.#clusters, control, value, undefined)
     }
     selection.state.follow(undefined)
     return selection

@@ -7,7 +7,7 @@ import { parseForFold } from '../../src/select/parse.ts'
 const SPECTRUM = '"singularValues":[[1,2,3,4,5]]'
 const TRAJECTORY = ']],"trajectory":['
 
-test('an assignment reads as the whole JSON does, but for the spectrum and the trajectory', () => {
+test('an assignment reads as the whole JSON does, but for the spectrum, and the trajectory where it is not wanted', () => {
   const texts = fc.oneof(
     fc.string({ unit: 'grapheme' }),
     fc.constantFrom(SPECTRUM, `\\${SPECTRUM}`, '"singularValues":[[', ']]', TRAJECTORY, '\\"'),
@@ -31,9 +31,12 @@ test('an assignment reads as the whole JSON does, but for the spectrum and the t
         source: { topic: id, partition: 0, offset: 0 },
       }
       const text = JSON.stringify(assignment, null, isPretty ? 2 : undefined)
-      const found = parseForFold(Buffer.from(text))
-      const cut = { singularValues: null, trajectory: null }
-      assert.deepEqual({ ...found, ...cut }, { ...JSON.parse(text), ...cut })
+      const noSpectrum = { singularValues: null }
+      const found = parseForFold(Buffer.from(text), { withTrajectory: true })
+      assert.deepEqual({ ...found, ...noSpectrum }, { ...JSON.parse(text), ...noSpectrum })
+      const neither = { singularValues: null, trajectory: null }
+      const less = parseForFold(Buffer.from(text))
+      assert.deepEqual({ ...less, ...neither }, { ...JSON.parse(text), ...neither })
       assert.deepEqual(
         parseForFold(Uint8Array.from(Buffer.from(text))),
         parseForFold(Buffer.from(text)),
