@@ -21,20 +21,29 @@ const REPLAY = {
   XMASD_SELECT_GROUP: 'replay',
   XMASD_LOG_TOPICS_DECISIONS: 'replayed-decisions',
   XMASD_LOG_TOPICS_SUBSET: 'replayed-subset',
+  XMASD_LOG_TOPICS_SHADOW: 'replayed-shadow',
 }
 
 type Example = { id: string; image?: string; conversations: Turn[] }
 
-test('re-encoded and rephrased examples lose to their originals, through kills, a swap of bundles and a replay', async t => {
+test('re-encoded and rephrased examples lose to their originals, through kills, a shadow, a swap, a rollback and a replay', async t => {
   const site = await siteWithBundles(t)
   const originals = ((await demoExamples(22, 44)) as Example[]).filter(({ image }) => image)
   const copies = await Promise.all(originals.map(reencoded))
   const stream = originals.flatMap((original, i) => [original, ...(i < 3 ? [] : [copies[i - 3]!])])
-  await produce(site, stream.slice(0, 40))
+  const bundle = (...args: string[]) => succeed(['bundle', ...args, '--config', site.config])
+  const other = join(site.folder, 'other')
+  await produce(site, stream.slice(0, 25))
+  await killOnce(site)
+  await bundle('shadow', '--bundle', other)
+  await produce(site, stream.slice(25, 45))
   await killOnce(site)
   await succeed(['run', '--config', site.config, '--until-idle'])
-  await succeed(['bundle', 'swap', '--bundle', join(site.folder, 'other'), '--config', site.config])
-  await produce(site, stream.slice(40))
+  await bundle('swap', '--bundle', other)
+  await produce(site, stream.slice(45, 60))
+  await killOnce(site)
+  await bundle('rollback')
+  await produce(site, stream.slice(60))
   await succeed(['run', '--config', site.config, '--until-idle'])
 
   const decisions = (await readTopic(site.log, 'decisions')).map(jsonOf<Decision>)
@@ -51,8 +60,10 @@ test('re-encoded and rephrased examples lose to their originals, through kills, 
   assert.equal(JSON.parse(replayed.stdout).examples, stream.length - near.length)
 
   await succeed(['run', '--config', site.config, '--roles', 'select', '--until-idle'], REPLAY)
-  for (const topic of ['decisions', 'subset']) {
-    assert.deepEqual(await bytesOf(site, `replayed-${topic}`), await bytesOf(site, topic), topic)
+  for (const topic of ['decisions', 'subset', 'shadow']) {
+    const published = await bytesOf(site, topic)
+    assert.ok(published.length > 0, topic)
+    assert.deepEqual(await bytesOf(site, `replayed-${topic}`), published, topic)
   }
 })
 

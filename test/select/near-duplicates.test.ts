@@ -1,25 +1,30 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import fc from 'fast-check'
-import type { Folded } from '../../src/select/fold.ts'
+import type { Folded, SelectSettings } from '../../src/select/fold.ts'
 import { type NearDuplicates, openNearDuplicates } from '../../src/select/near-duplicates.ts'
 import type { FoldedAssignment } from '../../src/select/parse.ts'
+import { POLICIES } from '../../src/select/policy.ts'
 import { openSelectState } from '../../src/select/state.ts'
 import { assignmentOf, MODEL, type Seen, seen } from './near.ts'
 import { MemoryState } from './stream.ts'
 
-const SETTINGS = { policy: 'revisable', percent: 40, settleEvery: 1 } as const
+const SETTINGS: SelectSettings = { policy: 'revisable', percent: 40, settleEvery: 1 }
 const NEAR = { enabled: true, exemplarsMax: 20 }
+
+/** Of a bundle, for decisions for good. */
+const NOTHING_BEFORE = { clusters: 4, textOnly: 0, members: undefined }
 
 /** The select role's two states over one store: what decides, and what is near. */
 class Role {
   readonly #store: MemoryState
-  #state: ReturnType<typeof openSelectState>
-  #near: NearDuplicates
+  readonly #state: ReturnType<typeof openSelectState>
+  readonly #near: NearDuplicates
 
-  constructor(store: MemoryState, isBegun = false) {
+  constructor(store: MemoryState, isBegun = false, settings = SETTINGS) {
     this.#store = store
-    this.#state = openSelectState(store, SETTINGS)
+    this.#state = openSelectState(store, settings)
+    if (this.#state.wantsBeginning) this.#state.begin(NOTHING_BEFORE)
     this.#near = openNearDuplicates(store, NEAR, isBegun)!
     if (!isBegun) this.#near.learn(MODEL)
   }
@@ -65,21 +70,26 @@ function recordsOf(
   })
 }
 
+const stops = fc.integer({ min: 1, max: 20 })
+const policies = fc.constantFrom(...POLICIES)
+
 test('decisions are those of a process that never stopped, whenever it stops and is restored', () => {
   fc.assert(
-    fc.property(arrivals, fc.integer({ min: 1, max: 20 }), (list, commitEvery) => {
+    fc.property(arrivals, stops, policies, (list, commitEvery, policy) => {
       const records = recordsOf(list)
-      const straight = new Role(new MemoryState())
+      const settings: SelectSettings = { ...SETTINGS, policy }
+      const straight = new Role(new MemoryState(), false, settings)
       const expected = records.map((record, offset) => straight.fold(record, offset))
       const store = new MemoryState()
-      let role = new Role(store)
+      let role = new Role(store, false, settings)
       for (const [offset, record] of records.entries()) {
         assert.deepEqual(role.fold(record, offset), expected[offset])
         if (offset % commitEvery !== 0) continue
         role.commit()
-        role = new Role(store, true)
+        role = new Role(store, true, settings)
       }
-      const second = openSelectState(new MemoryState(), SETTINGS)
+      const second = openSelectState(new MemoryState(), settings)
+      if (second.wantsBeginning) second.begin(NOTHING_BEFORE)
       for (const [offset, record] of records.entries()) {
         assert.deepEqual(straight.follow(record, offset, second), expected[offset])
       }
