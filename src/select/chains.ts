@@ -107,10 +107,10 @@ export class Chains {
   }
 
   #resize(length: number): void {
-    this.#high = grown(this.#high, length)
-    this.#low = grown(this.#low, length)
-    this.#previous = grown(this.#previous, length)
-    this.#isTaken = Uint8Array.from({ length }, (_, slot) => this.#isTaken[slot] ?? 0)
+    this.#high = grown(this.#high, new Uint32Array(length))
+    this.#low = grown(this.#low, new Uint32Array(length))
+    this.#previous = grown(this.#previous, new Uint32Array(length))
+    this.#isTaken = grown(this.#isTaken, new Uint8Array(length))
     let size = this.#table.length
     while (size < 2 * length) size *= 2
     if (size > this.#table.length) this.#remake(size)
@@ -128,8 +128,11 @@ export class Chains {
   }
 }
 
-function grown(column: Uint32Array, length: number): Uint32Array<ArrayBuffer> {
-  const longer = new Uint32Array(length)
+/** `longer`, with what stands in `column`. */
+export function grown<Column extends Int8Array | Uint8Array | Int16Array | Uint32Array>(
+  column: Column,
+  longer: Column,
+): Column {
   longer.set(column)
   return longer
 }

@@ -19,7 +19,7 @@ import {
 } from '../cluster/nearness.ts'
 import { LAYOUT_VALUES } from '../ingest/layout.ts'
 import type { Measure } from '../record.ts'
-import { Chains } from './chains.ts'
+import { Chains, grown } from './chains.ts'
 import type { Content } from './duplicates.ts'
 
 /** What of an example is compared. */
@@ -247,14 +247,6 @@ export class Exemplars {
     this.#sequences = grown(this.#sequences, new Uint32Array(length))
     this.#states = grown(this.#states, new Int16Array(length * this.#dimensions))
   }
-}
-
-function grown<Column extends Int8Array | Int16Array | Uint32Array>(
-  column: Column,
-  longer: Column,
-): Column {
-  longer.set(column)
-  return longer
 }
 
 /** Two cells may share a key: who asks compares distances. */
