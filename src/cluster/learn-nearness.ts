@@ -72,13 +72,13 @@ function statesOf(
   const scores = trajectories.dimensions
   const trajectoryOf = (row: number): Float64Array =>
     trajectories.data.subarray(row * scores, (row + 1) * scores)
-  const raw = rows.map(row => [...trajectoryOf(row), ...decodeDirection(likeness[row]!.embedding)])
+  const raw = rows.map(row => [...trajectoryOf(row), ...decodeDirection(likeness[row]!.embedding!)])
   const data = Float64Array.from(raw.flat())
   const points = { data, count: rows.length, dimensions: raw[0]!.length }
   const { mean, deviation } = learnStandardisation('embedding', points)!
   const states = rows.map(row => {
     const { embedding } = likeness[row]!
-    const state = stateOf({ scores, mean, deviation }, trajectoryOf(row), embedding)
+    const state = stateOf({ scores, mean, deviation }, trajectoryOf(row), embedding!)
     if (state === undefined) throw new RangeError('embeddings differ in length')
     return state
   })

@@ -26,8 +26,8 @@ export type Trajectories = {
   signatures: Map<Signature, Points>
   /** The first line that lacks what a signature that was asked for is made of. */
   lacking: Map<Signature, number>
-  /** What near-duplicates are found by, rows as in `points`; undefined where a scored example lacks it. */
-  likeness: Likeness[] | undefined
+  /** What near-duplicates are found by; undefined where an example lacks some of it. */
+  likeness: (Likeness | undefined)[]
   /** Which line of the file it stands in, from 0, blank lines left out. */
   lines: number[]
   /** Ids of all lines, those with an error too: undefined where such a line has none. */
@@ -36,8 +36,8 @@ export type Trajectories = {
   failed: number
 }
 
-/** See the fields of that name of an assignment. */
-export type Likeness = { words: string; layout: string; embedding: string }
+/** See the fields of that name of an assignment. Text-only examples have words alone. */
+export type Likeness = { words: string; layout: string | null; embedding: string | null }
 
 /** What stands beside a file of trajectories, as `<file>.meta.json`. */
 const Meta = z.looseObject({
@@ -137,6 +137,7 @@ class Reader {
       throw new Error(`${issue?.path.join('.')}: ${issue?.message}`)
     }
     const { id, key, trajectory, instability } = parsed.data
+    read.likeness.push(likenessOf(parsed.data))
     read.rows.push(trajectory == null ? -1 : this.#trajectories.count)
     if (trajectory != null) this.#takeScored(parsed.data, trajectory, line)
     read.lines.push(read.lineIds.length)
@@ -150,10 +151,6 @@ class Reader {
 
   #takeScored(parsed: z.infer<typeof Line>, trajectory: readonly number[], line: number): void {
     this.#trajectories.push(trajectory)
-    const { words, layout, embedding } = parsed
-    if (words == null || layout == null || embedding == null) this.read.likeness = undefined
-    else if (readLayouts(layout) === undefined) throw new Error('layout: it holds no whole layouts')
-    else this.read.likeness?.push({ words, layout, embedding })
     for (const [signature, rows] of this.#signatures) {
       const values = rawSignature(signature, parsed)
       if (values !== undefined) rows.push(values)
@@ -169,6 +166,13 @@ class Reader {
     }
     return read
   }
+}
+
+function likenessOf(line: z.infer<typeof Line>): Likeness | undefined {
+  const { words, layout = null, embedding = null, trajectory = null } = line
+  if (readLayouts(layout) === undefined) throw new Error('layout: it holds no whole layouts')
+  const isWhole = trajectory === null || (layout !== null && embedding !== null)
+  return words != null && isWhole ? { words, layout, embedding } : undefined
 }
 
 /** The sidecar of a file of trajectories; undefined where there is none. */

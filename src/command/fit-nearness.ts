@@ -4,18 +4,19 @@ import type { Nearness } from '../cluster/nearness.ts'
 import type { Trajectories } from '../cluster/trajectories.ts'
 import { rowsOf } from './fit-report.ts'
 
-/** From the examples that count. Undefined where the data does not say what near-duplicates are found by. */
+/** From `examples` that count and have a trajectory. Undefined where one lacks what near-duplicates are found by. */
 export function nearnessOf(
-  { points, likeness }: Trajectories,
-  rows: readonly number[],
+  { points, rows, likeness }: Trajectories,
+  examples: readonly number[],
   { nearPercent, seed }: { nearPercent: number; seed: number },
 ): Nearness | undefined {
-  if (likeness === undefined) return undefined
-  const history = {
-    trajectories: rowsOf(points, rows),
-    likeness: rows.map(row => likeness[row]!),
-  }
-  return learnNearness(history, { share: nearPercent / 100, seed })
+  const known = examples.flatMap(index => likeness[index] ?? [])
+  if (known.length < examples.length) return undefined
+  const trajectories = rowsOf(
+    points,
+    examples.map(index => rows[index]!),
+  )
+  return learnNearness({ trajectories, likeness: known }, { share: nearPercent / 100, seed })
 }
 
 export type NearReport = Pick<Nearness, 'layoutRadius' | 'stateRadius'>

@@ -86,11 +86,11 @@ export function fitCommand(): Command {
     })
 }
 
-/** Of the examples that count and have a trajectory, each once, in order; `rows` are theirs as read. */
+/** Of the examples that count and have a trajectory, each once, in order; `scored` says which they are. */
 type History = {
   signatures: Map<Signature, Points>
   keys: string[]
-  rows: number[]
+  scored: number[]
   instability: Float32Array
   counts: CountedOnce
 }
@@ -110,7 +110,7 @@ async function fit(options: Options): Promise<void> {
     signatures: new Map([...read.signatures].map(([name, points]) => [name, rowsOf(points, rows)])),
     keys: scored.map(index => read.keys[index]!),
     instability: Float32Array.from(scored, index => read.instability[index]!),
-    rows,
+    scored,
     counts,
   }
   const { out } = options
@@ -137,13 +137,13 @@ async function makeBundle(
   out: string,
   options: Options,
   { name, read, meta }: Source,
-  { signatures, keys, rows, instability, counts }: History,
+  { signatures, keys, scored, instability, counts }: History,
 ): Promise<BundleReport> {
   const { signature } = options
   const points = signatures.get(signature)!
   const { fitted, agreement } = fitAsAsked(points, keys, options)
   const { centroids, standardisation, assignment, sizes, radii } = fitted
-  const nearness = nearnessOf(read, rows, options)
+  const nearness = nearnessOf(read, scored, options)
   const { fingerprint = null, steps = null } = meta?.schedule ?? {}
   const examples = counts.counted.length
   const textOnly = examples - points.count

@@ -10,10 +10,13 @@ import {
 import { XmasdError } from '../errors.ts'
 import { readExamples } from '../ingest/data.ts'
 import { startProgress } from '../observe/progress.ts'
+import { nearnessOf } from '../role/clusters-in-force.ts'
 import { countOnce } from '../select/duplicates.ts'
+import { tellNear } from '../select/near-duplicates.ts'
+import type { Likeness } from '../select/parse.ts'
 import { type BatchSelection, type Ranked, selectBatch } from '../select/quotas.ts'
 import { writeJsonArray } from './json-array.ts'
-import { percent } from './options.ts'
+import { percent, positiveInteger } from './options.ts'
 
 type Options = {
   trajectories: string
@@ -21,6 +24,8 @@ type Options = {
   percent: number
   out: string
   data?: string
+  nearDuplicates?: boolean
+  exemplarsMax: number
   json?: boolean
 }
 
@@ -35,6 +40,11 @@ export function selectCommand(): Command {
       '--data <file>',
       'LLaVA file that was scored: write its selected examples, in its order',
     )
+    .option(
+      '--near-duplicates',
+      'leave them out too, as the daemon with select.nearDuplicates.enabled and a log that begins with this bundle',
+    )
+    .option('--exemplars-max <n>', 'select.nearDuplicates.exemplarsMax', positiveInteger, 1_000_000)
     .option('--json', 'report as one JSON document on stdout')
     .action(select)
 }
@@ -48,7 +58,11 @@ async function select(options: Options): Promise<void> {
   })
   progress.stop()
   await checkBundleFits(options, bundle, read)
-  const { counted, duplicates, redelivered } = countOnce(read.ids, read.keys)
+  const once = countOnce(read.ids, read.keys)
+  const counted =
+    options.nearDuplicates === true
+      ? withoutNear(read, once.counted, bundle, options)
+      : once.counted
   const selection = selectBatch(rank(read, counted, bundle), options.percent)
   const selected = selection.selected.map(index => counted[index]!)
   const entries =
@@ -56,7 +70,9 @@ async function select(options: Options): Promise<void> {
       ? selected.map(index => JSON.stringify(read.keys[index]))
       : examplesOf(options, options.data, read, selected)
   await writeJsonArray(options.out, entries)
-  const left = { failed: read.failed, duplicates, redelivered }
+  const { duplicates, redelivered } = once
+  const nearDuplicates = once.counted.length - counted.length
+  const left = { failed: read.failed, duplicates, nearDuplicates, redelivered }
   report(options, bundle, counted.length, selection, left)
 }
 
@@ -97,6 +113,30 @@ export async function checkBundleFits(
     `${options.bundle} does not fit ${options.trajectories}: the bundle is for ${mismatch}`,
     'Use the bundle that was fitted to trajectories of the same proxy and mode.',
   )
+}
+
+/** Those of `counted` that are near to none before them. Throws BUNDLE_MISMATCH. */
+function withoutNear(
+  read: Trajectories,
+  counted: readonly number[],
+  { manifest }: Bundle,
+  { exemplarsMax }: Options,
+): number[] {
+  const near = tellNear(likenessOf(read, counted), nearnessOf(manifest), { exemplarsMax })
+  const isNear = [...near]
+  return counted.filter((_, i) => !isNear[i])
+}
+
+function* likenessOf(
+  { points, rows, likeness }: Trajectories,
+  counted: readonly number[],
+): Generator<Partial<Likeness>> {
+  const T = points.dimensions
+  for (const index of counted) {
+    const at = rows[index]! * T
+    const trajectory = at < 0 ? null : [...points.data.subarray(at, at + T)]
+    yield { ...likeness[index], trajectory }
+  }
 }
 
 function rank(read: Trajectories, counted: readonly number[], bundle: Bundle): Ranked[] {
@@ -147,7 +187,7 @@ function report(
   bundle: Bundle,
   examples: number,
   selection: BatchSelection,
-  left: { failed: number; duplicates: number; redelivered: number },
+  left: { failed: number; duplicates: number; nearDuplicates: number; redelivered: number },
 ): void {
   const { budget, clusters, selected } = selection
   const { percent, out } = options
@@ -160,7 +200,7 @@ function report(
   const exhausted = clusters.filter(({ size, taken }) => size === taken).length
   process.stdout.write(
     `${selected.length} of ${examples} examples selected (budget ${budget}, ${percent} %)\n` +
-      `  left out  ${left.failed} failed, ${left.duplicates} duplicates, ${left.redelivered} repeated\n` +
+      `  left out  ${left.failed} failed, ${left.duplicates} duplicates, ${left.nearDuplicates} near-duplicates, ${left.redelivered} repeated\n` +
       `  clusters  ${clusters.length} give some, ${exhausted} of them all they have\n` +
       `written to ${out}\n`,
   )

@@ -67,7 +67,7 @@ export function nearnessOf({ id, nearness }: Pick<Manifest, 'id' | 'nearness'>):
   if (nearness !== undefined) return nearness
   throw new XmasdError(
     'BUNDLE_MISMATCH',
-    `select.nearDuplicates is enabled, but bundle ${id}, which the log begins with, has learned nothing of them`,
-    'Score again and fit a new bundle, for a new log; or set select.nearDuplicates.enabled to false.',
+    `near-duplicates are to be left out, but bundle ${id} has learned nothing of them`,
+    'Score again and fit a new bundle; a log keeps what its first one learned, so for a new log. Or do without: select.nearDuplicates.enabled, --near-duplicates.',
   )
 }

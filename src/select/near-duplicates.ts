@@ -22,7 +22,7 @@ import { REBUILD_HINT } from './blocks.ts'
 import { Float64Column, Uint32Column } from './columns.ts'
 import { type Content, contentOf, Owners } from './duplicates.ts'
 import { type Appearance, type ExemplarRow, Exemplars, type Match } from './exemplars.ts'
-import type { FoldedAssignment } from './parse.ts'
+import type { FoldedAssignment, Likeness } from './parse.ts'
 
 const META = 'near'
 const EXEMPLAR = 'exemplar'
@@ -132,29 +132,13 @@ export class NearDuplicates {
   identify(record: FoldedAssignment, content: Content, sequence: number): Match | undefined {
     const known = this.recall(content)
     if (known !== undefined) return known
-    const appearance = this.#appearanceOf(record)
-    if (this.#exemplars === undefined || appearance === undefined) return undefined
+    if (this.#exemplars === undefined || this.#model === undefined) return undefined
+    const appearance = appearanceOf(this.#model, record)
+    if (appearance === undefined) return undefined
     const match = this.#exemplars.find(appearance)
     if (match === undefined) this.#exemplars.add(appearance, sequence)
     else this.#remember(content, match)
     return match
-  }
-
-  #appearanceOf({
-    words,
-    layout,
-    trajectory,
-    embedding,
-  }: FoldedAssignment): Appearance | undefined {
-    const key = contentOf(words ?? '')
-    const layouts = readLayouts(layout ?? null)
-    if (this.#model === undefined || key === undefined || layouts === undefined) return undefined
-    if (layouts.count > PICTURES_MAX) return undefined
-    const state =
-      trajectory == null || embedding == null
-        ? undefined
-        : stateOf(this.#model, trajectory, embedding)
-    return { words: key, layouts, state }
   }
 
   #remember(content: Content, { sequence, measure, distance }: Match): void {
@@ -227,6 +211,36 @@ export class NearDuplicates {
       const sequence = block.readUInt32LE(at + 8)
       this.#remember(content, { sequence, measure, distance: block.readDoubleLE(at + 13) })
     }
+  }
+}
+
+/** Undefined where an example lacks what is compared. */
+function appearanceOf(
+  model: Nearness,
+  { words, layout, trajectory, embedding }: Partial<Likeness>,
+): Appearance | undefined {
+  const key = contentOf(words ?? '')
+  const layouts = readLayouts(layout ?? null)
+  if (key === undefined || layouts === undefined || layouts.count > PICTURES_MAX) return undefined
+  const state =
+    trajectory == null || embedding == null ? undefined : stateOf(model, trajectory, embedding)
+  return { words: key, layouts, state }
+}
+
+/** Of examples that are no duplicates: is each, in order, a near-duplicate of one before it? As `identify`. */
+export function* tellNear(
+  examples: Iterable<Partial<Likeness>>,
+  model: Nearness,
+  { exemplarsMax }: NearSettings,
+): Generator<boolean> {
+  const exemplars = new Exemplars(model, exemplarsMax)
+  let sequence = 0
+  for (const example of examples) {
+    const appearance = appearanceOf(model, example)
+    const isNear = appearance !== undefined && exemplars.find(appearance) !== undefined
+    if (appearance !== undefined && !isNear) exemplars.add(appearance, sequence)
+    sequence++
+    yield isNear
   }
 }
 

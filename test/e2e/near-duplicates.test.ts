@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict'
-import { writeFileSync } from 'node:fs'
+import { readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import test, { type TestContext } from 'node:test'
 import sharp from 'sharp'
@@ -59,6 +59,8 @@ test('re-encoded and rephrased examples lose to their originals, through kills, 
   const replayed = await succeed(['replay', '--json', '--config', site.config])
   assert.equal(JSON.parse(replayed.stdout).examples, stream.length - near.length)
 
+  assert.deepEqual(await selectedOffline(site, stream), await subsetOf(site))
+
   await succeed(['run', '--config', site.config, '--roles', 'select', '--until-idle'], REPLAY)
   for (const topic of ['decisions', 'subset', 'shadow']) {
     const published = await bytesOf(site, topic)
@@ -89,6 +91,24 @@ async function siteWithBundles(t: TestContext): Promise<Site> {
   assert.ok(layoutRadius >= 0.1 && layoutRadius <= 0.4 && stateRadius > 0)
   await succeed([...fit, '--clusters', '3', '--seed', '4', '--out', at('other')])
   return site
+}
+
+/** Sorted keys of what `select` keeps of the same examples, scored offline. */
+async function selectedOffline(site: Site, examples: readonly Example[]): Promise<string[]> {
+  const at = (name: string): string => join(site.folder, name)
+  writeFileSync(at('all.jsonl'), examples.map(one => `${JSON.stringify(one)}\n`).join(''))
+  const scored = ['--proxy', DEMO_PROXY, '--images', site.images, '--data', at('all.jsonl')]
+  await succeed(['score', ...scored, '--out', at('all.trajectories.jsonl')])
+  const select = ['select', '--trajectories', at('all.trajectories.jsonl'), '--percent', '20']
+  const found = ['--bundle', at('bundle'), '--near-duplicates', '--out', at('selected.json')]
+  await succeed([...select, ...found])
+  return JSON.parse(readFileSync(at('selected.json'), 'utf8')).sort()
+}
+
+async function subsetOf(site: Site): Promise<string[]> {
+  const out = join(site.folder, 'subset.json')
+  await succeed(['export', '--config', site.config, '--out', out])
+  return JSON.parse(readFileSync(out, 'utf8')).sort()
 }
 
 /** As a JPEG, a question in capitals. */
