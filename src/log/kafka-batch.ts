@@ -143,14 +143,16 @@ export type Aborted = { producerId: number; firstOffset: number }
 export type Fetched = { records: LogRecord[]; next: number; bytes: number }
 
 /**
- * Reads whole batches from `bytes`; a last one that is cut off is left for the next fetch. `aborted` is
- * sorted by offset. Records below `from` are left out: a batch may begin before what was asked for.
+ * Reads whole batches from `bytes`; a last one that is cut off is left for the next fetch. Brokers tell of
+ * `aborted` transactions in the order in which they ended, not in that of their first offsets. Records below
+ * `from` are left out: a batch may begin before what was asked for.
  */
 export function readBatches(
   bytes: Buffer,
   place: { topic: string; partition: number; from: number },
   aborted: readonly Aborted[],
 ): Fetched {
+  const starts = aborted.toSorted((a, b) => a.firstOffset - b.firstOffset)
   const open = new Set<number>()
   const fetched: Fetched = { records: [], next: place.from, bytes: 0 }
   let unopened = 0
@@ -159,8 +161,8 @@ export function readBatches(
     if (end > bytes.length) break
     const batch = bytes.subarray(at, end)
     const { lastOffset, producerId, attributes } = headerOf(batch)
-    while (unopened < aborted.length && aborted[unopened]!.firstOffset <= lastOffset) {
-      open.add(aborted[unopened++]!.producerId)
+    while (unopened < starts.length && starts[unopened]!.firstOffset <= lastOffset) {
+      open.add(starts[unopened++]!.producerId)
     }
     if ((attributes & CONTROL) !== 0) {
       if (controlOf(batch) === ABORT) open.delete(producerId)

@@ -140,6 +140,33 @@ test('records of aborted transactions and markers are left out, whatever stands 
   assert.equal(next, 8)
 })
 
+// A broker's index of aborted transactions is in the order of their markers; taken as sorted by first offset,
+// the records of an earlier one were read as committed.
+test('aborted transactions that end in another order than they began in', () => {
+  const log = Buffer.concat([
+    stored(one('aborted 3'), 301, { producerId: 3 }),
+    stored(one('committed 5'), 302, { producerId: 5 }),
+    stored(one('aborted 8'), 308, { producerId: 8 }),
+    stored(one('aborted 7'), 310, { producerId: 7 }),
+    marker(311, 7, 'abort'),
+    marker(312, 3, 'abort'),
+    marker(313, 5, 'commit'),
+    stored(one('committed 3'), 314, { producerId: 3 }),
+    marker(315, 8, 'abort'),
+    marker(316, 3, 'commit'),
+  ])
+  const aborted = [
+    { producerId: 7, firstOffset: 310 },
+    { producerId: 3, firstOffset: 301 },
+    { producerId: 8, firstOffset: 308 },
+  ]
+  const { records: found } = readBatches(log, PLACE, aborted)
+  assert.deepEqual(
+    found.map(({ key }) => key),
+    ['committed 5', 'committed 3'],
+  )
+})
+
 test('a batch that is cut off is left for the next fetch, records before the position are left out', () => {
   const first = stored([...one('a'), ...one('b'), ...one('c')], 10)
   const second = stored(one('d'), 13)
