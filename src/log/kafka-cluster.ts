@@ -45,6 +45,8 @@ type Ok = Promise<unknown>
 
 /** What we ask of one broker: methods of the library's that its types leave out. */
 export type Node = {
+  /** By the number of a kind of request, those that this broker knows. */
+  versions: Partial<Record<number, unknown>> | null
   connectionPool: {
     send<T>(protocol: Protocol<T>): Promise<T>
     /** Number 1 is for fetches, which may be kept waiting; connects where it is not connected. */
@@ -95,9 +97,12 @@ export class Cluster {
   /** The broker that looks after a group or a transactional id. */
   readonly #coordinators = new Map<string, string>()
   readonly #connecting = new Map<string, Promise<unknown>>()
+  /** Told when a connection ends, whoever ended it. */
+  onBreak: () => void = () => {}
 
   constructor(options: KafkaConnection) {
-    const { cluster, consumer } = libraryCluster(options, this.#sockets)
+    const onBreak = (): void => this.onBreak()
+    const { cluster, consumer } = libraryCluster(options, this.#sockets, onBreak)
     this.#library = cluster
     this.#consumer = consumer
   }
@@ -110,6 +115,7 @@ export class Cluster {
 
   /** What is under way gets a moment to end; then the connections are cut. */
   async close(): Promise<void> {
+    this.onBreak = () => {}
     const cut = (): void => {
       for (const socket of this.#sockets) socket.destroy(new Error('closed'))
     }
@@ -224,7 +230,11 @@ const CLOSE_MS = 1_000
 const RETRY = { initialRetryTime: 50, maxRetryTime: 500, retries: 2 }
 
 /** The library as it is meant to be used, for the administration of topics. */
-export function libraryClient(options: KafkaConnection, sockets: Set<Socket> = new Set()): Kafka {
+export function libraryClient(
+  options: KafkaConnection,
+  sockets: Set<Socket> = new Set(),
+  onBreak: () => void = () => {},
+): Kafka {
   const { brokers, clientId, tls, sasl, requestMsMax, logger } = options
   const common = {
     brokers: [...brokers],
@@ -234,7 +244,7 @@ export function libraryClient(options: KafkaConnection, sockets: Set<Socket> = n
     authenticationTimeout: Math.min(requestMsMax, 10_000),
     requestTimeout: requestMsMax,
     retry: RETRY,
-    socketFactory: remembering(sockets),
+    socketFactory: remembering(sockets, onBreak),
     logLevel: logLevel.WARN,
     logCreator: () => (entry: LogEntry) =>
       logger?.debug({ kafka: entry.log.message }, entry.namespace),
@@ -245,13 +255,17 @@ export function libraryClient(options: KafkaConnection, sockets: Set<Socket> = n
 const KEEP_ALIVE_MS = 60_000
 
 /** As the library's own, but so that we can cut the connections. */
-function remembering(sockets: Set<Socket>): ISocketFactory {
+function remembering(sockets: Set<Socket>, onBreak: () => void): ISocketFactory {
   return ({ host, port, ssl, onConnect }) => {
     const servername = isIP(host) === 0 ? { servername: host } : {}
+    const connected = (): void => {
+      socket.once('close', onBreak)
+      onConnect()
+    }
     const socket =
       ssl === undefined || ssl === null
-        ? connectPlain({ host, port }, onConnect)
-        : connectTls({ host, port, ...servername, ...ssl }, onConnect)
+        ? connectPlain({ host, port }, connected)
+        : connectTls({ host, port, ...servername, ...ssl }, connected)
     socket.setKeepAlive(true, KEEP_ALIVE_MS)
     socket.setNoDelay(true)
     sockets.add(socket)
@@ -263,12 +277,13 @@ function remembering(sockets: Set<Socket>): ISocketFactory {
 function libraryCluster(
   options: KafkaConnection,
   sockets: Set<Socket>,
+  onBreak: () => void,
 ): {
   cluster: Connected
   consumer: LibraryConsumer
 } {
   let cluster: Connected | undefined
-  const consumer = libraryClient(options, sockets).consumer({
+  const consumer = libraryClient(options, sockets, onBreak).consumer({
     groupId: options.clientId,
     allowAutoTopicCreation: false,
     partitionAssigners: [

@@ -11,7 +11,7 @@ import type { Cluster } from './kafka-cluster.ts'
 import { Fetcher, type FetchLimits } from './kafka-fetcher.ts'
 import { type Given, Membership } from './kafka-group.ts'
 import type { Lane } from './kafka-lane.ts'
-import { claimLane, commitLane, type LaneContext } from './kafka-lane-commit.ts'
+import { claimLane, claimLaneInDoubt, commitLane, type LaneContext } from './kafka-lane-commit.ts'
 import { Lanes, placeOf } from './kafka-lanes.ts'
 import type { Patience } from './kafka-retry.ts'
 import type { GroupState, StateChanges } from './kafka-state.ts'
@@ -41,6 +41,8 @@ export type KafkaConsumerOptions = {
   state: GroupState | undefined
   /** Topics of outputs, looked up by name. Throws RangeError for one that does not exist. */
   topicOf: (name: string) => Promise<KafkaTopic>
+  /** All that may be outputs, as far as they are known. */
+  outputTopics: () => readonly KafkaTopic[]
   turns: RoundRobin
   limits: FetchLimits & { batchBytesMax: number }
   sessionMsMax: number
@@ -96,12 +98,14 @@ export class KafkaConsumer implements Consumer {
       onRecords: () => this.#wakeAll(),
       onFailed,
     })
+    cluster.onBreak = () => this.#doubt()
     this.#context = {
       cluster,
       group,
       patience,
       events,
       transactionMsMax: options.transactionMsMax,
+      topics: options.outputTopics,
       onWritten: options.onWritten,
       confirm: () => this.#membership.confirm(),
       onNews: () => {
@@ -146,18 +150,27 @@ export class KafkaConsumer implements Consumer {
       } else if (!isContinuous) this.#letGo(lane)
       else if (wasAssigned) this.#finish(lane)
     }
-    const before = this.#claiming
-    this.#claiming = Promise.all([before, ...claimed])
+    this.#claiming = Promise.all([this.#claiming, ...claimed])
     this.#claiming.catch(() => {})
     this.#letGoOfIdle()
     this.#fetcher.poke()
   }
 
-  async #claim(lane: Lane): Promise<void> {
-    const claiming = lane.committing.then(() => claimLane(this.#context, lane))
+  async #claim(lane: Lane, how = claimLane): Promise<void> {
+    const claiming = lane.committing.then(() => how(this.#context, lane))
     lane.committing = claiming.catch(error => this.#fail(error))
     await claiming
     this.#fetcher.poke()
+  }
+
+  /** A broker that died may have forgotten the end of a transaction, committed or not: claiming finds out. */
+  #doubt(): void {
+    if (this.#isClosed) return
+    for (const lane of this.#lanes) {
+      if (lane.claim === undefined || !lane.isHeld) continue
+      lane.claim = undefined
+      this.#claim(lane, claimLaneInDoubt).catch(() => {})
+    }
   }
 
   /** It is wanted elsewhere: nothing more is given out of it, what is out may be committed. */

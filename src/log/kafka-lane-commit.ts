@@ -13,10 +13,11 @@ import type { Cluster } from './kafka-cluster.ts'
 import { gaveUp, verdictOn } from './kafka-errors.ts'
 import type { Lane } from './kafka-lane.ts'
 import { backoff, type Patience, patiently } from './kafka-retry.ts'
+import { claimSettled } from './kafka-settle.ts'
+import type { KafkaTopic } from './kafka-topics.ts'
 import {
   abort,
   type Claim,
-  claimId,
   fetchPositions,
   type Output,
   transact,
@@ -30,6 +31,8 @@ export type LaneContext = {
   patience: Patience
   events: LogEvents
   transactionMsMax: number
+  /** All that may be written to. */
+  topics: () => readonly KafkaTopic[]
   onWritten: (written: readonly Written[]) => void
   /** Resolves once it is certain what the group has given us. */
   confirm: () => Promise<void>
@@ -45,17 +48,28 @@ export async function claimLane(context: LaneContext, lane: Lane): Promise<void>
   lane.isReady = true
 }
 
+/** After a connection broke: what the broker has forgotten meanwhile is not left open until the next commit. */
+export async function claimLaneInDoubt(context: LaneContext, lane: Lane): Promise<void> {
+  await context.confirm()
+  if (lane.claim === undefined && lane.isHeld) await claimLane(context, lane)
+}
+
 type Taken = { claim: Claim; position: number | undefined }
 
 /** Keeps all others out and reads how far they came. Undefined where the lane is no longer ours. */
 async function takeClaim(context: LaneContext, lane: Lane): Promise<Taken | undefined> {
   const { cluster, group, patience, transactionMsMax } = context
   const { topic, partition } = lane
-  const id = `${group}-${topic}-${partition}`
+  lane.ledger ??= {
+    transactionalId: `${group}-${topic}-${partition}`,
+    moves: { group, topic, partition },
+    isCommitted: undefined,
+  }
   const pause = backoff(patience)
   while (lane.isHeld && patience.signal?.aborted !== true) {
     try {
-      const claim = await patiently(patience, cluster, () => claimId(cluster, id, transactionMsMax))
+      const topics = context.topics()
+      const claim = await claimSettled(cluster, patience, lane.ledger, topics, transactionMsMax)
       const [position] = await patiently(patience, cluster, () =>
         fetchPositions(cluster, group, topic, [partition]),
       )
@@ -106,13 +120,14 @@ async function commitUntilKnown(
       const known = await claimAgain(context, lane, isTried ? offset : undefined)
       if (known !== undefined) return known
     }
-    const error = await attempt(context, lane, offset, outputs)
+    const claim = lane.claim!
+    const error = await attempt(context, lane, claim, offset, outputs)
     if (error === undefined) return true
     if (patience.signal?.aborted === true) throw error
     if (performance.now() - started > patience.msMax) {
       throw gaveUp(error, patience.address, patience.msMax)
     }
-    await afterFailure(context, lane, error, pause)
+    await afterFailure(context, lane, claim, error, pause)
   }
 }
 
@@ -140,13 +155,14 @@ async function claimAgain(
 async function attempt(
   { cluster, group, transactionMsMax, onWritten }: LaneContext,
   lane: Lane,
+  claim: Claim,
   offset: number,
   outputs: readonly Output[],
 ): Promise<unknown> {
-  const { topic, partition, claim } = lane
+  const { topic, partition } = lane
   try {
     const move = { group, topic, partition, offset }
-    const written = await transact(cluster, claim!, outputs, move, transactionMsMax)
+    const written = await transact(cluster, claim, outputs, move, transactionMsMax)
     lane.committed = offset
     onWritten(written)
     return undefined
@@ -158,15 +174,15 @@ async function attempt(
 async function afterFailure(
   context: LaneContext,
   lane: Lane,
+  claim: Claim,
   error: unknown,
   pause: (error: unknown) => Promise<void>,
 ): Promise<void> {
   const { cluster, events, patience } = context
   const verdict = verdictOn(error, patience.address)
-  const { claim } = lane
   lane.claim = undefined
   if (verdict.kind === 'fatal') {
-    if (claim !== undefined) await abort(cluster, claim)
+    await abort(cluster, claim)
     throw verdict.error
   }
   events.onRetry(verdict.kind === 'retry' ? verdict.cause : 'transaction')

@@ -5,6 +5,7 @@
  *   committed ≤ delivered ≤ fetchFrom      (next offsets; busy: delivered > committed)
  */
 import type { Fetched } from './kafka-batch.ts'
+import type { Ledger } from './kafka-settle.ts'
 import type { Claim } from './kafka-transactions.ts'
 import type { LogRecord } from './log.ts'
 
@@ -19,7 +20,9 @@ export class Lane {
   isReady = false
   /** Somebody moved its position while records of it were out: commits are refused until `restart`. */
   isVoid = false
+  /** Undefined where it is to be claimed again: a transaction broke off, or a connection. */
   claim: Claim | undefined
+  ledger: Ledger | undefined
   committed = 0
   delivered = 0
   fetchFrom = 0

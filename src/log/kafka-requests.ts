@@ -1,11 +1,13 @@
 /**
  * The requests that the client library codes slowly or not at all: Fetch version 11 and Produce version 7,
  * which carry the records, and OffsetFetch version 7, which waits for what is not settled. All of Kafka 2.5
- * and later; source: kafka.apache.org/protocol.
+ * and later. DescribeProducers (2.8) and DescribeTransactions (3.0) are asked where a broker knows them.
+ * Source: kafka.apache.org/protocol.
  */
 import type { Aborted } from './kafka-batch.ts'
 import { Reader, Writer } from './kafka-bytes.ts'
 import { FETCH, type Protocol } from './kafka-cluster.ts'
+import { checkCode } from './kafka-errors.ts'
 
 const READ_COMMITTED = 1
 const NOBODY = -1
@@ -39,7 +41,7 @@ export function fetchRequest(
 
 function readFetch(input: Reader): FetchedPartition[] {
   input.i32()
-  const code = input.i16()
+  checkCode(input.i16(), 'a fetch')
   input.i32()
   const found: FetchedPartition[] = []
   input.times(() => {
@@ -52,7 +54,7 @@ function readFetch(input: Reader): FetchedPartition[] {
       input.times(() => aborted.push({ producerId: input.i64(), firstOffset: input.i64() }))
       input.skip(4)
       const batches = input.bytes()
-      found.push({ topic, partition, code: code || partitionCode, aborted, batches })
+      found.push({ topic, partition, code: partitionCode, aborted, batches })
     })
   })
   return found
@@ -86,7 +88,11 @@ function readProduce(input: Reader): ProducedPartition[] {
   return found
 }
 
-export type FoundPosition = { partition: number; code: number; offset: number }
+/** `code`: of the whole; where it is not 0 there are no positions. */
+export type FoundPositions = {
+  code: number
+  positions: { partition: number; code: number; offset: number }[]
+}
 
 /**
  * A group's positions in one topic, -1 where there is none. Asks for stable ones: while a transaction that
@@ -96,7 +102,7 @@ export function positionsRequest(
   group: string,
   topic: string,
   partitions: readonly number[],
-): Protocol<FoundPosition[]> {
+): Protocol<FoundPositions> {
   const write = (out: Writer): void => {
     out.tags().compactText(group).size(1).compactText(topic).size(partitions.length)
     for (const partition of partitions) out.i32(partition)
@@ -105,8 +111,8 @@ export function positionsRequest(
   return protocol({ apiKey: 9, apiName: 'OffsetFetch', apiVersion: 7 }, write, readPositions)
 }
 
-function readPositions(input: Reader): FoundPosition[] {
-  const found: FoundPosition[] = []
+function readPositions(input: Reader): FoundPositions {
+  const positions: FoundPositions['positions'] = []
   input.tags()
   input.i32()
   for (let topics = input.size(); topics > 0; topics--) {
@@ -115,13 +121,81 @@ function readPositions(input: Reader): FoundPosition[] {
       const [partition, offset] = [input.i32(), input.i64()]
       input.skip(4)
       input.compactText()
-      found.push({ partition, offset, code: input.i16() })
+      positions.push({ partition, offset, code: input.i16() })
       input.tags()
     }
     input.tags()
   }
-  const code = input.i16()
-  return code === 0 ? found : found.map(position => ({ ...position, code }))
+  return { code: input.i16(), positions }
+}
+
+export const DESCRIBE_PRODUCERS = 61
+export const DESCRIBE_TRANSACTIONS = 65
+
+/** `state`: as Kafka names it, "CompleteCommit" for one. */
+export type FoundTransaction = { code: number; state: string }
+
+/** What became of the last transaction of an id. */
+export function transactionRequest(transactionalId: string): Protocol<FoundTransaction> {
+  const write = (out: Writer): void => {
+    out.tags().size(1).compactText(transactionalId).tags()
+  }
+  const api = { apiKey: DESCRIBE_TRANSACTIONS, apiName: 'DescribeTransactions', apiVersion: 0 }
+  return protocol(api, write, input => {
+    input.tags()
+    input.i32()
+    input.size()
+    const code = input.i16()
+    input.compactText()
+    return { code, state: input.compactText() }
+  })
+}
+
+/** `producers`: those that have something open in the partition. */
+export type FoundProducers = {
+  topic: string
+  partition: number
+  code: number
+  producers: { producerId: number; openFrom: number }[]
+}
+
+export function producersRequest(
+  places: readonly { topic: string; partition: number }[],
+): Protocol<FoundProducers[]> {
+  const write = (out: Writer): void => {
+    out.tags().size(places.length)
+    for (const { topic, partition } of places) {
+      out.compactText(topic).size(1).i32(partition).tags()
+    }
+    out.tags()
+  }
+  const api = { apiKey: DESCRIBE_PRODUCERS, apiName: 'DescribeProducers', apiVersion: 0 }
+  return protocol(api, write, readProducers)
+}
+
+function readProducers(input: Reader): FoundProducers[] {
+  const found: FoundProducers[] = []
+  input.tags()
+  input.i32()
+  for (let topics = input.size(); topics > 0; topics--) {
+    const topic = input.compactText()
+    for (let partitions = input.size(); partitions > 0; partitions--) {
+      const [partition, code] = [input.i32(), input.i16()]
+      input.compactText()
+      const producers: FoundProducers['producers'] = []
+      for (let left = input.size(); left > 0; left--) {
+        const producerId = input.i64()
+        input.skip(4 + 4 + 8 + 4)
+        producers.push({ producerId, openFrom: input.i64() })
+        input.tags()
+      }
+      input.tags()
+      const open = producers.filter(({ openFrom }) => openFrom >= 0)
+      found.push({ topic, partition, code, producers: open })
+    }
+    input.tags()
+  }
+  return found
 }
 
 function protocol<T>(

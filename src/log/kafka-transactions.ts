@@ -11,7 +11,7 @@
 import { setTimeout } from 'node:timers/promises'
 import type { BatchWriter } from './kafka-batch.ts'
 import type { Cluster } from './kafka-cluster.ts'
-import { checkCode, codeOf } from './kafka-errors.ts'
+import { checkCode, codeOf, KafkaFailure } from './kafka-errors.ts'
 import { type ProducePlace, positionsRequest, produceRequest } from './kafka-requests.ts'
 
 /** Batches of one output partition, in order. */
@@ -73,11 +73,11 @@ export async function abort(cluster: Cluster, claim: Claim): Promise<void> {
 const BUSY_MS_MAX = 10_000
 
 /** The coordinator may still be writing the end of the transaction before. */
-async function begin(
+export async function begin(
   cluster: Cluster,
   claim: Claim,
-  outputs: readonly Output[],
-  move: Move | undefined,
+  outputs: readonly { topic: string; partition: number }[],
+  move: { group: string } | undefined,
 ): Promise<void> {
   const coordinator = await cluster.coordinator('transaction', claim.transactionalId)
   const producing = producingOf(claim)
@@ -157,7 +157,11 @@ async function commitOffset(cluster: Cluster, claim: Claim, move: Move): Promise
   })
 }
 
-async function end(cluster: Cluster, claim: Claim, transactionResult: boolean): Promise<void> {
+export async function end(
+  cluster: Cluster,
+  claim: Claim,
+  transactionResult: boolean,
+): Promise<void> {
   const coordinator = await cluster.coordinator('transaction', claim.transactionalId)
   await coordinator.endTxn({ ...producingOf(claim), transactionResult })
 }
@@ -180,12 +184,18 @@ export async function fetchPositions(
   const coordinator = await cluster.coordinator('group', group)
   const request = positionsRequest(group, topic, partitions)
   const found = new Map<number, number>()
-  for (const { partition, offset, code } of await coordinator.connectionPool.send(request)) {
+  const answer = await coordinator.connectionPool.send(request)
+  checkCode(answer.code, `the positions of ${group} in ${topic}`)
+  for (const { partition, offset, code } of answer.positions) {
     checkCode(code, `the position of ${group} in ${topic}/${partition}`)
     found.set(partition, offset)
   }
   return partitions.map(partition => {
-    const offset = found.get(partition) ?? -1
+    const offset = found.get(partition)
+    if (offset === undefined) {
+      const what = `no word of the position of ${group} in ${topic}/${partition}`
+      throw new KafkaFailure('GROUP_COORDINATOR_NOT_AVAILABLE', what)
+    }
     return offset < 0 ? undefined : offset
   })
 }

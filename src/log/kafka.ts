@@ -2,13 +2,13 @@
  * The log on Kafka. Start at `kafka-cluster.ts` (connections), `kafka-group.ts` (who has which partition),
  * `kafka-lane-commit.ts` (exactly once), `kafka-consumer.ts` (all of it together), `kafka-batch.ts` (bytes).
  */
-import { randomUUID } from 'node:crypto'
 import { setImmediate } from 'node:timers/promises'
 import type { Admin } from 'kafkajs'
 import { XmasdError } from '../errors.ts'
 import { type LogEvents, NO_EVENTS } from '../observe/log-events.ts'
 import type { Logger } from '../observe/logger.ts'
 import { encodeOutputs, RoundRobin } from './kafka-append.ts'
+import { Appender } from './kafka-appender.ts'
 import { BATCH_HEADER_BYTES, type Fetched, readBatches } from './kafka-batch.ts'
 import { Cluster, type KafkaConnection, libraryClient } from './kafka-cluster.ts'
 import { KafkaConsumer } from './kafka-consumer.ts'
@@ -17,7 +17,7 @@ import { fetchRequest } from './kafka-requests.ts'
 import { type Patience, patiently } from './kafka-retry.ts'
 import { GroupState } from './kafka-state.ts'
 import { checkTopics, ensureTopics, type KafkaTopic, type TopicDefaults } from './kafka-topics.ts'
-import { type Claim, claimId, fetchPositions, transact } from './kafka-transactions.ts'
+import { fetchPositions } from './kafka-transactions.ts'
 import { Unseen } from './kafka-visible.ts'
 import type { Consumer, Lag, Log, LogRecord, OutRecord, TopicSpec } from './log.ts'
 
@@ -63,9 +63,7 @@ class KafkaLog implements Log {
   readonly #turns = new RoundRobin()
   readonly #unseen: Unseen
   readonly #consumers = new Set<Consumer>()
-  readonly #appendId: string
-  #appending: Promise<unknown> = Promise.resolve()
-  #claim: Claim | undefined
+  readonly #appender: Appender
   #isClosed = false
 
   constructor(options: KafkaLogOptions) {
@@ -78,7 +76,15 @@ class KafkaLog implements Log {
     this.#cluster = new Cluster(this.#connection)
     this.#unseen = new Unseen(this.#cluster)
     this.#admin = libraryClient(this.#connection).admin()
-    this.#appendId = `${options.connection.clientId}-append-${randomUUID()}`
+    this.#appender = new Appender({
+      cluster: this.#cluster,
+      clientId: options.connection.clientId,
+      patience: this.#patience,
+      transactionMsMax: options.transactionMsMax,
+      trying: attempt => this.#try(attempt),
+      topics: () => [...this.#topics.values()],
+      onWritten: written => this.#unseen.add(written),
+    })
   }
 
   async connect(): Promise<void> {
@@ -119,22 +125,7 @@ class KafkaLog implements Log {
     }
     const { batchBytesMax } = this.#options.defaults
     const outputs = await encodeOutputs(records, topics, this.#turns, batchBytesMax)
-    const mine = this.#appending.then(() => this.#transact(outputs))
-    this.#appending = mine.catch(() => {})
-    await mine
-  }
-
-  /** Under an id that is ours alone; what broke off is settled by a new claim and sent again. */
-  async #transact(outputs: Parameters<typeof transact>[2]): Promise<void> {
-    const { transactionMsMax } = this.#options
-    const timeoutMs = Math.min(transactionMsMax, APPEND_MS_MAX)
-    await this.#try(async () => {
-      this.#claim ??= await claimId(this.#cluster, this.#appendId, timeoutMs)
-      const claim = this.#claim
-      this.#claim = undefined
-      this.#unseen.add(await transact(this.#cluster, claim, outputs, undefined, timeoutMs))
-      this.#claim = claim
-    })
+    await this.#appender.append(outputs)
   }
 
   async consume(options: {
@@ -144,7 +135,8 @@ class KafkaLog implements Log {
   }): Promise<Consumer> {
     this.#checkOpen()
     const { group, isStateless = false } = options
-    const topics = await Promise.all([...new Set(options.topics)].map(name => this.#topic(name)))
+    const inputs = new Set(options.topics)
+    const topics = await Promise.all([...inputs].map(name => this.#topic(name)))
     const clusters = [new Cluster(this.#connection), new Cluster(this.#connection)] as const
     await this.#try(() => Promise.all(clusters.map(cluster => cluster.connect())))
     const { statePath, fetchBytesMax, defaults, sessionMsMax, transactionMsMax } = this.#options
@@ -160,6 +152,7 @@ class KafkaLog implements Log {
       events: this.#patience.events,
       state,
       topicOf: name => this.#topic(name),
+      outputTopics: () => [...this.#topics.values()].filter(({ name }) => !inputs.has(name)),
       turns: this.#turns,
       limits: {
         partitionBytesMax: fetchBytesMax,
@@ -286,6 +279,7 @@ class KafkaLog implements Log {
   async close(): Promise<void> {
     if (this.#isClosed) return
     this.#isClosed = true
+    this.#appender.close()
     for (const consumer of this.#consumers) await consumer.close()
     await this.#unseen.allSeen().catch(() => {})
     await this.#admin.disconnect()
@@ -325,7 +319,5 @@ const OUT_OF_RANGE = 1
 const FENCES_MAX = 5
 /** Enough for a first record, where it is not a large one. */
 const PEEK_BYTES = 1 << 14
-/** One that breaks off keeps readers of the topic waiting no longer than this. */
-const APPEND_MS_MAX = 15_000
 /** What may wait to be polled, in fetches of one partition. */
 const WAITING_FETCHES = 16
