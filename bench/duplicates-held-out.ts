@@ -25,6 +25,21 @@ const CLOSINGS = [
   (text: string) => `${text} Yes or no?`,
   (text: string) => `${text} Would you say so?`,
 ]
+/** Dai et al., *InstructBLIP* (2023), appendix C: templates that it asks questions about a picture with. */
+const TEMPLATES = [
+  (text: string) => `Question: ${text}`,
+  (text: string) => `${text} A short answer to the question is`,
+  (text: string) => `Q: ${text} A:`,
+  (text: string) => `Question: ${text} Short answer:`,
+  (text: string) =>
+    `Given the image, answer the following question with no more than three words. ${text}`,
+  (text: string) =>
+    `Based on the image, respond to this question with a short answer: ${text}. Answer:`,
+  (text: string) =>
+    `Use the provided image to answer the question: ${text} Provide your answer as short as possible:`,
+  (text: string) => `What is the answer to the following question? "${text}"`,
+  (text: string) => `The question "${text}" can be answered using the image. A short answer is`,
+]
 const TYPOGRAPHY = [
   (text: string) => `“${text}”`,
   (text: string) => `${text.replace(/[.?!]+$/, '')}…`,
@@ -66,6 +81,7 @@ export const HELD_OUT_DUPLICATES = {
   phrase: {
     opening: asked((text, random) => pick(OPENINGS, random)(text)),
     closing: asked((text, random) => pick(CLOSINGS, random)(text)),
+    template: asked((text, random) => pick(TEMPLATES, random)(text)),
     typography: asked((text, random) => pick(TYPOGRAPHY, random)(text)),
     contraction: asked(text =>
       text.replaceAll(/\b(is|are|does|do) not\b/gi, "$1n't").replace(/\bthere are\b/i, "there're"),

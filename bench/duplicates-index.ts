@@ -1,120 +1,161 @@
-/** What the index of exemplars costs, filled with examples that are spread as real ones are. */
-import { type Nearness, readLayouts, stateOf } from '../src/cluster/nearness.ts'
+/** An index full of strangers: examples that are spread as real ones are, and none of which is made from another. */
+import type { Nearness } from '../src/cluster/nearness.ts'
+import { decodeDirection, encodeDirection } from '../src/direction.ts'
 import { LAYOUT_VALUES } from '../src/ingest/layout.ts'
-import type { StateKey, StateReader } from '../src/log/log.ts'
-import { seededRandom } from '../src/random.ts'
-import { type Appearance, Exemplars } from '../src/select/exemplars.ts'
+import type { StateReader } from '../src/log/log.ts'
+import { normalDeviates, seededRandom } from '../src/random.ts'
+import { contentOf } from '../src/select/duplicates.ts'
+import { NearDuplicates } from '../src/select/near-duplicates.ts'
 import type { FoldedAssignment } from '../src/select/parse.ts'
+import { MemoryState } from '../test/select/stream.ts'
 
-export const NOTHING: StateReader = { get: () => undefined, range: (_: StateKey) => [] }
+export const NOTHING: StateReader = { get: () => undefined, range: () => [] }
+
+/** Sequence numbers of strangers begin here. */
+const STRANGERS_FROM = 2 ** 31
 
 export type IndexCosts = {
   exemplars: number
   bytesPerExemplar: number
-  addMicroseconds: number
-  /** Of examples that are near to none, and of copies. */
-  lookupMicroseconds: { medianNew: number; p99New: number; medianCopy: number; p99Copy: number }
+  storedBytesPerExemplar: number
+  /** Of all strangers drawn, those that lay within the radii of another one. */
+  strangersTaken: number
+  /** To look an example up that is near to none, and add it; to find a copy. */
+  microseconds: { medianNew: number; p99New: number; medianCopy: number; p99Copy: number }
   copiesFound: number
   restoreSeconds: number
 }
 
 const QUERIES = 20_000
-/** Each look-up counts with the fastest of so many: what other processes take is not its cost. */
-const PASSES = 3
 /** Questions that are asked again and again: a share of all, drawn by Zipf's law from so many. */
 const POPULAR_SHARE = 0.4
 const POPULAR = 20_000
 
-/** `examples`: real ones, of which others are mixed. */
-export function measureIndex(
+/**
+ * `count` strangers in an index that has room for so many more. `words`: those of real questions, which strangers ask too; they are
+ * the most popular ones.
+ */
+export function fillIndex(
   model: Nearness,
   examples: readonly FoldedAssignment[],
-  count: number,
-): IndexCosts {
-  const make = generator(model, examples)
-  const exemplars = new Exemplars(model, count)
-  const start = performance.now()
-  const made: Appearance[] = []
-  let making = 0
-  for (let number = 0; number < count; number++) {
-    const before = performance.now()
-    const appearance = make()
-    making += performance.now() - before
-    if (number % Math.ceil(count / QUERIES) === 0) made.push(appearance)
-    exemplars.add(appearance, number)
+  { count, room }: { count: number; room: number },
+): { near: NearDuplicates; costs: () => IndexCosts } {
+  const draw = strangers(examples)
+  const settings = { exemplarsMax: count + room + 2 * QUERIES }
+  const near = new NearDuplicates(NOTHING, settings)
+  near.learn(model)
+  const known: FoldedAssignment[] = []
+  let drawn = 0
+  for (let added = 0; added < count; drawn++) {
+    const stranger = draw()
+    if (identify(near, stranger, STRANGERS_FROM + added) !== undefined) continue
+    if (added++ % Math.ceil(count / QUERIES) === 0) known.push(stranger)
   }
-  const addMicroseconds = (1000 * (performance.now() - start - making)) / count
-  const [fresh, copies] = [made.map(make), made.map(one => nudged(one))]
-  const [ofNew, ofCopies] = [timed(exemplars, fresh), timed(exemplars, copies)]
-  const restoreStart = performance.now()
-  const again = new Exemplars(model, count)
-  for (let number = 0; number < count; number++) again.addRow(exemplars.row(number))
+  const bytesPerExemplar = round(near.bytes / count)
+  const strangersTaken = (drawn - count) / drawn
   return {
-    exemplars: count,
-    bytesPerExemplar: round(exemplars.bytes / count),
-    addMicroseconds: round(addMicroseconds),
-    lookupMicroseconds: {
-      medianNew: ofNew.at(0.5),
-      p99New: ofNew.at(0.99),
-      medianCopy: ofCopies.at(0.5),
-      p99Copy: ofCopies.at(0.99),
+    near,
+    costs: () => {
+      const state = new MemoryState()
+      state.commit(writer => near.write(writer))
+      const restoreStart = performance.now()
+      const again = new NearDuplicates(state, settings)
+      const restoreSeconds = round((performance.now() - restoreStart) / 1000)
+      const stored = [...state.range([''], ['~'])].reduce((sum, { value }) => sum + value.length, 0)
+      const fresh = timed(again, Array.from(known, draw))
+      const copies = timed(again, known.map(nudged))
+      return {
+        exemplars: count,
+        bytesPerExemplar,
+        storedBytesPerExemplar: round(stored / count),
+        strangersTaken,
+        microseconds: {
+          medianNew: fresh.at(0.5),
+          p99New: fresh.at(0.99),
+          medianCopy: copies.at(0.5),
+          p99Copy: copies.at(0.99),
+        },
+        copiesFound: copies.found / known.length,
+        restoreSeconds,
+      }
     },
-    copiesFound: round(ofCopies.found / copies.length),
-    restoreSeconds: round((performance.now() - restoreStart) / 1000),
   }
 }
 
+/** As `Fold` asks, for content that is new. */
+export function identify(near: NearDuplicates, record: FoldedAssignment, sequence: number) {
+  return near.identify(record, contentOf(record.content)!, sequence)
+}
+
+/** Real examples that strangers are drawn from together. */
+const PARENTS = 8
+
 /**
- * Two random pictures mixed, and a state that lies to a real one as two others lie to each other: the spread of
- * the real ones, and no two alike.
+ * Deviations of real examples from their mean, added up with normal weights: strangers have the mean and the covariance
+ * of the real ones, over pictures, trajectories and embeddings together, and are near to no single one.
  */
-function generator(model: Nearness, examples: readonly FoldedAssignment[]): () => Appearance {
+function strangers(examples: readonly FoldedAssignment[]): () => FoldedAssignment {
   const random = seededRandom(7)
   const real = examples.flatMap(({ layout, trajectory, embedding }) => {
-    const layouts = readLayouts(layout ?? null)
-    const state = embedding == null ? undefined : stateOf(model, trajectory!, embedding)
-    return layouts?.count === 1 && state !== undefined ? [{ layouts, state }] : []
+    if (layout == null || trajectory == null || embedding == null) return []
+    const picture = decodeDirection(layout)
+    if (picture.length !== LAYOUT_VALUES) return []
+    return [Float64Array.of(...picture, ...trajectory, ...decodeDirection(embedding))]
   })
-  const one = () => real[Math.floor(real.length * random())]!
+  const scores = examples.find(({ trajectory }) => trajectory != null)!.trajectory!.length
+  const mean = real[0]!.map((_, d) => real.reduce((sum, one) => sum + one[d]!, 0) / real.length)
+  const asked = [...new Set(examples.map(({ words }) => words!))]
+  let number = 0
   return () => {
-    const [a, b, c] = [one(), one(), one()]
-    const share = 0.3 + 0.4 * random()
-    const bytes = a.layouts.bytes.map((value, i) =>
-      Math.round(share * value + (1 - share) * b.layouts.bytes[i]! + 12 * (random() - 0.5)),
-    )
-    const state = a.state.map((value, d) => value + 0.7 * (b.state[d]! - c.state[d]!))
-    const isPopular = random() < POPULAR_SHARE
-    const low = isPopular ? Math.floor(POPULAR ** random()) : Math.floor(2 ** 32 * random())
-    return appearance({ high: Number(isPopular), low }, bytes, state)
+    const values = Float64Array.from(mean)
+    for (const weight of normalDeviates(random, PARENTS)) {
+      const parent = real[Math.floor(real.length * random())]!
+      for (let d = 0; d < values.length; d++) {
+        values[d]! += ((parent[d]! - mean[d]!) * weight) / Math.sqrt(PARENTS)
+      }
+    }
+    const rank = Math.floor(POPULAR ** random())
+    const words = random() < POPULAR_SHARE ? (asked[rank] ?? hex(rank)) : hex(2 ** 40 * random())
+    return {
+      ...{ key: '', id: '', cluster: 0, instability: 0, distance: 0, bundle: 'bench' },
+      content: hex(2 ** 48 + number++),
+      words,
+      layout: encodeDirection(values.subarray(0, LAYOUT_VALUES)),
+      trajectory: [...values.subarray(LAYOUT_VALUES, LAYOUT_VALUES + scores)],
+      embedding: encodeDirection(values.subarray(LAYOUT_VALUES + scores)),
+    }
   }
 }
 
 /** As a re-encoding leaves it: the same words, values a little off. */
-function nudged({ words, layouts, state }: Appearance): Appearance {
-  const off = (value: number, i: number): number => value + ((i * 7919) % 3) - 1
-  return appearance(words, layouts.bytes.map(off), state!.map(off))
-}
-
-function appearance(words: Appearance['words'], bytes: Int8Array, state: Int16Array): Appearance {
-  const square = bytes.reduce((sum, byte) => sum + byte * byte, 0)
-  if (bytes.length !== LAYOUT_VALUES) throw new RangeError(`a picture of ${bytes.length} values`)
-  return { words, layouts: { count: 1, bytes, squares: Uint32Array.of(square) }, state }
+function nudged(stranger: FoldedAssignment, i: number): FoldedAssignment {
+  const off = (text: string): string => {
+    const bytes = new Int8Array(Buffer.from(text, 'base64'))
+    return encodeDirection(Array.from(bytes, (value, at) => value + (((at + i) * 7919) % 3) - 1))
+  }
+  const { layout, embedding } = stranger
+  const content = hex(2 ** 50 + i)
+  return { ...stranger, content, layout: off(layout!), embedding: off(embedding!) }
 }
 
 function timed(
-  exemplars: Exemplars,
-  wanted: readonly Appearance[],
+  near: NearDuplicates,
+  records: readonly FoldedAssignment[],
 ): { at: (share: number) => number; found: number } {
-  const once = (one: Appearance): number => {
+  let found = 0
+  const times = records.map((record, i) => {
+    const content = contentOf(record.content)!
     const started = performance.now()
-    exemplars.find(one)
+    const match = near.identify(record, content, 2 * STRANGERS_FROM - 1 - i)
+    if (match !== undefined) found++
     return 1000 * (performance.now() - started)
-  }
-  const passes = Array.from({ length: PASSES }, () => wanted.map(once))
-  const times = wanted.map((_, i) => Math.min(...passes.map(pass => pass[i]!)))
+  })
   times.sort((a, b) => a - b)
-  const found = wanted.filter(one => exemplars.find(one) !== undefined).length
   return { at: share => round(times[Math.floor(share * (times.length - 1))]!), found }
+}
+
+function hex(value: number): string {
+  return Math.floor(value).toString(16).padStart(16, '0')
 }
 
 function round(value: number): number {

@@ -10,8 +10,9 @@
  * the stream (`duplicates-stream.ts`), scored by the built command and folded as the select role does. A
  * second stream is made by changes that the daemon was not written with in view (`duplicates-held-out.ts`).
  * The last line is one JSON object: `recall` and `precision` over the stream, recall by what was changed,
- * each kind's share that was taken for a duplicate, the same held out, and the costs of the index;
- * `byWords` and `byState` are either way alone.
+ * each kind's share that was taken for a duplicate, the same held out, and the costs of an index of N exemplars;
+ * `byWords` and `byState` are either way alone, `amongStrangers` is the stream behind N exemplars that ask the same
+ * questions about other pictures (`duplicates-index.ts`).
  */
 import { spawnSync } from 'node:child_process'
 import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
@@ -22,13 +23,12 @@ import { openBundle } from '../src/cluster/bundle.ts'
 import type { Nearness } from '../src/cluster/nearness.ts'
 import { demoExamples } from '../src/demo/stream.ts'
 import { seededRandom } from '../src/random.ts'
-import type { Decision } from '../src/record.ts'
 import { NearDuplicates } from '../src/select/near-duplicates.ts'
 import type { FoldedAssignment } from '../src/select/parse.ts'
 import { openSelectState } from '../src/select/state.ts'
 import { ROOT } from '../test/support.ts'
 import { HELD_OUT_DUPLICATES, heldOutLookalikes } from './duplicates-held-out.ts'
-import { measureIndex, NOTHING } from './duplicates-index.ts'
+import { fillIndex, identify, NOTHING } from './duplicates-index.ts'
 import {
   type Changes,
   DUPLICATES,
@@ -113,7 +113,7 @@ function score({ proxy, images }: Data, data: string, out: string): FoldedAssign
   })
 }
 
-type Verdict = { example: Labelled; decision: Decision | undefined; isTaken: boolean }
+type Verdict = { example: Labelled; isDropped: boolean; isTaken: boolean }
 
 /** What the select role decides. `isTaken`: for a duplicate of its own original, or of one made from that. */
 function judge(
@@ -131,7 +131,23 @@ function judge(
     originalOf.set(record.key, example.of)
     const decision = decisions.find(({ duplicateOf }) => duplicateOf !== undefined)
     const isTaken = decision !== undefined && originalOf.get(decision.duplicateOf!) === example.of
-    return { example, decision, isTaken }
+    return { example, isDropped: decision !== undefined, isTaken }
+  })
+}
+
+/** The same by what `near` holds already; content comes first, as in the fold. */
+function judgeAmong(
+  near: NearDuplicates,
+  stream: readonly Labelled[],
+  scored: readonly FoldedAssignment[],
+): Verdict[] {
+  const contents = new Map<string, number>()
+  return stream.map((example, sequence) => {
+    const record = scored[sequence]!
+    const owner = contents.get(record.content) ?? identify(near, record, sequence)?.sequence
+    if (owner === undefined) contents.set(record.content, sequence)
+    const isTaken = owner !== undefined && stream[owner]?.of === example.of
+    return { example, isDropped: owner !== undefined, isTaken }
   })
 }
 
@@ -140,11 +156,11 @@ type Kind = { examples: number; taken: number; wrongly: number }
 /** By kind: how many were taken for a duplicate, and how many of another original's. */
 function byKind(verdicts: readonly Verdict[]): Map<string, Kind> {
   const kinds = new Map<string, Kind>()
-  for (const { example, decision, isTaken } of verdicts) {
+  for (const { example, isDropped, isTaken } of verdicts) {
     const kind = kinds.get(example.kind) ?? { examples: 0, taken: 0, wrongly: 0 }
     kind.examples++
     if (isTaken) kind.taken++
-    else if (decision !== undefined) kind.wrongly++
+    else if (isDropped) kind.wrongly++
     kinds.set(example.kind, kind)
   }
   return kinds
@@ -153,7 +169,7 @@ function byKind(verdicts: readonly Verdict[]): Map<string, Kind> {
 type Summary = { recall: number; precision: number }
 
 function summary(verdicts: readonly Verdict[]): Summary {
-  const dropped = verdicts.filter(({ decision }) => decision !== undefined).length
+  const dropped = verdicts.filter(({ isDropped }) => isDropped).length
   const found = verdicts.filter(({ isTaken, example }) => isTaken && example.isDuplicate).length
   return { recall: recallOf(verdicts), precision: found / dropped }
 }
@@ -174,13 +190,13 @@ type Measured = Summary & {
 
 type StreamChanges = { duplicates: Readonly<Record<string, Changes>>; lookalikes: Changes }
 
-/** One stream: made, scored, folded; `scored` is what the daemon sees of it. */
+/** One stream: made, scored, folded by itself; `scored` is what the daemon sees of it. */
 async function measureStream(
   name: string,
   data: Data,
   { duplicates, lookalikes }: StreamChanges,
   model: Nearness,
-): Promise<{ measured: Measured; scored: FoldedAssignment[] }> {
+): Promise<{ measured: Measured; stream: Labelled[]; scored: FoldedAssignment[] }> {
   const all = { duplicates: Object.assign({}, ...Object.values(duplicates)), lookalikes }
   const random = seededRandom(Number(options.seed))
   const stream = await labelledStream(data.originals, all, { random, lag: LAG })
@@ -204,7 +220,7 @@ async function measureStream(
     kinds: Object.fromEntries(kinds),
   }
   describe(name, Object.keys({ ...all.duplicates, original: 0, ...lookalikes }), kinds)
-  return { measured, scored }
+  return { measured, stream, scored }
 }
 
 function describe(name: string, order: string[], kinds: ReadonlyMap<string, Kind>): void {
@@ -225,12 +241,15 @@ async function main(): Promise<void> {
   const model = (await openBundle(at('bundle'))).manifest.nearness!
   const { originals } = data
   const known = { duplicates: DUPLICATES, lookalikes: lookalikes(originals) }
-  const { measured, scored } = await measureStream('stream', data, known, model)
+  const { measured, stream, scored } = await measureStream('stream', data, known, model)
   const unknown = { duplicates: HELD_OUT_DUPLICATES, lookalikes: heldOutLookalikes(originals) }
   const heldOut = (await measureStream('held-out', data, unknown, model)).measured
   const { layoutRadius, stateRadius } = model
-  const index = measureIndex(model, scored, Number(options.exemplars))
-  console.log(JSON.stringify({ ...measured, heldOut, layoutRadius, stateRadius, index }))
+  const size = { count: Number(options.exemplars), room: stream.length }
+  const { near, costs } = fillIndex(model, scored, size)
+  const amongStrangers = summary(judgeAmong(near, stream, scored))
+  const radii = { layoutRadius, stateRadius }
+  console.log(JSON.stringify({ ...measured, heldOut, amongStrangers, ...radii, index: costs() }))
 }
 
 try {

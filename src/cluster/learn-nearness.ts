@@ -2,10 +2,11 @@
  * What `fit` learns of a history about near-duplicates: radii that a given share of its examples would
  * not keep. Samples bound the work; the same history and seed give the same.
  *
- * Legend: N examples, A axes, D dimensions of a state.
+ * Legend: N examples, A axes of pictures, D dimensions of a state.
  */
 import { EigenvalueDecomposition, Matrix } from 'ml-matrix'
-import { decodeDirection } from '../direction.ts'
+import { decodeDirection, unitOf } from '../direction.ts'
+import { LAYOUT_VALUES } from '../ingest/layout.ts'
 import { permutation, seededRandom } from '../random.ts'
 import { percentile } from './fit.ts'
 import type { Points } from './kmeans.ts'
@@ -14,7 +15,6 @@ import {
   type Layouts,
   type Nearness,
   readLayouts,
-  STATE_UNIT,
   stateDistance,
   stateOf,
 } from './nearness.ts'
@@ -27,8 +27,9 @@ export type History = { trajectories: Points; likeness: readonly Likeness[] }
 /** Nearer is what re-encoding, resizing and brightening do to any picture; nothing is learned of that. */
 export const LAYOUT_RADIUS_MIN = 0.1
 /** Farther are other pictures of the same things. */
-export const LAYOUT_RADIUS_MAX = 0.4
-const AXES = 6
+export const LAYOUT_RADIUS_MAX = 0.35
+/** Bits of a picture's code: a million pictures fall into cells of some ten each. */
+const LAYOUT_AXES = 20
 const QUERIES_MAX = 2_000
 const OTHERS_MAX = 20_000
 /** Fewer neighbours say nothing of a percentile. */
@@ -61,7 +62,8 @@ export function learnNearness(
     nearestOf(indices, () => indices, distance),
     share,
   )
-  return { layoutRadius, stateRadius, ...standardisation, axes: widestAxes(states) }
+  const axes = layoutAxesOf(sampled.map(row => layouts[row]!))
+  return { layoutRadius, stateRadius, ...standardisation, ...axes }
 }
 
 /** The states of some examples, and what they are standardised with. */
@@ -131,23 +133,24 @@ function nearestOf(
   return Float64Array.from(found)
 }
 
-/** The directions [A, D] in which the states lie farthest apart: principal axes. */
-function widestAxes(states: readonly Int16Array[]): number[][] {
-  const dimensions = states[0]!.length
-  const covariance = new Float64Array(dimensions ** 2)
-  for (const state of states) {
-    for (let a = 0; a < dimensions; a++) {
-      const weight = state[a]! / STATE_UNIT ** 2 / states.length
-      for (let b = 0; b < dimensions; b++) covariance[a * dimensions + b]! += weight * state[b]!
-    }
-  }
-  const matrix = Matrix.from1DArray(dimensions, dimensions, covariance)
-  const { realEigenvalues, eigenvectorMatrix } = new EigenvalueDecomposition(matrix, {
-    assumeSymmetric: true,
+/** The directions in which pictures differ most: principal axes, and the median along each. */
+function layoutAxesOf(layouts: readonly Layouts[]): Pick<Nearness, 'layoutAxes' | 'layoutMiddles'> {
+  const pictures = layouts.map(({ bytes }) => {
+    return unitOf(Float64Array.from(bytes.subarray(0, LAYOUT_VALUES)))
   })
-  const widest = realEigenvalues
+  const matrix = new Matrix(pictures).center('column')
+  const { realEigenvalues, eigenvectorMatrix } = new EigenvalueDecomposition(
+    matrix.transpose().mmul(matrix),
+    { assumeSymmetric: true },
+  )
+  const layoutAxes = realEigenvalues
     .map((value, column) => ({ value, column }))
     .sort((a, b) => b.value - a.value)
-    .slice(0, AXES)
-  return widest.map(({ column }) => eigenvectorMatrix.getColumn(column))
+    .slice(0, LAYOUT_AXES)
+    .map(({ column }) => eigenvectorMatrix.getColumn(column))
+  const layoutMiddles = layoutAxes.map(axis => {
+    const along = pictures.map(picture => picture.reduce((sum, v, at) => sum + v * axis[at]!, 0))
+    return percentile(Float64Array.from(along), 0.5)
+  })
+  return { layoutAxes, layoutMiddles }
 }

@@ -23,8 +23,9 @@ export const Nearness = z.strictObject({
   /** [D] */
   mean: z.array(z.number()),
   deviation: z.array(z.number()),
-  /** [A, D] orthonormal: the directions in which states differ most. */
-  axes: z.array(z.array(z.number())),
+  /** [A, LAYOUT_VALUES] orthonormal: the directions in which pictures differ most, and the middle along each [A]. */
+  layoutAxes: z.array(z.array(z.number())),
+  layoutMiddles: z.array(z.number()),
 })
 export type Nearness = z.infer<typeof Nearness>
 
@@ -72,6 +73,53 @@ export function farthestPicture(a: Layouts, b: Layouts): number {
 }
 
 const FARTHEST = 2
+
+/** So many sides that a picture is almost on are tried both ways. */
+const UNSURE_SIDES = 5
+
+type Sides = Pick<Nearness, 'layoutAxes' | 'layoutMiddles'>
+type Picture = { bytes: Int8Array; squares: ArrayLike<number> }
+
+/**
+ * On which side of the middle the first picture is along every axis, a bit each: pictures that look alike have the
+ * same code, or differ in bits of axes whose middle they are close to.
+ */
+export function pictureCode(sides: Sides, picture: Picture): number {
+  return codeOf(marginsOf(sides, picture))
+}
+
+/**
+ * The code, and those with some of its `UNSURE_SIDES` least certain bits turned, after Lv et al., *Multi-probe
+ * LSH* (VLDB 2007).
+ */
+export function pictureCodes(sides: Sides, picture: Picture): Uint32Array {
+  const margins = marginsOf(sides, picture)
+  const code = codeOf(margins)
+  const unsure = Array.from(margins, (margin, a) => ({ bit: 1 << a, margin: Math.abs(margin) }))
+    .sort((a, b) => a.margin - b.margin)
+    .slice(0, UNSURE_SIDES)
+  const codes = new Uint32Array(1 << unsure.length)
+  for (let turned = 0; turned < codes.length; turned++) {
+    codes[turned] = unsure.reduce(
+      (bits, { bit }, i) => (turned & (1 << i) ? bits ^ bit : bits),
+      code,
+    )
+  }
+  return codes
+}
+
+function marginsOf({ layoutAxes, layoutMiddles }: Sides, picture: Picture): Float64Array {
+  const length = Math.sqrt(picture.squares[0]!) || 1
+  return Float64Array.from(layoutAxes, (axis, a) => {
+    let along = 0
+    for (let at = 0; at < LAYOUT_VALUES; at++) along += axis[at]! * picture.bytes[at]!
+    return along / length - layoutMiddles[a]!
+  })
+}
+
+function codeOf(margins: Float64Array): number {
+  return margins.reduce((bits, margin, a) => (margin > 0 ? bits | (1 << a) : bits), 0)
+}
 
 /** States are kept in steps of 1 / 8192. */
 export const STATE_UNIT = 8192

@@ -88,6 +88,9 @@ const PHRASE = new RegExp(
     '(?:i )?(?:would like|want) to know',
     '(?:given|from|by|based on|judging by) what (?:you|we|i|one) (?:can |could )?(?:see|know)',
     'good (?:morning|afternoon|evening|day)',
+    // LLaVA-1.5's, behind every question that has a short answer.
+    'answer the question using a single word or phrase',
+    'answer with the options letter from the given choices directly',
   ].join('|')})\\b`,
   'gu',
 )

@@ -79,6 +79,12 @@ export class Chains {
     return isTaken ? { high: this.#high[slot]!, low: this.#low[slot]! } : { high: 0, low: 0 }
   }
 
+  /** Was `number`, which is not forgotten, added with this key? */
+  isKeyOf(number: number, high: number, low: number): boolean {
+    const slot = number & this.#mask
+    return this.#isTaken[slot] === 1 && this.#low[slot] === low && this.#high[slot] === high
+  }
+
   #remembered(entry: number): number | undefined {
     return entry !== NONE && entry > this.#end - this.#capacity ? entry - 1 : undefined
   }

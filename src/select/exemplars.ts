@@ -1,11 +1,11 @@
 /**
  * The exemplars that a new example is compared with: the last ones that counted, in a ring of bounded
- * memory. Exact within it: what lies within the radii is found, whatever the order things came in, so that
- * an index that was stored answers as the one that never stopped.
+ * memory. What is found depends on nothing but the rows in it, so that an index that was stored answers as
+ * the one that never stopped.
  *
- * Two ways to candidates. Exemplars with the same words hang in one chain. States lie in a grid over
- * their widest axes, whose cells are two radii wide: what lies within a radius on every axis is in the
- * cell or next to it, at most two on an axis.
+ * Two ways to candidates. Exemplars with the same words hang in one chain, exemplars whose (first) pictures
+ * have the same code (`pictureCodes`) in another. The first is complete but for words that more than
+ * `CHAIN_LOOKS_MAX` exemplars share; the second finds those too, and examples that only the proxy sees alike.
  *
  * A row holds one picture; an example takes as many rows as it has pictures, and at least one. Its first
  * row says which example it is, and how many pictures it has; the rows that follow hold their picture alone.
@@ -14,7 +14,8 @@ import {
   type Layouts,
   layoutDistance,
   type Nearness,
-  STATE_UNIT,
+  pictureCode,
+  pictureCodes,
   stateDistance,
 } from '../cluster/nearness.ts'
 import { LAYOUT_VALUES } from '../ingest/layout.ts'
@@ -46,6 +47,8 @@ const FIRST_LENGTH = 1 << 10
 const LINE_BYTES = 64
 const SQUARE_AT = 56
 const START_AT = 60
+/** No component of a state is as low. */
+const NO_STATE = -32768
 
 /** One row, as it is stored. */
 export type ExemplarRow = {
@@ -55,7 +58,7 @@ export type ExemplarRow = {
   words: Content
   /** [LAYOUT_VALUES], zeros for text-only examples. */
   layout: Int8Array
-  /** [D], all zeros where there is none. */
+  /** [D], `NO_STATE` where there is none. */
   state: Int16Array
 }
 
@@ -64,7 +67,7 @@ export class Exemplars {
   readonly #capacity: number
   readonly #dimensions: number
   readonly #words: Chains
-  readonly #cells: Chains
+  readonly #pictures: Chains
   /** Of each row one line of the cache: a layout's bytes, its squared length, how the row starts. */
   #lines = new Int8Array(0)
   #numbers = new Uint32Array(0)
@@ -78,12 +81,12 @@ export class Exemplars {
     this.#capacity = capacity
     this.#dimensions = model.mean.length
     this.#words = new Chains(capacity)
-    this.#cells = new Chains(capacity)
+    this.#pictures = new Chains(capacity)
     this.#end = from
     this.#resize(FIRST_LENGTH)
     if (from === 0) return
     this.#words.advance(from - 1)
-    this.#cells.advance(from - 1)
+    this.#pictures.advance(from - 1)
   }
 
   /** The next row's number. */
@@ -99,12 +102,12 @@ export class Exemplars {
   get bytes(): number {
     const columns = [this.#lines, this.#sequences, this.#states]
     const own = columns.reduce((sum, column) => sum + column.byteLength, 0)
-    return own + this.#words.bytes + this.#cells.bytes
+    return own + this.#words.bytes + this.#pictures.bytes
   }
 
   /** The exemplar that an example is a near-duplicate of: by its words if any, else by its state. */
   find(appearance: Appearance): Match | undefined {
-    return this.#findByWords(appearance) ?? this.#findByState(appearance)
+    return this.#findByWords(appearance) ?? this.#findByPicture(appearance)
   }
 
   /** The nearest picture with the same words, ties to the oldest. */
@@ -123,32 +126,33 @@ export class Exemplars {
     return found
   }
 
-  /** The nearest state whose pictures are the same, ties to the oldest. */
-  #findByState({ layouts, state }: Appearance): Match | undefined {
-    if (state === undefined) return undefined
-    const { stateRadius, layoutRadius } = this.#model
-    let found: Match | undefined
+  /** Of those whose pictures look alike: the nearest picture with the same words, else the nearest state. */
+  #findByPicture({ words, layouts, state }: Appearance): Match | undefined {
+    if (layouts.count === 0) return undefined
+    let [byWords, byState]: (Match | undefined)[] = []
     let looks = CHAIN_LOOKS_MAX
-    for (const { high, low } of this.#cellsNear(state)) {
-      let number = this.#cells.newest(high, low)
-      for (; number !== undefined && looks > 0; number = this.#cells.older(number), looks--) {
-        const slot = this.#slot(number)
-        const distance = stateDistance(
-          state,
-          0,
-          this.#states,
-          slot * this.#dimensions,
-          state.length,
-        )
-        const sequence = this.#sequences[slot]!
-        const isNearer = distance < (found?.distance ?? Number.POSITIVE_INFINITY)
-        const isOlder = distance === found?.distance && sequence < found.sequence
-        if (distance > stateRadius || !(isNearer || isOlder)) continue
-        if (this.#pictureDistance(layouts, number) > layoutRadius) continue
-        found = { sequence, measure: 'state', distance }
+    for (const code of pictureCodes(this.#model, layouts)) {
+      let number = this.#pictures.newest(0, code)
+      for (; number !== undefined && looks > 0; number = this.#pictures.older(number), looks--) {
+        const picture = this.#pictureDistance(layouts, number)
+        if (picture > this.#model.layoutRadius) continue
+        const sequence = this.#sequences[this.#slot(number)]!
+        if (this.#words.isKeyOf(number, words.high, words.low)) {
+          byWords = nearer(byWords, { sequence, measure: 'layout', distance: picture })
+        } else if (state !== undefined) {
+          const distance = this.#stateDistance(state, number)
+          if (distance > this.#model.stateRadius) continue
+          byState = nearer(byState, { sequence, measure: 'state', distance })
+        }
       }
     }
-    return found
+    return byWords ?? byState
+  }
+
+  #stateDistance(state: Int16Array, number: number): number {
+    const from = this.#slot(number) * this.#dimensions
+    if (this.#states[from] === NO_STATE) return Number.POSITIVE_INFINITY
+    return stateDistance(state, 0, this.#states, from, state.length)
   }
 
   /** Of the picture that differs most; 2, the farthest, where they are not as many. */
@@ -171,7 +175,7 @@ export class Exemplars {
 
   /** A new exemplar. */
   add({ words, layouts, state }: Appearance, sequence: number): void {
-    const none = new Int16Array(this.#dimensions)
+    const none = new Int16Array(this.#dimensions).fill(NO_STATE)
     for (let i = 0; i < Math.max(1, layouts.count); i++) {
       const layout = layouts.bytes.slice(i * LAYOUT_VALUES, (i + 1) * LAYOUT_VALUES)
       const isFirst = i === 0
@@ -198,15 +202,12 @@ export class Exemplars {
     this.#numbers[(line + START_AT) >> 2] = start
     this.#sequences[slot] = sequence
     this.#states.set(state, slot * this.#dimensions)
-    if (start === 0) {
-      this.#words.advance(number)
-      this.#cells.advance(number)
-      return
-    }
-    this.#words.add(words.high, words.low, number)
-    const [cell] = state.some(value => value !== 0) ? this.#cellsNear(state, 0) : []
-    if (cell === undefined) this.#cells.advance(number)
-    else this.#cells.add(cell.high, cell.low, number)
+    const square = this.#numbers[(line + SQUARE_AT) >> 2]!
+    if (start === 0) this.#words.advance(number)
+    else this.#words.add(words.high, words.low, number)
+    if (start <= 1) this.#pictures.advance(number)
+    else
+      this.#pictures.add(0, pictureCode(this.#model, { bytes: layout, squares: [square] }), number)
   }
 
   /** A row that is remembered. */
@@ -226,21 +227,6 @@ export class Exemplars {
     return number & (this.#sequences.length - 1)
   }
 
-  /** Keys of the cells that hold what lies within `radius` of a state on every axis. */
-  #cellsNear(state: Int16Array, radius = this.#model.stateRadius): Content[] {
-    const width = 2 * Math.max(this.#model.stateRadius, 1 / STATE_UNIT)
-    let cells: Content[] = [{ high: 0, low: 1 }]
-    for (const axis of this.#model.axes) {
-      let at = 0
-      for (let d = 0; d < axis.length; d++) at += axis[d]! * state[d]!
-      const place = at / STATE_UNIT
-      const [from, to] = [place - radius, place + radius].map(edge => Math.floor(edge / width))
-      const ends = from === to ? [from!] : [from!, to!]
-      cells = cells.flatMap(cell => ends.map(end => withCoordinate(cell, end)))
-    }
-    return cells
-  }
-
   #resize(length: number): void {
     this.#lines = grown(this.#lines, new Int8Array(length * LINE_BYTES))
     this.#numbers = new Uint32Array(this.#lines.buffer)
@@ -249,10 +235,8 @@ export class Exemplars {
   }
 }
 
-/** Two cells may share a key: who asks compares distances. */
-function withCoordinate({ high, low }: Content, coordinate: number): Content {
-  return {
-    high: Math.imul(high ^ coordinate, 0x85ebca6b) >>> 0,
-    low: (Math.imul(low, 0x01000193) ^ Math.imul(coordinate, 0xc2b2ae35)) >>> 0,
-  }
+/** Ties to the oldest. */
+function nearer(found: Match | undefined, other: Match): Match {
+  if (found === undefined || other.distance < found.distance) return other
+  return other.distance === found.distance && other.sequence < found.sequence ? other : found
 }

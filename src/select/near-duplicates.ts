@@ -275,12 +275,14 @@ function decodeRows(value: Uint8Array, dimensions: number): ExemplarRow[] {
     const at = i * bytes
     const layoutAt = at + ROW_HEAD_BYTES
     const stateAt = layoutAt + LAYOUT_VALUES
+    const state = new Int16Array(dimensions)
+    for (let d = 0; d < dimensions; d++) state[d] = block.readInt16LE(stateAt + 2 * d)
     return {
       start: block.readUInt8(at),
       sequence: block.readUInt32LE(at + 1),
       words: { high: block.readUInt32LE(at + 5), low: block.readUInt32LE(at + 9) },
-      layout: Int8Array.from(block.subarray(layoutAt, stateAt)),
-      state: Int16Array.from({ length: dimensions }, (_, d) => block.readInt16LE(stateAt + 2 * d)),
+      layout: new Int8Array(block.subarray(layoutAt, stateAt)),
+      state,
     }
   })
 }

@@ -1,7 +1,13 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { learnNearness } from '../../src/cluster/learn-nearness.ts'
-import { farthestPicture, readLayouts, stateDistance, stateOf } from '../../src/cluster/nearness.ts'
+import {
+  farthestPicture,
+  pictureCodes,
+  readLayouts,
+  stateDistance,
+  stateOf,
+} from '../../src/cluster/nearness.ts'
 import { assignmentOf, SCORES } from '../select/near.ts'
 
 /** 800 examples of 200 questions, each about pictures that differ; every 20th once more, re-encoded. */
@@ -33,7 +39,7 @@ test('a share of the history has another example within a radius; copies do not 
   const model = learnNearness({ trajectories, likeness }, { share: 0.02, seed: 1 })
   assert.deepEqual(learnNearness({ trajectories, likeness }, { share: 0.02, seed: 1 }), model)
   // Pictures of random colours lie 1.4 apart: the limit holds.
-  assert.equal(model.layoutRadius, 0.4)
+  assert.equal(model.layoutRadius, 0.35)
   const states = examples.map(
     ({ trajectory, embedding }) => stateOf(model, trajectory!, embedding!)!,
   )
@@ -48,25 +54,29 @@ test('a share of the history has another example within a radius; copies do not 
   assert.ok(farthestPicture(layouts[0]!, layouts[1]!) > 1)
 })
 
-test('the axes are orthonormal, and no longer than a distance', () => {
+test('codes part pictures in halves, and come back when a picture is a little off', () => {
   const { trajectories, likeness, examples } = history()
   const model = learnNearness({ trajectories, likeness }, { share: 0.01, seed: 1 })
-  const product = (a: ArrayLike<number>, b: ArrayLike<number>): number =>
-    Array.from(a).reduce((sum, value, d) => sum + value * b[d]!, 0)
-  for (const [i, a] of model.axes.entries()) {
-    for (const [j, b] of model.axes.entries()) {
-      assert.ok(Math.abs(product(a, b) - Number(i === j)) < 1e-9)
+  for (const [i, a] of model.layoutAxes.entries()) {
+    for (const [j, b] of model.layoutAxes.entries()) {
+      const product = a.reduce((sum, value, at) => sum + value * b[at]!, 0)
+      assert.ok(Math.abs(product - Number(i === j)) < 1e-9)
     }
   }
-  const states = examples.map(
-    ({ trajectory, embedding }) => stateOf(model, trajectory!, embedding!)!,
-  )
-  for (const [i, state] of states.slice(1).entries()) {
-    const distance = stateDistance(state, 0, states[i]!, 0, state.length)
-    for (const axis of model.axes) {
-      const along = Math.abs(product(axis, state) - product(axis, states[i]!)) / 8192
-      assert.ok(along <= distance * (1 + 1e-12), `${along} > ${distance}`)
-    }
+  const codes = examples.map(({ layout }) => pictureCodes(model, readLayouts(layout!)!)[0]!)
+  for (const bit of model.layoutAxes.keys()) {
+    const above = codes.filter(code => code & (1 << bit)).length
+    assert.ok(Math.abs(above - 400) < 40, `bit ${bit}: ${above} of 800`)
   }
+  const found = codes.filter((code, i) => {
+    const again = assignmentOf({ words: 0, pictures: [i], state: 0, noise: 0.1, seed: i }, i)
+    return pictureCodes(model, readLayouts(again.layout!)!).includes(code)
+  })
+  assert.ok(found.length > 700, `${found.length} of 800`)
+})
+
+test('a state of another schedule is none', () => {
+  const { trajectories, likeness, examples } = history()
+  const model = learnNearness({ trajectories, likeness }, { share: 0.01, seed: 1 })
   assert.equal(stateOf(model, [1], examples[0]!.embedding!), undefined)
 })

@@ -1,7 +1,13 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import fc from 'fast-check'
-import { farthestPicture, readLayouts, stateDistance, stateOf } from '../../src/cluster/nearness.ts'
+import {
+  farthestPicture,
+  pictureCodes,
+  readLayouts,
+  stateDistance,
+  stateOf,
+} from '../../src/cluster/nearness.ts'
 import { contentOf } from '../../src/select/duplicates.ts'
 import { type Appearance, Exemplars, type Match } from '../../src/select/exemplars.ts'
 import { assignmentOf, MODEL, type Seen, seen } from './near.ts'
@@ -12,10 +18,16 @@ function appearanceOf(example: Seen, number: number): Appearance {
   return { words: contentOf(words!)!, layouts: readLayouts(layout!)!, state }
 }
 
+/** Text-only examples have none. */
+function codesOf(layouts: Appearance['layouts']): number[] {
+  return layouts.count === 0 ? [] : [...pictureCodes(MODEL, layouts)]
+}
+
 type Kept = { appearance: Appearance; sequence: number; row: number }
 
-/** By a scan of everything that is remembered. */
+/** By a scan of everything that is remembered: pictures with another code are no candidates by state. */
 function naiveFind(kept: readonly Kept[], wanted: Appearance): Match | undefined {
+  const codes = codesOf(wanted.layouts)
   const near = kept.flatMap(({ appearance, sequence }) => {
     const { words, layouts, state } = appearance
     const picture = farthestPicture(layouts, wanted.layouts)
@@ -25,7 +37,7 @@ function naiveFind(kept: readonly Kept[], wanted: Appearance): Match | undefined
       state === undefined || wanted.state === undefined
         ? Number.POSITIVE_INFINITY
         : stateDistance(state, 0, wanted.state, 0, state.length)
-    return [{ sequence, isWord, picture, apart }]
+    return [{ sequence, isWord, picture, apart, isProbed: codes.includes(codesOf(layouts)[0]!) }]
   })
   const sameWords = near.filter(({ isWord }) => isWord)
   const byPicture = sameWords.sort((a, b) => a.picture - b.picture || a.sequence - b.sequence)[0]
@@ -34,7 +46,7 @@ function naiveFind(kept: readonly Kept[], wanted: Appearance): Match | undefined
     return { sequence: byPicture.sequence, measure, distance: byPicture.picture }
   }
   const byState = near
-    .filter(({ apart }) => apart <= MODEL.stateRadius)
+    .filter(({ isProbed, apart }) => isProbed && apart <= MODEL.stateRadius)
     .sort((a, b) => a.apart - b.apart || a.sequence - b.sequence)[0]
   return byState && { sequence: byState.sequence, measure: 'state', distance: byState.apart }
 }
@@ -74,20 +86,23 @@ function restored(exemplars: Exemplars, capacity: number): Exemplars {
   return again
 }
 
-test('a question that everybody asks is compared with so many and no more', () => {
+test('a question that everybody asks is compared with so many, and with all pictures of its code', () => {
   const exemplars = new Exemplars(MODEL, 10_000)
-  const layouts = { count: 1, bytes: new Int8Array(54), squares: new Uint32Array(1) }
   const words = { high: 1, low: 2 }
-  const picture = (number: number) => {
-    const bytes = Int8Array.from({ length: 54 }, (_, i) => ((number >> (i % 13)) % 2 ? 100 : -100))
-    return {
-      words,
-      layouts: { count: 1, bytes, squares: Uint32Array.of(540_000) },
-      state: undefined,
-    }
+  const picture = (pattern: number): Appearance => {
+    const bytes = Int8Array.from({ length: 54 }, (_, i) => ((pattern >> (i % 13)) % 2 ? 100 : -100))
+    const layouts = { count: 1, bytes, squares: Uint32Array.of(540_000) }
+    return { words, layouts, state: undefined }
   }
-  for (let number = 0; number < 6_000; number++) exemplars.add(picture(number), number)
-  assert.equal(exemplars.find(picture(5_500))?.sequence, 5_500)
-  assert.equal(exemplars.find(picture(1_000))?.sequence, undefined)
-  assert.equal(exemplars.find({ words, layouts, state: undefined }), undefined)
+  const count = 6_000
+  for (let number = 0; number < count; number++) exemplars.add(picture(number), number)
+  assert.equal(exemplars.find(picture(count - 500))?.sequence, count - 500)
+  assert.equal(exemplars.find(picture(1_000))?.sequence, 1_000)
+  const blank = { count: 1, bytes: new Int8Array(54), squares: new Uint32Array(1) }
+  assert.equal(exemplars.find({ words, layouts: blank, state: undefined }), undefined)
+  for (let number = count; number < 2 * count; number++) {
+    exemplars.add({ words, layouts: blank, state: undefined }, number)
+  }
+  const found = exemplars.find({ words, layouts: blank, state: undefined })
+  assert.equal(found?.sequence, 2 * count - 1_024)
 })

@@ -10,14 +10,17 @@ const EMBEDDING = 6
 export const SCORES = 2
 const D = SCORES + EMBEDDING
 
-/** Axes of plain coordinates, as good as any. */
+/** Codes by the signs of some values. */
 export const MODEL: Nearness = {
   layoutRadius: 0.3,
   stateRadius: 0.2,
   scores: SCORES,
   mean: Array<number>(D).fill(0),
   deviation: Array<number>(D).fill(1),
-  axes: [0, 3, 5].map(at => Array.from({ length: D }, (_, d) => Number(d === at))),
+  layoutAxes: Array.from({ length: 8 }, (_, a) =>
+    Array.from({ length: LAYOUT_VALUES }, (_, at) => Number(at === a)),
+  ),
+  layoutMiddles: Array<number>(8).fill(0),
 }
 
 /** Few words, pictures and states, each slightly off: many are near to each other, many just not. */
