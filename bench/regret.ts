@@ -1,98 +1,114 @@
 /**
  * What final decisions lose against the batch rule that sees everything first.
  *
- *   npm run bench:regret -- [--examples N] [--seeds N] [--out FILE]
+ *   npm run bench:regret -- [--examples N] [--seeds N] [--out FILE] [--only TEXT] [--minutes N]
  *
- * `cells`: K clusters, percent, Zipf (1.1) sizes, log-normal instability (sigma 0.6), decided one by one with
- * `horizonExamples` at the stream's end; means over the seeds. Beside it `variants`: other orders of arrival
- * and other policies. Figures are defined in `docs/selection.md`. The last line is one JSON object.
+ * K clusters, percent, Zipf (1.1) sizes, log-normal instability (sigma 0.6), decided one by one with
+ * `horizonExamples` at the stream's end; means over the seeds. Figures are defined in `docs/selection.md`.
+ * With `--out` results are kept in a JSON file case by case, and those it holds are not measured again: a run can be
+ * cut in pieces, by `--minutes`, or by `--only`, a text that a case's line begins with ("final stationary"). Remove
+ * the file when a policy has changed. The last line is one JSON object: `cells` is `final` in random order, cold and
+ * behind a baseline, `variants` all else. `regret/draw.ts` draws the plots of docs/ from the file.
  */
-import { writeFileSync } from 'node:fs'
+import { existsSync, readFileSync, writeFileSync } from 'node:fs'
 import { parseArgs } from 'node:util'
-import { FinalJudge } from '../src/select/final.ts'
-import { Irrevocable } from '../src/select/irrevocable.ts'
-import { NaiveJudge } from '../src/select/naive.ts'
-import type { Policy } from '../src/select/policy.ts'
 import { type Figures, run } from './regret/measure.ts'
-import { ORDERS, type Order, streamOf } from './regret/streams.ts'
+import { type Kind, policyOf } from './regret/policies.ts'
+import { ORDERS, type Order, SORTED, streamOf } from './regret/streams.ts'
 
 const { values: options } = parseArgs({
   options: {
     examples: { type: 'string', default: '100000' },
     seeds: { type: 'string', default: '5' },
     out: { type: 'string' },
+    only: { type: 'string', default: '' },
+    minutes: { type: 'string', default: 'Infinity' },
   },
 })
 const EXAMPLES = Number(options.examples)
 const SEEDS = Number(options.seeds)
+const ENDS_MS = 60_000 * Number(options.minutes)
 
 const SIZES = [200, 1000]
 const PERCENTS = [10, 20, 50]
-const KINDS = ['final', 'final_open', 'naive'] as const
-type Kind = (typeof KINDS)[number]
+const BASELINE_PART = 10
 
 type Case = { kind: Kind; order: Order; clusters: number; percent: number; baseline: number }
-type Cell = { clusters: number; percent: number; baseline: number } & Figures
+export type Result = Case & Figures
+export type Report = { examples: number; seeds: number; results: Result[] }
 
-function policyOf({ kind, percent }: Case): Policy {
-  const horizonExamples = kind === 'final_open' ? undefined : EXAMPLES
-  const budget = { percent, horizonExamples }
-  return new Irrevocable(budget, history =>
-    kind === 'naive' ? new NaiveJudge(budget, history) : new FinalJudge(budget, history),
-  )
+function cases(): Case[] {
+  const sizes = SIZES.flatMap(clusters => PERCENTS.map(percent => ({ clusters, percent })))
+  const of = (kind: Kind, order: Order, baseline = 0): Case[] =>
+    sizes.map(size => ({ kind, order, baseline, ...size }))
+  const kinds = ['final', 'optimum', 'counts_known', 'proportional', 'naive'] as const
+  const stationary = [...kinds, 'final_open' as const].flatMap(kind => of(kind, 'stationary'))
+  const behind = kinds.flatMap(kind => of(kind, 'stationary', EXAMPLES / BASELINE_PART))
+  const others = ORDERS.slice(1).flatMap(order => {
+    const known = (SORTED as readonly Order[]).includes(order) ? [] : of('optimum', order)
+    return [...of('final', order), ...known, ...of('proportional', order)]
+  })
+  return [...stationary, ...behind, ...others.filter(({ percent }) => percent < 50)]
 }
 
-function measure(one: Case): Cell {
-  const { order, clusters, percent, baseline } = one
+function measure(one: Case): Result {
+  const { kind, order, clusters, percent, baseline } = one
   const runs = Array.from({ length: SEEDS }, (_, index) => {
     const stream = streamOf(order, { clusters, examples: baseline + EXAMPLES, seed: index + 1 })
-    return run(policyOf(one), stream, { percent, baseline })
+    return run(policyOf(kind, stream, { percent, end: EXAMPLES }), stream, { percent, baseline })
   })
-  const cell = { clusters, percent, baseline, ...meanOf(runs) }
-  process.stdout.write(`${lineOf(one, cell)}\n`)
-  return cell
+  return { ...one, ...meanOf(runs) }
 }
 
 /** Means; of the largest budget error the largest. */
 function meanOf(runs: readonly Figures[]): Figures {
+  const names = Object.keys(runs[0]!) as (keyof Figures)[]
   const mean = (name: keyof Figures): number =>
-    round(runs.reduce((sum, figures) => sum + figures[name], 0) / runs.length)
-  return {
-    recovered: mean('recovered'),
-    recoveredAsIs: mean('recoveredAsIs'),
-    budgetErrorEnd: mean('budgetErrorEnd'),
-    budgetErrorMax: round(Math.max(...runs.map(({ budgetErrorMax }) => budgetErrorMax))),
-    totalVariation: mean('totalVariation'),
-    jaccard: mean('jaccard'),
-    decisionsPerSecond: Math.round(mean('decisionsPerSecond')),
-  }
+    runs.reduce((sum, figures) => sum + figures[name], 0) / runs.length
+  const means = Object.fromEntries(names.map(name => [name, round(mean(name))])) as Figures
+  const budgetErrorMax = round(Math.max(...runs.map(figures => figures.budgetErrorMax)))
+  return { ...means, budgetErrorMax, decisionsPerSecond: Math.round(means.decisionsPerSecond) }
 }
 
 function round(value: number): number {
   return Math.round(value * 1e5) / 1e5
 }
 
-function lineOf({ kind, order, clusters, percent, baseline }: Case, cell: Cell): string {
+function nameOf({ kind, order, clusters, percent, baseline }: Case): string {
+  const behind = baseline > 0 ? ` behind ${baseline}` : ''
+  return `${kind} ${order} K ${clusters} ${percent} %${behind}`
+}
+
+function lineOf(result: Result): string {
   const share = (value: number, digits = 1): string => `${(100 * value).toFixed(digits)} %`
   return (
-    `${kind.padEnd(10)} ${order.padEnd(18)} K ${String(clusters).padStart(4)} ${percent} %${baseline > 0 ? ` behind ${baseline}` : ''}  ` +
-    `recovered ${share(cell.recovered)} (as is ${share(cell.recoveredAsIs)})  ` +
-    `budget error ${share(cell.budgetErrorEnd, 2)} at the end, ${share(cell.budgetErrorMax)} at most  ` +
-    `variation ${share(cell.totalVariation, 2)}  overlap ${share(cell.jaccard)}  ${cell.decisionsPerSecond}/s`
+    `${nameOf(result).padEnd(50)} recovered ${share(result.recovered)} ` +
+    `(counts mended ${share(result.recoveredMended)})  ` +
+    `budget error ${share(result.budgetErrorEnd, 2)}, ${share(result.budgetErrorMax)} at most  ` +
+    `variation ${share(result.totalVariation, 2)}  overlap ${share(result.jaccard)}  ` +
+    `${result.decisionsPerSecond}/s`
   )
 }
 
-const sizes = SIZES.flatMap(clusters => PERCENTS.map(percent => ({ clusters, percent })))
-const common = { kind: 'final', order: 'stationary', baseline: 0 } as const
-const cells = [0, EXAMPLES / 10].flatMap(baseline =>
-  sizes.map(size => measure({ ...common, ...size, baseline })),
-)
-const variants = [
-  ...KINDS.slice(1).flatMap(kind => sizes.map(size => ({ ...common, ...size, kind }))),
-  ...ORDERS.slice(1).flatMap(order =>
-    sizes.filter(({ percent }) => percent < 50).map(size => ({ ...common, ...size, order })),
-  ),
-].map(one => ({ kind: one.kind, order: one.order, ...measure(one) }))
-const report = JSON.stringify({ examples: EXAMPLES, seeds: SEEDS, cells, variants })
-if (options.out !== undefined) writeFileSync(options.out, `${report}\n`)
-process.stdout.write(`${report}\n`)
+function known(): Result[] {
+  if (options.out === undefined || !existsSync(options.out)) return []
+  const { examples, seeds, results }: Report = JSON.parse(readFileSync(options.out, 'utf8'))
+  return examples === EXAMPLES && seeds === SEEDS ? results : []
+}
+
+const results = known()
+const isKnown = new Set(results.map(nameOf))
+for (const one of cases()) {
+  const name = nameOf(one)
+  if (isKnown.has(name) || !name.startsWith(options.only)) continue
+  if (performance.now() > ENDS_MS) break
+  results.push(measure(one))
+  process.stdout.write(`${lineOf(results.at(-1)!)}\n`)
+  if (options.out === undefined) continue
+  const report: Report = { examples: EXAMPLES, seeds: SEEDS, results }
+  writeFileSync(options.out, `${JSON.stringify(report, null, 1)}\n`)
+}
+const isCell = ({ kind, order }: Case): boolean => kind === 'final' && order === 'stationary'
+const cells = results.filter(isCell).map(({ kind: _, order: __, ...cell }) => cell)
+const variants = results.filter(result => !isCell(result))
+process.stdout.write(`${JSON.stringify({ examples: EXAMPLES, seeds: SEEDS, cells, variants })}\n`)

@@ -8,10 +8,10 @@ import { batchQuotas, budgetRule, type Ranked, selectBatch } from '../../src/sel
 import type { Stream } from './streams.ts'
 
 export type Figures = {
-  /** Of the mean instability that the batch rule saves over random members; counts mended at random. */
+  /** Of the mean instability that the batch rule saves over random members. */
   recovered: number
-  /** The same with the subset's mean as it is: counts that are out of balance may gain. */
-  recoveredAsIs: number
+  /** The same with counts mended at random: counts out of balance gain nothing. */
+  recoveredMended: number
   budgetErrorEnd: number
   /** The largest at any time once n is 100. */
   budgetErrorMax: number
@@ -89,7 +89,7 @@ export function compare(
   for (const quota of batchQuotas(sizes, budget)) quotas[quota.cluster as number] = quota.taken
   const count = kept.reduce((a, b) => a + b, 0)
   const wanted = quotas.reduce((a, b) => a + b, 0)
-  let [naive, ours, asIs, best, variation, both] = [0, 0, 0, 0, 0, 0]
+  let [naive, mended, asIs, best, variation, both] = [0, 0, 0, 0, 0, 0]
   members.forEach((list, c) => {
     const quota = quotas[c]!
     const sum = (items: readonly number[]): number => items.reduce((a, i) => a + instability[i]!, 0)
@@ -102,14 +102,14 @@ export function compare(
     both += steadiest.filter(i => kept[i] === 1).length
     naive += (quota * sum(list)) / list.length
     best += sum(steadiest)
-    ours +=
+    mended +=
       have.length >= quota
         ? (quota * sum(have)) / have.length
         : sum(have) + ((quota - have.length) * sum(rest)) / rest.length
   })
   return {
-    recovered: (naive - ours) / (naive - best),
-    recoveredAsIs: (naive / wanted - asIs) / ((naive - best) / wanted),
+    recovered: (naive / wanted - asIs) / ((naive - best) / wanted),
+    recoveredMended: (naive - mended) / (naive - best),
     budgetErrorEnd: Math.abs(count - budget) / budget,
     totalVariation: variation,
     jaccard: both / (count + wanted - both),

@@ -9,6 +9,9 @@ export type Stream = {
   /** Of each example, in log order. */
   cluster: Int32Array
   instability: Float64Array
+  /** Of each cluster: the median of the logarithm of its instability, and that logarithm's deviation. */
+  medians: Float64Array
+  deviations: Float64Array
 }
 
 export const ORDERS = [
@@ -22,6 +25,8 @@ export const ORDERS = [
   'ascending',
   'descending',
 ] as const
+/** In the order of their instability, where no distribution helps. */
+export const SORTED = ['ascending', 'descending'] as const satisfies readonly Order[]
 export type Order = (typeof ORDERS)[number]
 
 const EXPONENT = 1.1
@@ -52,11 +57,11 @@ export function streamOf(
     const old = shares.map((share, c) => (renamed[c]! % 2 === 0 ? 0 : share))
     cluster.set(Int32Array.from({ length: half }, drawFrom(old, random)))
   }
-  const [means, scales] = ownScales(order, clusters, random)
+  const scales = ownScales(order, clusters, random)
   const instability = Float64Array.from(cluster, (c, i) =>
-    Math.exp(means[c]! + scales[c]! * deviates[i]!),
+    Math.exp(scales.medians[c]! + scales.deviations[c]! * deviates[i]!),
   )
-  return inOrder(order, { clusters, cluster, instability }, renamed)
+  return inOrder(order, { clusters, cluster, instability, ...scales }, renamed)
 }
 
 /** All alike, or each cluster with a median and a spread of its own. */
@@ -64,15 +69,15 @@ function ownScales(
   order: Order,
   clusters: number,
   random: () => number,
-): [Float64Array, Float64Array] {
-  const means = new Float64Array(clusters)
-  const scales = new Float64Array(clusters).fill(SIGMA)
-  if (order !== 'own_scales') return [means, scales]
-  const deviates = normalDeviates(random, 2 * clusters)
-  return [
-    means.map((_, c) => 0.5 * deviates[c]!),
-    scales.map((scale, c) => scale * Math.exp(0.25 * deviates[clusters + c]!)),
-  ]
+): Pick<Stream, 'medians' | 'deviations'> {
+  const medians = new Float64Array(clusters)
+  const deviations = new Float64Array(clusters).fill(SIGMA)
+  if (order !== 'own_scales') return { medians, deviations }
+  const drawn = normalDeviates(random, 2 * clusters)
+  return {
+    medians: medians.map((_, c) => 0.5 * drawn[c]!),
+    deviations: deviations.map((scale, c) => scale * Math.exp(0.25 * drawn[clusters + c]!)),
+  }
 }
 
 function inOrder(order: Order, stream: Stream, renamed: readonly number[]): Stream {
@@ -86,7 +91,7 @@ function inOrder(order: Order, stream: Stream, renamed: readonly number[]): Stre
   if (by === undefined) return stream
   const sorted = Array.from(cluster.keys()).sort((a, b) => by(a) - by(b) || a - b)
   return {
-    clusters: stream.clusters,
+    ...stream,
     cluster: Int32Array.from(sorted, i => cluster[i]!),
     instability: Float64Array.from(sorted, i => instability[i]!),
   }

@@ -99,6 +99,8 @@ export class FinalJudge implements Judge {
     this.#popularity.reserve(slots)
   }
 
+  begin(): void {}
+
   judge(slot: number, instability: number, content: Content): Verdict {
     const { ledger } = this.#history
     const total = ledger.total + 1

@@ -28,6 +28,8 @@ export type Verdict = { isKept: boolean; reason: Reason }
 export interface Judge {
   /** Makes room for slots 0..slots-1. */
   reserve(slots: number): void
+  /** The ledger holds a baseline: the history begins with it. */
+  begin(): void
   /** Judges the next example of the history in the ledger, which does not hold it yet. */
   judge(slot: number, instability: number, content: Content): Verdict
   /** All that the next verdicts depend on, beside ledger and sketches. */
@@ -107,6 +109,7 @@ export class Irrevocable implements Policy {
     })
     if (baseline === 'continue' && budgetExamples === undefined) {
       ledger.begin(members, textOnly, budgetOf(this.#settings))
+      this.#judge.begin()
       return
     }
     for (const cluster of members.cluster) learned.counts[slotOf(cluster)]!++

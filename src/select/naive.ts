@@ -26,6 +26,10 @@ export class NaiveJudge implements Judge {
     this.#levels.reserve(slots)
   }
 
+  begin(): void {
+    this.restore()
+  }
+
   judge(slot: number, _instability: number, content: Content): Verdict {
     const { total, arrived, keptTotal } = this.#history.ledger
     this.#levels.grow(slot, () => {})

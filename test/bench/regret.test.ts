@@ -23,7 +23,7 @@ test('bench:regret ends in one JSON object with a cell for every size and percen
     for (const [name, value] of Object.entries(cell)) {
       assert.ok(typeof value === 'string' || Number.isFinite(value), `${name} ${value}`)
     }
-    assert.ok(cell.recovered <= 1)
+    assert.ok(cell.recoveredMended <= 1)
   }
   for (const { budgetErrorEnd } of cells) assert.ok(budgetErrorEnd <= 0.01, `${budgetErrorEnd}`)
 })

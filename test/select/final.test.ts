@@ -5,19 +5,29 @@ import { FinalJudge } from '../../src/select/final.ts'
 import { Irrevocable } from '../../src/select/irrevocable.ts'
 import { NaiveJudge } from '../../src/select/naive.ts'
 import { emptyNumbers, pushNumbers } from '../../src/select/numbers.ts'
-import type { PastExample, Policy, SettledEvent } from '../../src/select/policy.ts'
+import type { Beginning, PastExample, Policy, SettledEvent } from '../../src/select/policy.ts'
 import type { Budget } from '../../src/select/quotas.ts'
 import { openSelectState } from '../../src/select/state.ts'
 import { type Arrival, MemoryState, percents, recordOf, Subset, streams } from './stream.ts'
 
 type Kind = 'final' | 'naive'
 
-function policyOf(kind: Kind, budget: Budget, clusters: number): Policy {
+function policyOf(kind: Kind, budget: Budget, clusters: number, baseline = 0): Policy {
   const policy = new Irrevocable(budget, history =>
     kind === 'final' ? new FinalJudge(budget, history) : new NaiveJudge(budget, history),
   )
-  if (clusters > 0) policy.begin({ clusters, textOnly: 0, members: undefined })
+  const members = baseline > 0 ? baselineOf(baseline) : undefined
+  if (clusters > 0) policy.begin({ clusters, textOnly: 0, members })
   return policy
+}
+
+function baselineOf(count: number): NonNullable<Beginning['members']> {
+  const examples = Array.from({ length: 2 * count }, (_, i) => example(-1 - i))
+  const numbered = examples.filter(({ cluster }) => cluster !== 'text').slice(0, count)
+  return {
+    cluster: Int32Array.from(numbered, ({ cluster }) => cluster as number),
+    instability: Float32Array.from(numbered, ({ instability }) => instability),
+  }
 }
 
 const kinds = fc.constantFrom<Kind>('final', 'naive')
@@ -73,18 +83,19 @@ test('a snapshot taken anywhere and the examples behind it give the policy that 
   const cases = fc.record({
     kind: kinds,
     clusters: fc.constantFrom(0, 40),
+    baseline: fc.constantFrom(0, 300),
     horizonExamples: fc.constantFrom(undefined, 900, 2500),
     snapshot: fc.integer({ min: 0, max: 2000 }),
     behind: fc.integer({ min: 0, max: 700 }),
   })
   fc.assert(
-    fc.property(cases, ({ kind, clusters, horizonExamples, snapshot, behind }) => {
+    fc.property(cases, ({ kind, clusters, baseline, horizonExamples, snapshot, behind }) => {
       const budget = { percent: 20, horizonExamples }
-      const straight = policyOf(kind, budget, clusters)
+      const straight = policyOf(kind, budget, clusters, baseline)
       feed(straight, 0, snapshot)
       const saved = straight.save()
       feed(straight, snapshot, snapshot + behind)
-      const restored = policyOf(kind, budget, clusters)
+      const restored = policyOf(kind, budget, 0)
       restored.resume(saved)
       assert.equal(restored.settled, snapshot)
       const past = emptyNumbers(snapshot + behind)
@@ -112,6 +123,16 @@ test('final meets the budget at its horizon and picks the steady; naive is balan
   const control = naive.regret()!
   assert.ok(Math.abs(control.recovered) <= 0.1, `recovered ${control.recovered}`)
   assert.ok(Math.abs(control.budgetError) <= 0.05, `budget ${control.budgetError}`)
+})
+
+test('behind a baseline counts go on from it', () => {
+  for (const kind of ['final', 'naive'] as const) {
+    const policy = policyOf(kind, { percent: 20, horizonExamples: 5_000 }, 40, 5_000)
+    feed(policy, 0, 5_000)
+    const { budgetError } = policy.regret()!
+    const tolerance = kind === 'final' ? 0.01 : 0.05
+    assert.ok(Math.abs(budgetError) <= tolerance, `${kind}: budget ${budgetError}`)
+  }
 })
 
 test('a fixed budget is spent by the horizon and no more is kept behind it', () => {
