@@ -11,7 +11,7 @@
  * The share. A cluster that needs r more of a arrivals keeps about r / a of them: that is the feedback, and all
  * there is to it where a is known. It is not: a cluster that came rarely may end below the level, and then
  * whatever was dropped is missing. So shares are averaged over what a may be, as prices (`priceOf`): the price
- * of dropping what will be missing is high. `docs/selection.md` has the derivation and the figures.
+ * of dropping what will be missing is high, and the higher the more clusters end all at once. `docs/selection.md` has the derivation and the figures.
  *
  * Guard rails: no cluster is filled above what it would have if the ones never seen came too; where ranks are no
  * longer uniform (a stream sorted by instability) they say nothing, and a draw decides instead.
@@ -64,6 +64,8 @@ type Saved = {
   plan: Plan
   planAt: number
   meanRank: number
+  /** Absent in states of earlier versions. */
+  ending?: number
 }
 
 export class FinalJudge implements Judge {
@@ -76,6 +78,8 @@ export class FinalJudge implements Judge {
   /** N at which the next plan is due. */
   #planAt = 1
   #meanRank = 0.5
+  /** How likely a cluster is to end all at once. */
+  #ending = 0
 
   constructor(budget: Budget, history: History) {
     this.#horizonExamples = budget.horizonExamples
@@ -143,6 +147,7 @@ export class FinalJudge implements Judge {
     const counts = Int32Array.from({ length: slots }, (_, i) => sizes[i]! + learned.counts[i]!)
     sketches.refresh()
     popularity.fit(counts, seen)
+    this.#ending = popularity.gone(counts, seen)
     const coming = new Float64Array(slots)
     for (let slot = 0; slot < slots; slot++) {
       const count = popularity.effective(slot, counts[slot]!, seen)
@@ -157,6 +162,7 @@ export class FinalJudge implements Judge {
       coming,
       budget,
       unforeseen,
+      ending: this.#ending,
       hasEnd: this.#hasEnd,
     })
     const most = Math.max(PLAN_EVERY, slots / PLAN_CLUSTERS)
@@ -192,7 +198,8 @@ export class FinalJudge implements Judge {
       price += popularity.weights[i]! * priceOf(asked, priceMax)
       weight += popularity.weights[i]!
     }
-    return 1 - Math.exp(-Math.sqrt(price / weight))
+    const mean = price / weight
+    return 1 - Math.exp(-Math.sqrt(mean + this.#ending * (priceMax - mean)))
   }
 
   /** Above 1 where the count lags behind the budget, below 1 where it leads, behind a baseline. */
@@ -206,15 +213,17 @@ export class FinalJudge implements Judge {
 
   save(): Saved {
     const popularity = this.#popularity.save()
-    return { popularity, plan: this.#plan, planAt: this.#planAt, meanRank: this.#meanRank }
+    const [plan, planAt] = [this.#plan, this.#planAt]
+    return { popularity, plan, planAt, meanRank: this.#meanRank, ending: this.#ending }
   }
 
   restore(saved: unknown): void {
-    const { popularity, plan, planAt, meanRank } = saved as Saved
+    const { popularity, plan, planAt, meanRank, ending = 0 } = saved as Saved
     this.#popularity.restore(popularity)
     this.#plan = plan
     this.#planAt = planAt
     this.#meanRank = meanRank
+    this.#ending = ending
   }
 }
 

@@ -17,6 +17,8 @@ export type Outlook = {
   budget: number
   /** Arrivals that clusters never seen may take at most, against all expectation. */
   unforeseen: number
+  /** How likely a cluster is to end all at once: then one never seen will be as large as those seen. */
+  ending: number
   /** Whether quotas are given at the horizon, to clusters as large as they are then. */
   hasEnd: boolean
 }
@@ -49,7 +51,8 @@ function levelOf(outlook: Outlook, unseen: number, mass: number): number {
   let high = outlook.budget + 1
   for (let step = 0; step < STEPS; step++) {
     const middle = (low + high) / 2
-    const spent = spentAt(outlook, middle) + Math.min(unseen * middle, mass)
+    const taken = unseen === 0 ? 0 : Math.min(unseen * takenByUnseen(outlook, middle), mass)
+    const spent = spentAt(outlook, middle) + taken
     if (spent < outlook.budget) low = middle
     else high = middle
   }
@@ -66,6 +69,18 @@ function spentAt({ slots, sizes, kept, coming, hasEnd }: Outlook, level: number)
     spent += Math.min(level - k, more)
   }
   return spent
+}
+
+/** What a cluster never seen gives at most. */
+function takenByUnseen({ slots, sizes, ending }: Outlook, level: number): number {
+  if (ending === 0) return level
+  let [seen, taken] = [0, 0]
+  for (let slot = 1; slot < slots; slot++) {
+    if (sizes[slot] === 0) continue
+    seen++
+    taken += Math.min(level, sizes[slot]!)
+  }
+  return seen === 0 ? level : (1 - ending) * level + (ending * taken) / seen
 }
 
 /** Whether the cluster will give nothing to the batch rule. */

@@ -22,6 +22,8 @@ const SIXTHS = [-1.6, -0.8, -0.25, 0.25, 0.8, 1.6] as const
 const SPAN_MIN = 1_000
 const SPAN_PART = 16
 const DISAGREEMENT = 9
+/** Standard deviations that chance is granted. */
+const CHANCE = 3
 
 const GRID = Float64Array.from({ length: GRID_LENGTH }, (_, j) => GRID_FIRST * GRID_RATIO ** j)
 const GRID_LOG = GRID.map(Math.log)
@@ -71,6 +73,25 @@ export class Popularity {
     const expected = (count * span) / total
     const isChanged = (recent - expected) ** 2 > DISAGREEMENT * Math.max(expected, 1)
     return isChanged ? Math.round((recent * total) / span) : count
+  }
+
+  /**
+   * The share of the clusters that are gone: of those that came, how many more than chance would have it are
+   * not among the latest arrivals. It says how likely one that comes now is to end all at once.
+   */
+  gone(counts: Int32Array, total: number): number {
+    const span = total - this.#beforeFrom
+    if (span >= total) return 0
+    let [seen, absent, expected, variance] = [0, 0, 0, 0]
+    counts.forEach((count, slot) => {
+      if (count === 0) return
+      seen++
+      if (this.#before[slot]! + this.#current[slot]! === 0) absent++
+      const chance = Math.exp((-count * span) / total)
+      expected += chance
+      variance += chance * (1 - chance)
+    })
+    return Math.max(0, absent - expected - CHANCE * Math.sqrt(variance)) / seen
   }
 
   /** Fits the prior, one step, to the counts of all clusters after `total` arrivals. */
