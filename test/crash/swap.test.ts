@@ -95,7 +95,8 @@ async function otherBundle(site: Site): Promise<string> {
 /** Runs and kills the daemon until that many examples are assigned. Returns how often. */
 async function runUntil(site: Site, assigned: number, random: () => number): Promise<number> {
   let kills = 0
-  while ((await assignedOf(site)) < assigned) kills += await runAndKill(site, random)
+  do kills += await runAndKill(site, random)
+  while ((await assignedOf(site)) < assigned)
   return kills
 }
 
