@@ -4,11 +4,11 @@
  *
  *   npm run bench:pipeline -- [--examples N] [--assignments N] [--text SHARE] [--T N]
  *
- * Examples are text-only (`--text`, default 0.5) or carry a picture of 8 x 8 pixels; the proxy is the demo's at one
- * checkpoint. The first fifth is warm-up. Memory is this process', sampled while it scores. The last line is
- * one JSON object.
+ * Examples are text-only (`--text`, default 0.5) or carry a picture of 8 x 8 pixels; the proxy is one of 8 channels
+ * and one layer on each side, untrained, so that nearly all is the daemon's own. The first fifth is warm-up.
+ * Memory is this process', sampled while it scores. The last line is one JSON object.
  */
-import { cpSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
@@ -24,7 +24,10 @@ import { openLog, topicSpecs } from '../src/open-log.ts'
 import { TOPICS } from '../src/record.ts'
 import { openSelectRole } from '../src/role/select-role.ts'
 import { newStatus } from '../src/role/status.ts'
-import { DEMO_PROXY, succeed } from '../test/e2e/command.ts'
+import { saveCheckpoint } from '../src/train/checkpoint.ts'
+import { initialParameters } from '../src/train/init.ts'
+import { configOf, SMALL_PROXY, TRAINING_TEMPLATE } from '../src/train/shape.ts'
+import { succeed } from '../test/e2e/command.ts'
 import { Broker } from '../test/kafka/broker.ts'
 import { fillAssignments } from './assignments.ts'
 
@@ -75,13 +78,22 @@ async function fillExamples(log: Log, images: readonly string[]): Promise<void> 
   }
 }
 
-/** One checkpoint of the demo's proxy, and a bundle of it. */
+/** A proxy that costs next to nothing: its forward pass is not what is measured. */
+function makeProxy(folder: string): void {
+  const sizes = { imageSize: 8, patchSize: 4, visionWidth: 8, visionLayers: 1, lengthMax: 128 }
+  const config = configOf({ ...SMALL_PROXY, ...sizes, width: 8, layers: 1, heads: 2, kvHeads: 1 })
+  mkdirSync(folder)
+  writeFileSync(join(folder, 'template.json'), JSON.stringify(TRAINING_TEMPLATE))
+  for (const step of [1, 2]) {
+    const parameters = initialParameters(config, step)
+    saveCheckpoint(folder, { step, steps: 2, config, parameters, history: [] })
+  }
+}
+
+/** The proxy, and a bundle of it. */
 async function makeSite(folder: string, address: string, images: string[]): Promise<Config> {
   const at = (name: string): string => join(folder, name)
-  mkdirSync(at('proxy'))
-  for (const name of ['template.json', 'checkpoint-500']) {
-    cpSync(join(DEMO_PROXY, name), join(at('proxy'), name), { recursive: true })
-  }
+  makeProxy(at('proxy'))
   const sample = Array.from({ length: 200 }, (_, i) => `${exampleValue(99 + 100 * i, images)}\n`)
   writeFileSync(at('data.jsonl'), sample.join(''))
   await succeed([

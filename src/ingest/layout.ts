@@ -38,42 +38,75 @@ export function colourLayout(image: Rgb): Float64Array {
 
 /** Y, Cb and Cr (ITU-R BT.601) of the grid's cells, [3] of [CELLS, CELLS]. */
 function meanColours({ width, height, data }: Rgb): Float64Array[] {
-  const side = CELLS * POINTS
-  const positions = (length: number): Int32Array =>
-    Int32Array.from({ length: side }, (_, i) => Math.floor(((i + 0.5) * length) / side))
-  const [columns, rows] = [positions(width), positions(height)]
-  const sums = [0, 1, 2].map(() => new Float64Array(CELLS * CELLS))
-  for (let y = 0; y < side; y++) {
-    for (let x = 0; x < side; x++) {
-      const at = (rows[y]! * width + columns[x]!) * 3
-      const cell = Math.floor(y / POINTS) * CELLS + Math.floor(x / POINTS)
-      for (let c = 0; c < 3; c++) sums[c]![cell]! += data[at + c]!
+  const [columns, rows] = [sampled(width), sampled(height)]
+  const [red, green, blue] = [0, 1, 2].map(() => new Float64Array(CELLS * CELLS)) as Planes
+  for (let cell = 0; cell < CELLS * CELLS; cell++) {
+    const [cellY, cellX] = [Math.floor(cell / CELLS), cell % CELLS]
+    let [r, g, b] = [0, 0, 0]
+    for (let y = rows.starts[cellY]!; y < rows.starts[cellY + 1]!; y++) {
+      for (let x = columns.starts[cellX]!; x < columns.starts[cellX + 1]!; x++) {
+        const at = (rows.positions[y]! * width + columns.positions[x]!) * 3
+        const points = rows.points[y]! * columns.points[x]!
+        r += points * data[at]!
+        g += points * data[at + 1]!
+        b += points * data[at + 2]!
+      }
     }
+    red[cell] = r
+    green[cell] = g
+    blue[cell] = b
   }
-  const [red, green, blue] = sums as [Float64Array, Float64Array, Float64Array]
   const mix = (r: number, g: number, b: number): Float64Array =>
     red.map((value, i) => (r * value + g * green[i]! + b * blue[i]!) / POINTS ** 2)
   return [mix(0.299, 0.587, 0.114), mix(-0.168736, -0.331264, 0.5), mix(0.5, -0.418688, -0.081312)]
 }
+
+type Planes = [Float64Array, Float64Array, Float64Array]
+
+/**
+ * What is sampled along a side: each cell's pixels, those of cell c from `starts[c]` on, and how many of
+ * its points fall on each. In a small image that are few.
+ */
+type Sampled = { starts: Int32Array; positions: Int32Array; points: Int32Array }
+
+function sampled(length: number): Sampled {
+  const side = CELLS * POINTS
+  const starts = new Int32Array(CELLS + 1)
+  const [positions, points] = [new Int32Array(side), new Int32Array(side)]
+  let used = 0
+  for (let i = 0; i < side; i++) {
+    const isFirst = i % POINTS === 0
+    if (isFirst) starts[i / POINTS] = used
+    const position = Math.floor(((i + 0.5) * length) / side)
+    if (isFirst || positions[used - 1] !== position) positions[used++] = position
+    points[used - 1]!++
+  }
+  starts[CELLS] = used
+  return { starts, positions, points }
+}
+
+/** The cosine of each frequency at each cell, [frequencies, CELLS]. */
+const WAVES = Float64Array.from({ length: Math.max(...FREQUENCIES) * CELLS }, (_, i) => {
+  const [frequency, cell] = [Math.floor(i / CELLS), i % CELLS]
+  const scale = frequency === 0 ? Math.SQRT1_2 : 1
+  return scale * Math.cos(((2 * cell + 1) * frequency * Math.PI) / (2 * CELLS))
+})
 
 /** The `count` × `count` lowest frequencies of the cosine transform (DCT-II) of a grid. */
 function lowFrequencies(grid: Float64Array, count: number): Float64Array {
   const rows = new Float64Array(CELLS * count) // [y, u]
   for (let y = 0; y < CELLS; y++) {
     for (let u = 0; u < count; u++) {
-      for (let x = 0; x < CELLS; x++) rows[y * count + u]! += grid[y * CELLS + x]! * wave(u, x)
+      for (let x = 0; x < CELLS; x++)
+        rows[y * count + u]! += grid[y * CELLS + x]! * WAVES[u * CELLS + x]!
     }
   }
   const values = new Float64Array(count * count) // [v, u]
   for (let v = 0; v < count; v++) {
     for (let u = 0; u < count; u++) {
-      for (let y = 0; y < CELLS; y++) values[v * count + u]! += rows[y * count + u]! * wave(v, y)
+      for (let y = 0; y < CELLS; y++)
+        values[v * count + u]! += rows[y * count + u]! * WAVES[v * CELLS + y]!
     }
   }
   return values
-}
-
-function wave(frequency: number, cell: number): number {
-  const scale = frequency === 0 ? Math.SQRT1_2 : 1
-  return scale * Math.cos(((2 * cell + 1) * frequency * Math.PI) / (2 * CELLS))
 }

@@ -183,9 +183,14 @@ async function ingestAll(
     groups.push(values.slice(at, at + INGEST_RECORDS))
   }
   const done = groups.map(group =>
-    runSurviving(pool, group, part => ({ want, values: part }), failed),
+    runSurviving(pool, group, part => ({ want, values: part.map(alone) }), failed),
   )
   return (await Promise.all(done)).flat()
+}
+
+/** A view is sent with all the memory that it is a view of, and records are views of whole fetches. */
+function alone(value: Uint8Array): Uint8Array {
+  return value.byteLength === value.buffer.byteLength ? value : new Uint8Array(value)
 }
 
 function failed(error: Failure): Ingested {
