@@ -120,38 +120,58 @@ async function makeSite(folder: string, address: string, images: string[]): Prom
 
 type Sight = { atMs: number; done: number; rss: number }
 
+/** What was done and how much memory it took, once a second until `stop`. */
+function watch(done: () => Promise<number> | number): { stop(): Promise<Sight[]> } {
+  const sights: Sight[] = []
+  const look = async (): Promise<void> => {
+    const seen = await done()
+    sights.push({ atMs: performance.now(), done: seen, rss: process.memoryUsage().rss })
+  }
+  const timer = setInterval(() => void look(), 1_000)
+  return {
+    stop: async () => {
+      clearInterval(timer)
+      await look()
+      return sights
+    },
+  }
+}
+
+/** By how many percent memory grew from the end of the warm-up to the end; says it in between. */
+function driftOf(what: string, sights: readonly Sight[]): number {
+  const end = sights.at(-1)!
+  const warm = sights.filter(({ done }) => done >= WARM_UP * end.done)
+  const few = Math.max(1, Math.ceil(warm.length / 10))
+  const mean = (some: readonly Sight[]): number =>
+    some.reduce((sum, { rss }) => sum + rss, 0) / some.length
+  const said = sights.filter((_, i) => i % few === 0 || i === sights.length - 1)
+  const steps = said.map(
+    ({ done, rss }) => `${Math.round(done / 1_000)}k ${Math.round(rss / 2 ** 20)} MB`,
+  )
+  process.stdout.write(`${what}, memory: ${steps.join(', ')}\n`)
+  const [early, late] = [mean(warm.slice(0, few)), mean(warm.slice(-few))]
+  return (100 * (late - early)) / early
+}
+
 /** Examples a second after the warm-up, and by how much memory grew from then to the end. */
 async function measureScore(config: Config, log: Log): Promise<{ rate: number; drift: number }> {
   const logger = createLogger('warn')
   const daemon = await startDaemon({ config, roles: ['score'], logger, untilIdle: true })
-  const sights: Sight[] = []
-  const look = async (): Promise<void> => {
-    const done = (await log.committed(config.score.group, TOPICS.examples)).reduce(
-      (a, b) => a + b,
-      0,
-    )
-    sights.push({ atMs: performance.now(), done, rss: process.memoryUsage().rss })
-  }
-  const timer = setInterval(() => void look(), 1_000)
+  const watching = watch(async () => {
+    const positions = await log.committed(config.score.group, TOPICS.examples)
+    return positions.reduce((a, b) => a + b, 0)
+  })
   await daemon.done
-  clearInterval(timer)
-  await look()
+  const sights = await watching.stop()
   await daemon.close()
-  const end = sights.at(-1)!
-  const warm = sights.filter(({ done }) => done >= WARM_UP * end.done)
+  const warm = sights.filter(({ done }) => done >= WARM_UP * sights.at(-1)!.done)
   const busy = warm.filter(({ done }, i) => i === 0 || done > warm[i - 1]!.done)
   const [first, last] = [busy[0]!, busy.at(-1)!]
-  const tenth = Math.max(1, Math.floor(warm.length / 10))
-  const mean = (some: readonly Sight[]): number =>
-    some.reduce((sum, { rss }) => sum + rss, 0) / some.length
-  const [early, late] = [mean(warm.slice(0, tenth)), mean(warm.slice(-tenth))]
-  return {
-    rate: (1000 * (last.done - first.done)) / (last.atMs - first.atMs),
-    drift: (100 * (late - early)) / early,
-  }
+  const rate = (1000 * (last.done - first.done)) / (last.atMs - first.atMs)
+  return { rate, drift: driftOf('score', sights) }
 }
 
-async function measureSelect(config: Config, log: Log): Promise<number> {
+async function measureSelect(config: Config, log: Log): Promise<{ rate: number; drift: number }> {
   const parts = {
     config,
     log,
@@ -163,16 +183,18 @@ async function measureSelect(config: Config, log: Log): Promise<number> {
   const role = await openSelectRole(parts)
   const controller = new AbortController()
   const started = performance.now()
+  const watching = watch(() => parts.status.batches)
   const running = role.run(controller.signal)
   for (;;) {
     await new Promise(resolve => setTimeout(resolve, 20))
     if (parts.status.idle) break
   }
   const seconds = (performance.now() - started) / 1000
+  const sights = await watching.stop()
   controller.abort()
   await running
   await role.close()
-  return ASSIGNMENTS / seconds
+  return { rate: ASSIGNMENTS / seconds, drift: driftOf('select', sights) }
 }
 
 function rawClient(broker: Broker): Kafka {
@@ -236,14 +258,15 @@ try {
     await filled.ensureTopics([...topicSpecs(other), { name: 'raw', partitions: 1 }])
     const size = { examples: ASSIGNMENTS, clusters: CLUSTERS, checkpoints: Number(options.T) }
     await fillAssignments(filled, size)
-    const assignmentsPerSecond = Math.round(await measureSelect(other, filled))
+    const selected = await measureSelect(other, filled)
     await filled.close()
     const report = {
       examplesPerSecond: Math.round(rate),
-      assignmentsPerSecond,
+      assignmentsPerSecond: Math.round(selected.rate),
       rawConsumePerSecond: Math.round(await rawConsume(selecting)),
       rawTransactionalPerSecond: Math.round(await rawTransactional(selecting)),
       rssDriftPercent: Math.round(10 * drift) / 10,
+      rssDriftPercentOfSelect: Math.round(10 * selected.drift) / 10,
     }
     process.stdout.write(`${JSON.stringify(report)}\n`)
   } finally {
