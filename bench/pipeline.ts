@@ -183,7 +183,7 @@ async function measureSelect(config: Config, log: Log): Promise<{ rate: number; 
   const role = await openSelectRole(parts)
   const controller = new AbortController()
   const started = performance.now()
-  const watching = watch(() => parts.status.batches)
+  const watching = watch(async () => (await parts.metrics.history.get()).values[0]?.value ?? 0)
   const running = role.run(controller.signal)
   for (;;) {
     await new Promise(resolve => setTimeout(resolve, 20))
