@@ -20,7 +20,7 @@ export type GaugeParts = {
   /** Whether the log answers now. */
   isReached: boolean
   statuses: readonly RoleStatus[]
-  /** K of the bundle. */
+  /** K of the configured bundle. */
   clusters: number
   select: SelectRole | undefined
   engine: Measurer | undefined
@@ -93,7 +93,8 @@ function refreshSubset({ metrics, config, clusters: count }: GaugeParts, select:
   metrics.evenness.set({ of: 'subset' }, evennessOf(kept))
   metrics.evenness.set({ of: 'history' }, evennessOf(giving.map(({ size }) => size)))
   const numbered = clusters.filter(({ cluster }) => cluster !== 'text').length
-  metrics.clusters.set({ state: 'empty' }, Math.max(0, count - numbered))
+  const ofBundle = select.clusterCount() ?? count
+  metrics.clusters.set({ state: 'empty' }, Math.max(0, ofBundle - numbered))
   metrics.clusters.set({ state: 'small' }, clusters.length - giving.length)
   metrics.clusters.set({ state: 'exhausted' }, giving.length - capped.length)
   metrics.clusters.set({ state: 'capped' }, capped.length)

@@ -44,6 +44,11 @@ export class ClustersInForce {
     return this.#beginnings.get(bundle)!
   }
 
+  /** How many clusters `bundle` has, where it has been needed already. */
+  countOf(bundle: string | null): number | undefined {
+    return bundle === null ? undefined : this.#beginnings.get(bundle)?.clusters
+  }
+
   /** A bundle that need not lie on the log. */
   add({ id, manifest, index, members }: Bundle): void {
     const read = signatureOf(manifest)

@@ -40,6 +40,8 @@ export type SelectRole = {
   run(signal: AbortSignal): Promise<void>
   /** Every cluster that has examples: its size, and how many are kept. */
   clusters(): { cluster: Cluster; size: number; quota: number }[]
+  /** Clusters of the bundle in force; undefined where it is not known to be another than the configured one. */
+  clusterCount(): number | undefined
   /** How the subset compares with the batch rule's; undefined where it equals it. */
   regret(): Regret | undefined
   close(): Promise<void>
@@ -147,6 +149,10 @@ class Role implements SelectRole {
 
   clusters(): { cluster: Cluster; size: number; quota: number }[] {
     return this.#selections === undefined ? [] : [...this.#state.clusters()]
+  }
+
+  clusterCount(): number | undefined {
+    return this.#selections?.clusterCount
   }
 
   regret(): Regret | undefined {

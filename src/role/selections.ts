@@ -75,6 +75,11 @@ export class Selections {
     return this.#active.state
   }
 
+  /** Clusters of the bundle in force; undefined where nothing had to be looked up in it yet. */
+  get clusterCount(): number | undefined {
+    return this.#clusters.countOf(this.#active.bundle)
+  }
+
   /** The bundle in force, null before the first assignment; and the one that decides beside it. */
   get bundles(): { inForce: string | null; shadow: string | null } {
     return { inForce: this.#active.bundle, shadow: this.#shadow?.bundle ?? null }

@@ -76,7 +76,7 @@ async function site(t: TestContext): Promise<{ log: Log; config: Config }> {
   return { log, config }
 }
 
-type Played = { decisions: Decision[]; kept: string[] }
+type Played = { decisions: Decision[]; kept: string[]; clusterCount: number | undefined }
 
 /** Folds the topic; commits and opens the state again wherever `isBreak` says so. */
 async function play(
@@ -96,8 +96,9 @@ async function play(
     selections = new Selections(parts)
   }
   const kept = [...selections.state.subset()].map(({ key }) => key)
+  const { clusterCount } = selections
   await consumer.close()
-  return { decisions, kept }
+  return { decisions, kept, clusterCount }
 }
 
 async function foldOne(selections: Selections, record: LogRecord): Promise<Decision[]> {
@@ -113,6 +114,7 @@ test('decisions for good stand when bundles are swapped, and are the same whenev
   assert.deepEqual(straight.kept.sort(), kept.sort())
   const share = kept.length / EXAMPLES
   assert.ok(Math.abs(share - 0.2) < 0.05, `${share} kept`)
+  assert.equal(straight.clusterCount, 5, 'of the bundle that was swapped in')
   const clusters = new Set(straight.decisions.slice(SWAP_AT).map(({ cluster }) => cluster))
   assert.deepEqual([...clusters].sort(), [0, 1, 2, 3, 4])
   for (const every of [1, 97]) {
