@@ -132,7 +132,13 @@ async function openScore(parts: Parts): Promise<(signal: AbortSignal) => Promise
     onWorkerReplaced: () => metrics.workersReplaced.inc(),
     onDeviceUse: ({ device, seconds }) => metrics.deviceSeconds.inc({ device }, seconds),
     onStage: (stage, seconds) => metrics[`${stage}Seconds`].observe(seconds),
+    onOutOfMemory: ({ message, tokensMax, isLowered }) => {
+      metrics.outOfMemory.inc()
+      metrics.passTokens.set(tokensMax)
+      if (isLowered) logger.warn({ tokensMax, cause: message }, 'out of memory: shorter passes')
+    },
   })
+  metrics.passTokens.set(config.proxy.tokensMax)
   releasers.push(() => measurer.close())
   logger.info(scoringOn(measurer, config), 'scoring')
   checkBundleFits(bundle, measurer.schedule, config)

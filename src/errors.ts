@@ -33,6 +33,7 @@ export const ERROR_CODES = [
   'SCORE_NOT_FINITE',
   'WORKER_DIED',
   'OUT_OF_MEMORY',
+  'ENGINE_FAILED',
   'RECORD_TOO_LARGE',
   // the daemon, its files and its configuration
   'CONFIG_INVALID',
@@ -60,7 +61,7 @@ export const ERROR_CODES = [
   'RECORD_INVALID',
   'KEY_UNKNOWN',
   'ENGINE_UNAVAILABLE',
-  'ENGINE_FAILED',
+  'DEVICE_FAILED',
   'HTTP_UNAVAILABLE',
   'INTERNAL',
 ] as const

@@ -10,6 +10,7 @@ import { countExamples, readExamples } from '../ingest/data.ts'
 import { startProgress } from '../observe/progress.ts'
 import { MODES } from '../score/attention.ts'
 import type { ChosenDevice } from '../score/device.ts'
+import type { OutOfMemory } from '../score/guard.ts'
 import { type Measured, type Measurer, startMeasuring } from '../score/measure.ts'
 import { METRICS } from '../score/metric.ts'
 import { chunks } from './export.ts'
@@ -68,7 +69,7 @@ async function score(options: Options): Promise<void> {
     'images.root': options.images,
   })
   const started = performance.now()
-  const measurer = await startMeasuring(config)
+  const measurer = await startMeasuring(config, { onOutOfMemory: warn })
   try {
     const counts = await scoreFile(measurer, options, config.score.batchExamplesMax)
     const { steps, fingerprint } = measurer.schedule
@@ -81,6 +82,11 @@ async function score(options: Options): Promise<void> {
   } finally {
     await measurer.close()
   }
+}
+
+function warn({ message, tokensMax, isLowered }: OutOfMemory): void {
+  if (!isLowered) return
+  process.stderr.write(`out of memory, passes of ${tokensMax} tokens from now on: ${message}\n`)
 }
 
 type Counts = { scored: number; textOnly: number; failed: Record<string, number> }

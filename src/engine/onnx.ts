@@ -4,9 +4,9 @@
  */
 import { dirname } from 'node:path'
 import { InferenceSession, Tensor } from 'onnxruntime-node'
-import { messageOf, XmasdError } from '../errors.ts'
 import type { Checkpoint } from '../proxy/schedule.ts'
 import type { Build, Device, Engine, HostTensor, InputSpec, Output, Program } from './engine.ts'
+import { engineFailure } from './failure.ts'
 import { buildGraph } from './onnx-graph.ts'
 import { encodeModel, type Graph, HOST } from './onnx-model.ts'
 
@@ -107,11 +107,6 @@ async function failing<T>(checkpoint: Checkpoint, work: () => Promise<T>): Promi
   try {
     return await work()
   } catch (error) {
-    throw new XmasdError(
-      'ENGINE_FAILED',
-      `onnxruntime failed on ${checkpoint.dir}: ${messageOf(error)}`,
-      'Check the memory that is free and that the checkpoint has not changed on disk.',
-      { cause: error },
-    )
+    throw engineFailure('onnxruntime', checkpoint, error)
   }
 }

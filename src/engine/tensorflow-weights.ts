@@ -16,18 +16,17 @@ export function uploadWeights(
   uses: ReadonlyMap<string, Use>,
   precision: Precision,
 ): Map<string, tf.Tensor> {
-  const weights = new Map<string, tf.Tensor>()
-  for (const [name, use] of uses) {
-    if (use === 'rows') continue
-    const tensor = checkpoint.tensors.get(name)!
-    weights.set(
-      name,
-      tf.getBackend() === 'tensorflow'
+  const names = [...uses.keys()].filter(name => uses.get(name) !== 'rows')
+  // Where one fails for want of memory those before it are let go, too.
+  const tensors = tf.tidy(() =>
+    names.map(name => {
+      const tensor = checkpoint.tensors.get(name)!
+      return tf.getBackend() === 'tensorflow'
         ? uploadAs(tensor, isCoarse(name) ? precision : 'float32')
-        : tf.tensor(readTensor(tensor.file, tensor), tensor.shape),
-    )
-  }
-  return weights
+        : tf.tensor(readTensor(tensor.file, tensor), tensor.shape)
+    }),
+  )
+  return new Map(names.map((name, i) => [name, tensors[i]!]))
 }
 
 const STORED: Partial<Record<Dtype, ElementType>> = {

@@ -3,7 +3,7 @@
  * Fast where its addon is built (`tensorflow-backend.ts`).
  */
 import * as tf from '@tensorflow/tfjs-core'
-import { messageOf, XmasdError } from '../errors.ts'
+import { XmasdError } from '../errors.ts'
 import type { Ops } from '../proxy/ops.ts'
 import type { Checkpoint } from '../proxy/schedule.ts'
 import type {
@@ -12,9 +12,11 @@ import type {
   EngineChoice,
   HostTensor,
   InputSpec,
+  Output,
   Precision,
   Program,
 } from './engine.ts'
+import { engineFailure } from './failure.ts'
 import { parametersRead, record, replay, type Tape, type Values } from './tape.ts'
 import { BUILD_HINT, startTensorflow, type TensorflowBackend } from './tensorflow-backend.ts'
 import { Constants, nativeOps } from './tensorflow-native-ops.ts'
@@ -60,20 +62,24 @@ function compile<Names extends string>(
     run: async values => {
       await startTensorflow(backend) // another program may have made another one current
       try {
-        const outputs = failing(checkpoint, () =>
-          replay<Names, tf.Tensor>(tape, ops, upload(inputs, values), TENSORS),
+        const [output, ...others] = failing(checkpoint, () =>
+          replay<Names, tf.Tensor>(tape, ops, upload(inputs, values), TENSORS).map(valuesOf),
         )
-        const [output, ...others] = outputs.map(tensor => {
-          const data = tensor.dataSync<'float32'>()
-          tensor.dispose()
-          return { data, shape: tensor.shape }
-        })
         return { ...output!, others }
       } finally {
         constants.dispose()
       }
     },
     release: async () => tf.dispose([...weights.values()]),
+  }
+}
+
+/** Lets the tensor go. */
+function valuesOf(tensor: tf.Tensor): Output {
+  try {
+    return { data: tensor.dataSync<'float32'>(), shape: tensor.shape }
+  } finally {
+    tensor.dispose()
   }
 }
 
@@ -118,12 +124,7 @@ function failing<T>(checkpoint: Checkpoint, work: () => T): T {
     return work()
   } catch (error) {
     if (error instanceof XmasdError) throw error
-    throw new XmasdError(
-      'ENGINE_FAILED',
-      `tensorflow failed on ${checkpoint.dir}: ${messageOf(error)}`,
-      'Check the memory that is free and that the checkpoint has not changed on disk.',
-      { cause: error },
-    )
+    throw engineFailure('tensorflow', checkpoint, error)
   }
 }
 

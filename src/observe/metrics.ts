@@ -215,6 +215,16 @@ function scoreMetrics(registers: Registry[]) {
       help: 'Worker threads that died and were replaced',
       registers,
     }),
+    outOfMemory: new Counter({
+      name: 'xmasd_memory_shortages_total',
+      help: 'Scoring jobs that ran out of memory, their worker ended by the system or not, and were done again',
+      registers,
+    }),
+    passTokens: new Gauge({
+      name: 'xmasd_pass_tokens',
+      help: 'Distinct tokens that one forward pass may have now: proxy.tokensMax, halved where memory ran out',
+      registers,
+    }),
     indexChecks: new Counter({
       name: 'xmasd_index_checks_total',
       help: 'HNSW answers compared with the exact scan, by whether they agreed',

@@ -65,7 +65,10 @@ export async function lossScore(
   checkpoint: Checkpoint,
 ): Promise<CheckpointScore> {
   const hidden = await compileHidden(engine, config, checkpoint)
-  const head = await compileHead(engine, config, checkpoint)
+  const head = await compileHead(engine, config, checkpoint).catch(async error => {
+    await hidden.release()
+    throw error
+  })
   return {
     rows: (batch, features) => lossRows({ hidden, head }, headRows(config), batch, features),
     release: async () => {

@@ -21,7 +21,7 @@ export interface Host {
 export type HostEvents = {
   onMessage(message: unknown): void
   onError(error: unknown): void
-  /** `killed`: by a signal that we did not send, most likely the system's, for want of memory. */
+  /** `killed`: by the system, or aborted; most likely for want of memory. */
   onExit(why: string, killed: boolean): void
 }
 
@@ -67,7 +67,7 @@ function startProcess(script: URL, workerData: unknown, events: HostEvents): Hos
   child.on('message', message => events.onMessage(message))
   child.on('error', error => events.onError(error))
   child.on('exit', (code, signal) => {
-    const killed = signal === 'SIGKILL' && !isEnding
+    const killed = (signal === 'SIGKILL' || signal === 'SIGABRT') && !isEnding
     events.onExit(signal === null ? `exit code ${code}` : `signal ${signal}`, killed)
   })
   child.send({ workerData })

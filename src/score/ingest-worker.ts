@@ -3,7 +3,7 @@ import type { Transferable } from 'node:worker_threads'
 import { messageOf, XmasdError } from '../errors.ts'
 import type { ImageSource } from '../ingest/fetch-image.ts'
 import { createPreparer, identify, type Prepared, type PreparerOptions } from '../ingest/prepare.ts'
-import type { Failure } from './pool.ts'
+import type { Failure } from './failures.ts'
 import { serve } from './serve.ts'
 
 /** Without a preparer only identities can be asked for: no proxy is needed for those. */

@@ -11,8 +11,10 @@ import { resolveTemplate } from '../ingest/template.ts'
 import type { Schedule } from '../proxy/schedule.ts'
 import type { Sequence } from './batch.ts'
 import type { ChosenDevice } from './device.ts'
+import { type Failure, runSurviving } from './failures.ts'
+import type { OutOfMemory } from './guard.ts'
 import type { Ingested, IngestJob, IngestWorkerData } from './ingest-worker.ts'
-import { createPool, type Failure, type Load, type Pool, runSurviving } from './pool.ts'
+import { createPool, type Load, type Pool } from './pool.ts'
 import type { DeviceUse, Scored } from './scorer.ts'
 import { type Scoring, startScoring, type WorkerPlan } from './scoring.ts'
 import { instabilityOf, trajectoryOf } from './trajectory.ts'
@@ -44,6 +46,7 @@ export type MeasuringHooks = {
   onWorkerReplaced?: () => void
   onStage?: (stage: Stage, seconds: number) => void
   onDeviceUse?: (use: DeviceUse) => void
+  onOutOfMemory?: (event: OutOfMemory) => void
 }
 
 export type Measurer = {
@@ -80,6 +83,7 @@ export async function startMeasuring(
     batchExamplesMax: config.score.batchExamplesMax,
     onWorkerReplaced: hooks.onWorkerReplaced,
     onDeviceUse: hooks.onDeviceUse,
+    onOutOfMemory: hooks.onOutOfMemory,
   })
   let ingest: Pool<IngestJob, Ingested[]> | undefined
   try {
@@ -183,7 +187,7 @@ async function ingestAll(
     groups.push(values.slice(at, at + INGEST_RECORDS))
   }
   const done = groups.map(group =>
-    runSurviving(pool, group, part => ({ want, values: part.map(alone) }), failed),
+    runSurviving(group, part => pool.run({ want, values: part.map(alone) }), failed),
   )
   return (await Promise.all(done)).flat()
 }

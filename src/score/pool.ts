@@ -8,7 +8,9 @@
  *      └─failed─► gone      died: replaced by a worker that is loading
  */
 import type { Transferable } from 'node:worker_threads'
-import { type ErrorCode, messageOf, XmasdError } from '../errors.ts'
+import { isOutOfMemory, MEMORY_HINT } from '../engine/failure.ts'
+import { messageOf, XmasdError } from '../errors.ts'
+import { deviceFailed, isSurvivable } from './failures.ts'
 import { type Host, type Isolation, startHost } from './host.ts'
 import type { DeviceUse } from './scorer.ts'
 import { type FromWorker, type ToWorker, toError } from './serve.ts'
@@ -63,47 +65,6 @@ export function createPool<Job, Result>(options: PoolOptions): Pool<Job, Result>
   return new ThreadPool<Job, Result>(options)
 }
 
-/** An operating error as plain data. */
-export type Failure = { code: ErrorCode; message: string; hint: string }
-
-/**
- * One result an item, from one job for all of them. Where its worker dies, or the job fails as a whole, the items are tried once
- * more, one by one, so that only the culprit is lost: its result is `failed`.
- */
-export async function runSurviving<Item, Job, Result>(
-  pool: Pick<Pool<Job, Result[]>, 'run'>,
-  items: readonly Item[],
-  jobOf: (items: readonly Item[]) => Job,
-  failed: (failure: Failure) => Result,
-): Promise<Result[]> {
-  const alone = async (item: Item): Promise<Result> => {
-    const again = await survived(pool.run(jobOf([item])))
-    return 'results' in again ? again.results[0]! : failed(again.failure)
-  }
-  const first = await survived(pool.run(jobOf(items)))
-  return 'results' in first ? first.results : Promise.all(items.map(alone))
-}
-
-/** What one item may have done to its whole batch. */
-const SURVIVABLE: readonly ErrorCode[] = [
-  'WORKER_DIED',
-  'OUT_OF_MEMORY',
-  'ENGINE_FAILED',
-  'INTERNAL',
-]
-
-async function survived<Result>(
-  running: Promise<Result[]>,
-): Promise<{ results: Result[] } | { failure: Failure }> {
-  try {
-    return { results: await running }
-  } catch (error) {
-    if (!(error instanceof XmasdError && SURVIVABLE.includes(error.code))) throw error
-    const { code, message, hint } = error
-    return { failure: { code, message, hint } }
-  }
-}
-
 class ThreadPool<Job, Result> implements Pool<Job, Result> {
   readonly #options: PoolOptions
   readonly #members = new Set<Member<Job, Result>>()
@@ -112,7 +73,7 @@ class ThreadPool<Job, Result> implements Pool<Job, Result> {
   #resolveLoading: () => void = () => {}
   #rejectLoading: (error: Error) => void = () => {}
   #notLoaded: number
-  /** Why a worker could not load; then no other is started. */
+  /** Why a worker could not load; then no other is started, and no job is taken any more. */
   #loadError: Error | undefined
   #isClosed = false
 
@@ -199,18 +160,19 @@ class ThreadPool<Job, Result> implements Pool<Job, Result> {
         this.#options.onReplaced?.(error)
         this.#start()
       } else {
-        this.#loadError ??= member.lastError instanceof XmasdError ? member.lastError : error
+        const reason = member.lastError instanceof XmasdError ? member.lastError : error
+        this.#loadError ??= isSurvivable(reason) ? deviceFailed(reason.message) : reason
         this.#rejectLoading(this.#loadError)
       }
     }
     this.#dispatch()
   }
 
-  /** Gives queued tasks to idle workers; rejects them where no worker is or will be there. */
+  /** Gives queued tasks to idle workers; rejects them once a worker could not load. */
   #dispatch(): void {
-    if (this.#isClosed || this.#members.size === 0) {
-      const error = this.#isClosed ? died('the pool was closed') : this.#loadError
-      for (const task of this.#queue.splice(0)) task.reject(error ?? died('no worker is left'))
+    const error = this.#isClosed ? died('the pool was closed') : this.#loadError
+    if (error !== undefined) {
+      for (const task of this.#queue.splice(0)) task.reject(error)
       return
     }
     for (const member of this.#members) {
@@ -241,15 +203,10 @@ function died(why: string): XmasdError {
   )
 }
 
-/** A thread that outgrew its heap; a process has no such error, only its signal. */
-function isOutOfMemory(error: unknown): boolean {
-  return error instanceof Error && 'code' in error && error.code === 'ERR_WORKER_OUT_OF_MEMORY'
-}
-
 function outOfMemory(why: string): XmasdError {
   return new XmasdError(
     'OUT_OF_MEMORY',
-    `a worker was ended for want of memory: ${why}`,
-    'Lower proxy.memoryMax or proxy.tokensMax, or give the daemon more memory.',
+    `a worker was ended, most likely for want of memory: ${why}`,
+    MEMORY_HINT,
   )
 }

@@ -2,12 +2,14 @@
  * The compiled programs of a schedule: the vision tower and the score, checkpoint by checkpoint.
  */
 import type { Engine, InputSpec, Program } from '../engine/engine.ts'
+import { XmasdError } from '../errors.ts'
 import { type ProxyConfig, patchesPerImage } from '../proxy/config.ts'
 import type { Checkpoint, Schedule } from '../proxy/schedule.ts'
 import { checkUnchanged, type FileStamps } from '../proxy/unchanged.ts'
 import { visionTower } from '../proxy/vision.ts'
 import { crossModalAttention, type Mode, type ScoreInputs, type TokenInputs } from './attention.ts'
 import type { CheckpointScore } from './checkpoint-score.ts'
+import { deviceFailed } from './failures.ts'
 import { type HeadInputs, type HiddenInputs, predictorStates, tokenLosses } from './loss.ts'
 
 export type VisionProgram = Program<'patches'>
@@ -16,10 +18,11 @@ export type HiddenProgram = Program<keyof HiddenInputs<never>>
 export type HeadProgram = Program<keyof HeadInputs<never>>
 
 export interface Programs {
-  /** Does `work` with checkpoint `t`'s program. Throws ENGINE_FAILED, CHECKPOINT_INVALID. */
+  /** Does `work` with checkpoint `t`'s program. Throws OUT_OF_MEMORY, CHECKPOINT_INVALID, DEVICE_FAILED. */
   withTower<Result>(t: number, work: (tower: VisionProgram) => Promise<Result>): Promise<Result>
   withScore<Result>(t: number, work: (score: CheckpointScore) => Promise<Result>): Promise<Result>
-  close(): Promise<void>
+  /** Lets go of everything; what is wanted again is compiled again. */
+  release(): Promise<void>
 }
 
 export type ProgramsOptions = {
@@ -34,36 +37,61 @@ export type ProgramsOptions = {
 
 /**
  * Compiles the checkpoints that stay, and the one tower where all share it. Of the others one program at
- * a time is in memory, until another is asked for. Throws ENGINE_FAILED, and CHECKPOINT_INVALID where a
- * file is no longer the one that was opened.
+ * a time is in memory, until another is asked for. Throws OUT_OF_MEMORY; DEVICE_FAILED where a checkpoint
+ * can't be loaded; CHECKPOINT_INVALID where a file is no longer the one that was opened.
  */
 export async function openPrograms(engine: Engine, options: ProgramsOptions): Promise<Programs> {
   const { schedule, residents, stamps } = options
   const { config, checkpoints, visionShared } = schedule
-  const tower = (t: number): Promise<VisionProgram> => {
-    checkUnchanged(checkpoints[t]!, stamps)
-    return compileVision(engine, config, checkpoints[t]!)
-  }
-  const score = (t: number): Promise<CheckpointScore> => {
-    checkUnchanged(checkpoints[t]!, stamps)
-    return options.score(checkpoints[t]!, t)
-  }
-  const towers: VisionProgram[] = []
-  const scores: CheckpointScore[] = []
-  for (let t = 0; t < (visionShared ? 1 : residents); t++) towers.push(await tower(t))
-  for (let t = 0; t < residents; t++) scores.push(await score(t))
   const streamed = new Slot()
+  const resident = new Map<string, Releasable>()
+  const hold = async <P extends Releasable>(
+    name: string,
+    stays: boolean,
+    checkpoint: Checkpoint,
+    compile: () => Promise<P>,
+  ): Promise<P> => {
+    const load = (): Promise<P> => loading(checkpoint, stamps, compile)
+    if (!stays) return streamed.hold(name, load)
+    const program = (resident.get(name) as P | undefined) ?? (await load())
+    resident.set(name, program)
+    return program
+  }
+  const tower = (t: number): Promise<VisionProgram> => {
+    const at = visionShared ? 0 : t
+    const checkpoint = checkpoints[at]!
+    return hold(`tower ${at}`, visionShared || t < residents, checkpoint, () =>
+      compileVision(engine, config, checkpoint),
+    )
+  }
+  const score = (t: number): Promise<CheckpointScore> =>
+    hold(`score ${t}`, t < residents, checkpoints[t]!, () => options.score(checkpoints[t]!, t))
+  for (let t = 0; t < (visionShared ? 1 : residents); t++) await tower(t)
+  for (let t = 0; t < residents; t++) await score(t)
   return {
-    withTower: async (t, work) => {
-      const at = visionShared ? 0 : t
-      return work(towers[at] ?? (await streamed.hold(`tower ${at}`, () => tower(at))))
-    },
-    withScore: async (t, work) =>
-      work(scores[t] ?? (await streamed.hold(`score ${t}`, () => score(t)))),
-    close: async () => {
+    withTower: async (t, work) => work(await tower(t)),
+    withScore: async (t, work) => work(await score(t)),
+    release: async () => {
       await streamed.empty()
-      for (const program of [...towers, ...scores]) await program.release()
+      for (const program of resident.values()) await program.release()
+      resident.clear()
     },
+  }
+}
+
+/** A checkpoint that can't be loaded is no example's fault. */
+async function loading<P>(
+  checkpoint: Checkpoint,
+  stamps: FileStamps,
+  compile: () => Promise<P>,
+): Promise<P> {
+  checkUnchanged(checkpoint, stamps)
+  try {
+    return await compile()
+  } catch (error) {
+    checkUnchanged(checkpoint, stamps) // changed while it was read: that is why
+    if (!(error instanceof XmasdError && error.code === 'ENGINE_FAILED')) throw error
+    throw deviceFailed(`${checkpoint.dir} cannot be loaded: ${error.message}`)
   }
 }
 

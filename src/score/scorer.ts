@@ -3,6 +3,7 @@
  * where its weights are equal, then checkpoint by checkpoint.
  */
 import type { Device, EngineChoice, HostTensor } from '../engine/engine.ts'
+import { isOutOfMemory } from '../engine/failure.ts'
 import { openEngine } from '../engine/open.ts'
 import { timed } from '../engine/timed.ts'
 import { type ErrorCode, XmasdError } from '../errors.ts'
@@ -44,14 +45,17 @@ export type ScorerOptions = EngineChoice & {
 export type DeviceUse = { device: Device; seconds: number }
 
 export interface Scorer {
-  /** One result a sequence, in order. Throws ENGINE_FAILED where the whole batch failed. */
-  scoreBatch(sequences: readonly Sequence[]): Promise<Scored[]>
+  /**
+   * One result a sequence, in order. `tokensMax` of a run, where it is not that of the limits. Throws
+   * ENGINE_FAILED, OUT_OF_MEMORY where the batch failed; DEVICE_FAILED, CHECKPOINT_INVALID where all would.
+   */
+  scoreBatch(sequences: readonly Sequence[], tokensMax?: number): Promise<Scored[]>
   /** Seconds in forward passes since it was last asked. */
   takeDeviceUse(): DeviceUse
   close(): Promise<void>
 }
 
-/** Loads the schedule. Throws ENGINE_FAILED, ENGINE_UNAVAILABLE. */
+/** Loads the schedule. Throws DEVICE_FAILED, OUT_OF_MEMORY, CHECKPOINT_INVALID, ENGINE_UNAVAILABLE. */
 export async function loadScorer(options: ScorerOptions): Promise<Scorer> {
   const { schedule, metric = 'attention', mode, limits = LIMITS, residency } = options
   const bare = await openEngine({ ...options, positionsMax: schedule.config.lengthMax })
@@ -73,13 +77,20 @@ export async function loadScorer(options: ScorerOptions): Promise<Scorer> {
   const features = createFeatureCache(residency?.featureBytesMax ?? FEATURE_BYTES_MAX)
   const parts = { schedule, metric, limits, programs, features }
   return {
-    scoreBatch: sequences => scoreBatch(parts, sequences),
+    scoreBatch: async (sequences, tokensMax = limits.tokensMax) => {
+      try {
+        return await scoreBatch({ ...parts, limits: { ...limits, tokensMax } }, sequences)
+      } catch (error) {
+        if (isOutOfMemory(error)) await programs.release() // each keeps what its largest run took
+        throw error
+      }
+    },
     takeDeviceUse: () => {
       const use = { device: engine.device, seconds }
       seconds = 0
       return use
     },
-    close: () => programs.close(),
+    close: () => programs.release(),
   }
 }
 

@@ -15,10 +15,11 @@ import {
   chooseTensorflowDevice,
   type DeviceWish,
 } from './device.ts'
+import { createGuard, type Guard, type OutOfMemory, type ScoreJob } from './guard.ts'
 import type { Isolation } from './host.ts'
 import { type Metric, reachOf } from './metric.ts'
 import { type BatchLimits, LIMITS, planBatches } from './plan.ts'
-import { createPool, type Load, type Pool, runSurviving } from './pool.ts'
+import { createPool, type Load } from './pool.ts'
 import { chooseResidency, type Residency } from './residency.ts'
 import type { DeviceUse, Scored, ScorerOptions } from './scorer.ts'
 
@@ -43,6 +44,7 @@ export type ScoringOptions = {
   batchExamplesMax?: number | undefined
   onWorkerReplaced?: (() => void) | undefined
   onDeviceUse?: ((use: DeviceUse) => void) | undefined
+  onOutOfMemory?: ((event: OutOfMemory) => void) | undefined
   /** Tests give their own. */
   script?: URL
 }
@@ -51,7 +53,7 @@ export interface Scoring {
   readonly schedule: Schedule
   readonly device: ChosenDevice
   readonly plan: WorkerPlan
-  /** One result a sequence, in order. Throws where scoring as such is broken, not one example. */
+  /** One result a sequence, in order. Throws DEVICE_FAILED, and whatever is no example's fault. */
   score(sequences: readonly Sequence[]): Promise<Scored[]>
   load(): Load
   close(): Promise<void>
@@ -59,7 +61,7 @@ export interface Scoring {
 
 /**
  * Resolves once all workers have loaded. Throws PROXY_INVALID, PROXY_UNSUPPORTED,
- * CHECKPOINT_INVALID, CONFIG_INVALID, ENGINE_UNAVAILABLE or ENGINE_FAILED.
+ * CHECKPOINT_INVALID, CONFIG_INVALID, ENGINE_UNAVAILABLE or DEVICE_FAILED.
  */
 export async function startScoring(options: ScoringOptions): Promise<Scoring> {
   const { metric = 'attention' } = options
@@ -80,7 +82,7 @@ export async function startScoring(options: ScoringOptions): Promise<Scoring> {
   }
   const choice = { engine, device, precision, fusedAttention, threads, residency }
   const workerData: ScorerOptions = { schedule, stamps, metric, mode, limits, ...choice }
-  const pool = createPool<readonly Sequence[], Scored[]>({
+  const pool = createPool<ScoreJob, Scored[]>({
     script: options.script ?? new URL('./worker.js', import.meta.url),
     workerData: () => workerData,
     size: plan.workers,
@@ -94,11 +96,17 @@ export async function startScoring(options: ScoringOptions): Promise<Scoring> {
     await pool.close()
     throw error
   }
+  const guard = createGuard({
+    pool,
+    config: schedule.config,
+    tokensMax: (limits ?? LIMITS).tokensMax,
+    onOutOfMemory: options.onOutOfMemory,
+  })
   return {
     schedule,
     device: chosen,
     plan,
-    score: sequences => scoreAll(pool, plan, sequences),
+    score: sequences => scoreAll(guard, plan, sequences),
     load: () => pool.load(),
     close: () => pool.close(),
   }
@@ -198,7 +206,7 @@ function oneWorker(device: Device, workers: number): XmasdError {
 
 /** Every worker gets its share; the worker cuts it into runs. */
 async function scoreAll(
-  pool: Pool<readonly Sequence[], Scored[]>,
+  guard: Guard,
   { workers, jobExamplesMax }: WorkerPlan,
   sequences: readonly Sequence[],
 ): Promise<Scored[]> {
@@ -208,13 +216,7 @@ async function scoreAll(
   const batches = planBatches(sequences, { tokensMax, examplesMax: Math.max(1, examplesMax) })
   const settled = await Promise.allSettled(
     batches.map(async indices => {
-      const batch = indices.map(i => sequences[i]!)
-      const scored = await runSurviving(
-        pool,
-        batch,
-        part => part,
-        error => ({ error }),
-      )
+      const scored = await guard(indices.map(i => sequences[i]!))
       for (const [at, i] of indices.entries()) results[i] = scored[at]!
     }),
   )

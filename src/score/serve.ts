@@ -1,6 +1,7 @@
 /** The worker's side of the pool: loads once, then answers jobs one by one. */
 import { once } from 'node:events'
 import { type MessagePort, parentPort, type Transferable, workerData } from 'node:worker_threads'
+import { isOutOfMemory, MEMORY_HINT } from '../engine/failure.ts'
 import { type ErrorCode, messageOf, XmasdError } from '../errors.ts'
 import type { DeviceUse } from './scorer.ts'
 
@@ -89,6 +90,7 @@ function toWire(error: unknown): WireError {
     const { code, hint, retryable } = error
     return { message, code, hint, retryable }
   }
+  if (isOutOfMemory(error)) return { message, code: 'OUT_OF_MEMORY', hint: MEMORY_HINT }
   return { message, stack: error instanceof Error ? error.stack : undefined }
 }
 

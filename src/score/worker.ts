@@ -1,12 +1,12 @@
 /** A scoring worker: loads the schedule's checkpoints, then scores the batches it is sent. */
-import type { Sequence } from './batch.ts'
+import type { ScoreJob } from './guard.ts'
 import { loadScorer, type Scored, type ScorerOptions } from './scorer.ts'
 import { serve } from './serve.ts'
 
-await serve<ScorerOptions, readonly Sequence[], Scored[]>(async options => {
+await serve<ScorerOptions, ScoreJob, Scored[]>(async options => {
   const scorer = await loadScorer(options)
-  return async sequences => {
-    const result = await scorer.scoreBatch(sequences)
+  return async ({ sequences, tokensMax }) => {
+    const result = await scorer.scoreBatch(sequences, tokensMax)
     return { result, use: scorer.takeDeviceUse() }
   }
 })

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict'
 import { type TestContext, test } from 'node:test'
 import { XmasdError } from '../../src/errors.ts'
 import { ISOLATIONS } from '../../src/score/host.ts'
-import { createPool, type Pool, type PoolOptions, runSurviving } from '../../src/score/pool.ts'
+import { createPool, type Pool, type PoolOptions } from '../../src/score/pool.ts'
 import type { ExitJob } from './worker-exits.ts'
 
 const script = new URL('./worker-exits.js', import.meta.url)
@@ -92,27 +92,22 @@ for (const isolation of ISOLATIONS) {
   })
 }
 
-test('a process that the system kills is told from one that dies: OUT_OF_MEMORY', async t => {
-  const pool = poolOf(t, 1, { isolation: 'process' })
-  await assert.rejects(pool.run({ value: 1, action: 'kill' }), hasCode('OUT_OF_MEMORY'))
-  assert.equal(await pool.run({ value: 4 }), 8)
-})
+for (const action of ['kill', 'abort'] as const) {
+  test(`a process ended by the signal of ${action} is told from one that exits: OUT_OF_MEMORY`, async t => {
+    const pool = poolOf(t, 1, { isolation: 'process' })
+    await assert.rejects(pool.run({ value: 1, action }), hasCode('OUT_OF_MEMORY'))
+    assert.equal(await pool.run({ value: 4 }), 8)
+  })
+}
 
-test('of items whose worker died only the culprit fails', async () => {
-  let runs = 0
-  const pool: Pick<Pool<readonly number[], number[]>, 'run'> = {
-    run: async job => {
-      runs++
-      if (job.includes(13)) throw new XmasdError('WORKER_DIED', 'died', 'look')
-      return job.map(value => value * 2)
-    },
-  }
-  const doubled = await runSurviving(
-    pool,
-    [1, 13, 3],
-    part => part,
-    () => -1,
-  )
-  assert.deepEqual(doubled, [2, -1, 6])
-  assert.equal(runs, 4)
+test('a worker that dies while it loads is no fault of any job: DEVICE_FAILED, to all of them', async t => {
+  const pool = createPool<ExitJob, number>({
+    script,
+    workerData: () => ({ dies: true }),
+    size: 2,
+    isolation: 'process',
+  })
+  t.after(() => pool.close())
+  await assert.rejects(pool.run({ value: 1 }), hasCode('DEVICE_FAILED'))
+  await assert.rejects(pool.run({ value: 1 }), hasCode('DEVICE_FAILED'))
 })

@@ -4,14 +4,16 @@ import { serve } from '../../src/score/serve.ts'
 
 export type ExitJob = {
   value: number
-  action?: 'exit' | 'throw' | 'fail' | 'operating' | 'kill'
+  action?: 'exit' | 'throw' | 'fail' | 'operating' | 'kill' | 'abort'
 }
 
-await serve<{ refuses?: boolean }, ExitJob, number>(async ({ refuses }) => {
+await serve<{ refuses?: boolean; dies?: boolean }, ExitJob, number>(async ({ refuses, dies }) => {
+  if (dies === true) process.kill(process.pid, 'SIGKILL')
   if (refuses === true) throw new XmasdError('PROXY_INVALID', 'no proxy here', 'bring one')
   return async ({ value, action }) => {
     if (action === 'exit') process.exit(3)
     if (action === 'kill') process.kill(process.pid, 'SIGKILL')
+    if (action === 'abort') process.abort()
     if (action === 'throw') {
       setImmediate(() => {
         throw new Error('out of the blue')

@@ -1,0 +1,134 @@
+import assert from 'node:assert/strict'
+import { test } from 'node:test'
+import { type ErrorCode, XmasdError } from '../../src/errors.ts'
+import type { Sequence } from '../../src/score/batch.ts'
+import { TYPICAL_PROXY } from '../../src/score/device.ts'
+import { runSurviving } from '../../src/score/failures.ts'
+import {
+  BLAMED_IN_A_ROW_MAX,
+  createGuard,
+  type OutOfMemory,
+  type ScoreJob,
+} from '../../src/score/guard.ts'
+import type { Scored } from '../../src/score/scorer.ts'
+
+/** The number of an example is its first id; -1 is what no example has: the built-in one. */
+function sequenceOf(number: number, length = 10): Sequence {
+  const none = new Int32Array(0)
+  const ids = new Int32Array(length).fill(number)
+  return { ids, columns: none, rows: none, answers: none, images: [] }
+}
+
+function numbersOf({ sequences }: ScoreJob): number[] {
+  return sequences.map(({ ids, images }) => (images.length > 0 ? -1 : ids[0]!))
+}
+
+/** A guard over a device that throws what `failureOf` says; results hold the numbers. */
+function guarded(failureOf: (numbers: number[], job: ScoreJob) => ErrorCode | undefined) {
+  const events: OutOfMemory[] = []
+  const jobs: { numbers: number[]; tokensMax: number }[] = []
+  const guard = createGuard({
+    pool: {
+      run: async (job): Promise<Scored[]> => {
+        const numbers = numbersOf(job)
+        jobs.push({ numbers, tokensMax: job.tokensMax })
+        const code = failureOf(numbers, job)
+        if (code !== undefined) throw new XmasdError(code, `failed with ${numbers}`, 'look')
+        return numbers.map(number => ({ losses: [number] }))
+      },
+    },
+    config: TYPICAL_PROXY,
+    tokensMax: 64,
+    onOutOfMemory: event => events.push(event),
+  })
+  return { guard, events, jobs }
+}
+
+function numbered(count: number): Sequence[] {
+  return Array.from({ length: count }, (_, i) => sequenceOf(i))
+}
+
+function summaryOf(scored: readonly Scored[]): (number | string)[] {
+  return scored.map(one =>
+    'losses' in one ? one.losses[0]! : 'error' in one ? one.error.code : '',
+  )
+}
+
+function isDeviceFailed(error: unknown): boolean {
+  return error instanceof XmasdError && error.code === 'DEVICE_FAILED'
+}
+
+test('of items that fail together only the culprits are blamed, in few attempts', async () => {
+  let attempts = 0
+  const items = Array.from({ length: 200 }, (_, i) => i)
+  const results = await runSurviving(
+    items,
+    async part => {
+      attempts++
+      if (part.includes(13)) throw new XmasdError('WORKER_DIED', 'died', 'look')
+      return part.map(value => value * 2)
+    },
+    () => -1,
+  )
+  assert.deepEqual(
+    results,
+    items.map(value => (value === 13 ? -1 : value * 2)),
+  )
+  assert.ok(attempts <= 1 + 8 + 7 + 8, `${attempts}`)
+})
+
+test('where memory runs out passes are halved, once for all jobs at a time, until they fit, and stay so', async () => {
+  const { guard, events, jobs } = guarded((_, { tokensMax }) =>
+    tokensMax > 16 ? 'OUT_OF_MEMORY' : undefined,
+  )
+  const [a, b] = await Promise.all([guard(numbered(5)), guard(numbered(5))])
+  assert.deepEqual([...summaryOf(a), ...summaryOf(b)], [0, 1, 2, 3, 4, 0, 1, 2, 3, 4])
+  const lowered = events.filter(({ isLowered }) => isLowered)
+  assert.deepEqual(
+    lowered.map(({ tokensMax }) => tokensMax),
+    [32, 16],
+  )
+  assert.equal(events.length, 4)
+  await guard(numbered(2))
+  assert.equal(jobs.at(-1)!.tokensMax, 16)
+})
+
+test('an example that does not fit alone is blamed, and passes get no shorter than it is', async () => {
+  const { guard, jobs } = guarded(numbers => (numbers.includes(7) ? 'OUT_OF_MEMORY' : undefined))
+  const scored = await guard([sequenceOf(1), sequenceOf(7, 40), sequenceOf(2)])
+  assert.deepEqual(summaryOf(scored), [1, 'OUT_OF_MEMORY', 2])
+  assert.equal(jobs.at(-1)!.tokensMax, 32)
+  assert.deepEqual(summaryOf(await guard([sequenceOf(3)])), [3])
+})
+
+for (const code of ['ENGINE_FAILED', 'WORKER_DIED', 'OUT_OF_MEMORY', 'INTERNAL'] as const) {
+  test(`a device that fails for everything blames no example: ${code}, before and after the first that was good`, async () => {
+    let isLost = true
+    const { guard, jobs } = guarded(() => (isLost ? code : undefined))
+    await assert.rejects(guard(numbered(3)), isDeviceFailed)
+    assert.ok(jobs.some(({ numbers }) => numbers.includes(-1)))
+    isLost = false
+    await guard(numbered(2))
+    isLost = true
+    await assert.rejects(guard([sequenceOf(5)]), isDeviceFailed)
+    assert.deepEqual(jobs.at(-1)!.numbers, [1])
+  })
+}
+
+test('too many in a row that only the engine rejects stop it; a good one between them starts the count again', async () => {
+  const { guard } = guarded(numbers =>
+    numbers.some(number => number >= 100) ? 'ENGINE_FAILED' : undefined,
+  )
+  for (let i = 1; i < BLAMED_IN_A_ROW_MAX; i++) await guard([sequenceOf(100 + i)])
+  await guard([sequenceOf(1)])
+  for (let i = 1; i < BLAMED_IN_A_ROW_MAX; i++) await guard([sequenceOf(100 + i)])
+  await assert.rejects(guard([sequenceOf(100)]), isDeviceFailed)
+})
+
+test('what no example is to blame for is thrown as it is', async () => {
+  const { guard } = guarded(() => 'CHECKPOINT_INVALID')
+  await assert.rejects(
+    guard(numbered(3)),
+    (error: unknown) => error instanceof XmasdError && error.code === 'CHECKPOINT_INVALID',
+  )
+})
