@@ -1,5 +1,7 @@
 import assert from 'node:assert/strict'
+import { execFileSync } from 'node:child_process'
 import { test } from 'node:test'
+import { fileURLToPath } from 'node:url'
 import { type ErrorCode, XmasdError } from '../../src/errors.ts'
 import type { Sequence } from '../../src/score/batch.ts'
 import { TYPICAL_PROXY } from '../../src/score/device.ts'
@@ -11,6 +13,9 @@ import {
   type ScoreJob,
 } from '../../src/score/guard.ts'
 import type { Scored } from '../../src/score/scorer.ts'
+import { TINY, writeTinyProxy } from '../fixtures-tiny-proxy.ts'
+import { program, temporaryFolder } from '../support.ts'
+import type { ShortageReport } from './shortage-child.ts'
 
 /** The number of an example is its first id; -1 is what no example has: the built-in one. */
 function sequenceOf(number: number, length = 10): Sequence {
@@ -131,4 +136,24 @@ test('what no example is to blame for is thrown as it is', async () => {
     guard(numbered(3)),
     (error: unknown) => error instanceof XmasdError && error.code === 'CHECKPOINT_INVALID',
   )
+})
+
+test('a forward pass that really fails to allocate is done again in shorter ones, to the last bit the same', t => {
+  if (program(t, 'prlimit', 'REQUIRE_PRLIMIT') === undefined) return
+  const dir = temporaryFolder(t)
+  const shape = { ...TINY, width: 512, heads: 8, kvHeads: 8, positions: 1024 }
+  writeTinyProxy(dir, { shape })
+  const child = fileURLToPath(new URL('./shortage-child.js', import.meta.url))
+  const output = execFileSync(process.execPath, [child, dir], {
+    encoding: 'utf8',
+    stdio: ['ignore', 'pipe', 'ignore'],
+  })
+  const { events, isEqual }: ShortageReport = JSON.parse(output)
+  t.diagnostic(`passes of ${events.map(({ tokensMax }) => tokensMax).join(', then ')} tokens`)
+  assert.ok(events.length > 0, 'memory was enough: this test shows nothing')
+  for (const { message, isLowered } of events) {
+    assert.match(message, /Failed to allocate memory|bad_alloc|allocation failed/)
+    assert.ok(isLowered)
+  }
+  assert.ok(isEqual)
 })

@@ -1,31 +1,25 @@
 /**
  * Scores under a limit on its address space, so that long passes fail to allocate and shorter ones do not:
- * `node shortage-child.js '{"dir", "engine"}'`. Linux only, with prlimit.
+ * `node shortage-child.js PROXY`. Linux only, with prlimit.
  */
 import { execFileSync } from 'node:child_process'
 import { readFileSync } from 'node:fs'
-import type { EngineName } from '../../src/engine/engine.ts'
 import { patchesPerImage } from '../../src/proxy/config.ts'
 import { seededRandom } from '../../src/random.ts'
 import type { OutOfMemory } from '../../src/score/guard.ts'
 import { startScoring } from '../../src/score/scoring.ts'
 import { randomSequence } from '../fixtures-tiny-proxy.ts'
 
-export type ShortageTask = { dir: string; engine: EngineName }
 export type ShortageReport = { events: OutOfMemory[]; isEqual: boolean }
 
 const TOKENS_MAX = 16_384
 /** Above what the process has once it is warm: passes of 16,384 tokens of the test's proxy take several times that. */
 const MARGIN_BYTES = 200 * 2 ** 20
 
-const { dir, engine }: ShortageTask = JSON.parse(process.argv[2]!)
+const common = { proxyDir: process.argv[2]!, mode: 'reference', workers: 1, threads: 1 } as const
 const events: OutOfMemory[] = []
 const scoring = await startScoring({
-  proxyDir: dir,
-  mode: 'reference',
-  engine,
-  workers: 1,
-  threads: 1,
+  ...common,
   limits: { tokensMax: TOKENS_MAX, examplesMax: 64 },
   onOutOfMemory: event => events.push(event),
 })
@@ -44,13 +38,7 @@ limitAddressSpace(String(statusBytes('VmSize') + MARGIN_BYTES))
 const limited = await scoring.score(sequences)
 limitAddressSpace('unlimited')
 await scoring.close()
-const free = await startScoring({
-  proxyDir: dir,
-  mode: 'reference',
-  engine,
-  workers: 1,
-  threads: 1,
-})
+const free = await startScoring(common)
 const expected = await free.score(sequences)
 await free.close()
 const isScored = limited.every(one => 'singularValues' in one)
