@@ -162,7 +162,6 @@ export class FinalJudge implements Judge {
       coming,
       budget,
       unforeseen,
-      ending: this.#ending,
       hasEnd: this.#hasEnd,
     })
     const most = Math.max(PLAN_EVERY, slots / PLAN_CLUSTERS)

@@ -17,8 +17,6 @@ export type Outlook = {
   budget: number
   /** Arrivals that clusters never seen may take at most, against all expectation. */
   unforeseen: number
-  /** How likely a cluster is to end all at once: then one never seen will be as large as those seen. */
-  ending: number
   /** Whether quotas are given at the horizon, to clusters as large as they are then. */
   hasEnd: boolean
 }
@@ -40,7 +38,7 @@ const EPSILON = 1e-6
 export function planFor(outlook: Outlook): Plan {
   const level = levelOf(outlook, 0, 0)
   const unseen = countUnseen(outlook)
-  const cautious = unseen === 0 ? level : levelOf(outlook, unseen, outlook.unforeseen)
+  const cautious = unseen === 0 ? level : levelOf(displaced(outlook), unseen, outlook.unforeseen)
   const ceiling = unseen === 0 ? Infinity : Math.max(1, Math.ceil(cautious + EPSILON))
   return { level, extraFrom: extraFrom(outlook, level), ceiling }
 }
@@ -71,16 +69,22 @@ function spentAt({ slots, sizes, kept, coming, hasEnd }: Outlook, level: number)
   return spent
 }
 
-/** What a cluster never seen gives at most. */
-function takenByUnseen({ slots, sizes, ending }: Outlook, level: number): number {
-  if (ending === 0) return level
+/** The outlook of the clusters seen if others took the unforeseen arrivals. */
+function displaced(outlook: Outlook): Outlook {
+  const expected = outlook.coming.reduce((a, b) => a + b, 0)
+  const left = expected === 0 ? 0 : Math.max(0, 1 - outlook.unforeseen / expected)
+  return { ...outlook, coming: outlook.coming.map(more => left * more) }
+}
+
+/** What a cluster never seen would give if it became as large as those seen. */
+function takenByUnseen({ slots, sizes, coming }: Outlook, level: number): number {
   let [seen, taken] = [0, 0]
   for (let slot = 1; slot < slots; slot++) {
     if (sizes[slot] === 0) continue
     seen++
-    taken += Math.min(level, sizes[slot]!)
+    taken += Math.min(level, sizes[slot]! + coming[slot]!)
   }
-  return seen === 0 ? level : (1 - ending) * level + (ending * taken) / seen
+  return seen === 0 ? level : taken / seen
 }
 
 /** Whether the cluster will give nothing to the batch rule. */
