@@ -42,7 +42,13 @@ test('a redelivery keeps its decision and a duplicate loses to the first, each c
   await succeed(['produce', '--config', site.config, '--data', data])
   const ended = await succeed(['run', '--config', site.config, '--until-idle', '--json'])
   const summary = JSON.parse(ended.stdout)
-  assert.deepEqual(summary.examples, { assigned: 12, duplicate: 1, redelivered: 3, dead_letter: 0 })
+  assert.deepEqual(summary.examples, {
+    assigned: 12,
+    duplicate: 1,
+    near_duplicate: 0,
+    redelivered: 3,
+    dead_letter: 0,
+  })
   assert.equal(summary.history, 12)
   const decisions = (await readTopic(site.log, 'decisions')).map(record => jsonOf<Decision>(record))
   const duplicates = decisions.filter(({ reason }) => reason === 'duplicate')
