@@ -120,13 +120,14 @@ async function makeSite(folder: string, address: string, images: string[]): Prom
 
 type Sight = { atMs: number; done: number; rss: number }
 
-/** What was done and how much memory it took, once a second until `stop`. */
+/** What was done and how much memory it took, at the start and once a second until `stop`. */
 function watch(done: () => Promise<number> | number): { stop(): Promise<Sight[]> } {
   const sights: Sight[] = []
   const look = async (): Promise<void> => {
     const seen = await done()
     sights.push({ atMs: performance.now(), done: seen, rss: process.memoryUsage().rss })
   }
+  void look()
   const timer = setInterval(() => void look(), 1_000)
   return {
     stop: async () => {
@@ -166,7 +167,8 @@ async function measureScore(config: Config, log: Log): Promise<{ rate: number; d
   await daemon.close()
   const warm = sights.filter(({ done }) => done >= WARM_UP * sights.at(-1)!.done)
   const busy = warm.filter(({ done }, i) => i === 0 || done > warm[i - 1]!.done)
-  const [first, last] = [busy[0]!, busy.at(-1)!]
+  // A run of a second has no warm-up that could be left out.
+  const [first, last] = [busy.length > 1 ? busy[0]! : sights[0]!, busy.at(-1)!]
   const rate = (1000 * (last.done - first.done)) / (last.atMs - first.atMs)
   return { rate, drift: driftOf('score', sights) }
 }
