@@ -2,14 +2,11 @@
 import type { Nearness } from '../src/cluster/nearness.ts'
 import { decodeDirection, encodeDirection } from '../src/direction.ts'
 import { LAYOUT_VALUES } from '../src/ingest/layout.ts'
-import type { StateReader } from '../src/log/log.ts'
 import { normalDeviates, seededRandom } from '../src/random.ts'
 import { contentOf } from '../src/select/duplicates.ts'
 import { NearDuplicates } from '../src/select/near-duplicates.ts'
 import type { FoldedAssignment } from '../src/select/parse.ts'
 import { MemoryState } from '../test/select/stream.ts'
-
-export const NOTHING: StateReader = { get: () => undefined, range: () => [] }
 
 /** Sequence numbers of strangers begin here. */
 const STRANGERS_FROM = 2 ** 31
@@ -32,7 +29,7 @@ const POPULAR_SHARE = 0.4
 const POPULAR = 20_000
 
 /**
- * `count` strangers in an index that has room for so many more. `words`: those of real questions, which strangers ask too; they are
+ * `count` strangers in an index that has room for `room` more. They ask the questions of `examples` too, which are
  * the most popular ones.
  */
 export function fillIndex(
@@ -42,7 +39,7 @@ export function fillIndex(
 ): { near: NearDuplicates; costs: () => IndexCosts } {
   const draw = strangers(examples)
   const settings = { exemplarsMax: count + room + 2 * QUERIES }
-  const near = new NearDuplicates(NOTHING, settings)
+  const near = new NearDuplicates(settings)
   near.learn(model)
   const known: FoldedAssignment[] = []
   let drawn = 0
@@ -59,7 +56,7 @@ export function fillIndex(
       const state = new MemoryState()
       state.commit(writer => near.write(writer))
       const restoreStart = performance.now()
-      const again = new NearDuplicates(state, settings)
+      const again = new NearDuplicates(settings, state)
       const restoreSeconds = round((performance.now() - restoreStart) / 1000)
       const stored = [...state.range([''], ['~'])].reduce((sum, { value }) => sum + value.length, 0)
       const fresh = timed(again, Array.from(known, draw))

@@ -26,9 +26,10 @@ import { seededRandom } from '../src/random.ts'
 import { NearDuplicates } from '../src/select/near-duplicates.ts'
 import type { FoldedAssignment } from '../src/select/parse.ts'
 import { openSelectState } from '../src/select/state.ts'
+import { MemoryState } from '../test/select/stream.ts'
 import { ROOT } from '../test/support.ts'
 import { HELD_OUT_DUPLICATES, heldOutLookalikes } from './duplicates-held-out.ts'
-import { fillIndex, identify, NOTHING } from './duplicates-index.ts'
+import { fillIndex, identify } from './duplicates-index.ts'
 import {
   type Changes,
   DUPLICATES,
@@ -121,13 +122,17 @@ function judge(
   scored: FoldedAssignment[],
   model: Nearness,
 ): Verdict[] {
-  const state = openSelectState(NOTHING, { policy: 'revisable', percent: 20, settleEvery: 1 })
-  const near = new NearDuplicates(NOTHING, { exemplarsMax: 1_000_000 })
+  const state = openSelectState(new MemoryState(), {
+    policy: 'revisable',
+    percent: 20,
+    settleEvery: 1,
+  })
+  const near = new NearDuplicates({ exemplarsMax: 1_000_000 })
   near.learn(model)
   const originalOf = new Map<string, string>()
   return stream.map((example, offset) => {
     const record = scored[offset]!
-    const { decisions } = state.fold(record, offset, (...args) => near.identify(...args))
+    const { decisions } = state.fold(record, offset, near.identify)
     originalOf.set(record.key, example.of)
     const decision = decisions.find(({ duplicateOf }) => duplicateOf !== undefined)
     const isTaken = decision !== undefined && originalOf.get(decision.duplicateOf!) === example.of

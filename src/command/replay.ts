@@ -6,7 +6,7 @@ import { fetchBundle } from '../cluster/published.ts'
 import { SIGNATURES, type Signature, signatureOf } from '../cluster/signature.ts'
 import { readTrajectoryLines } from '../cluster/trajectories.ts'
 import { type Config, loadConfig } from '../config.ts'
-import type { Log, StateReader } from '../log/log.ts'
+import type { Log } from '../log/log.ts'
 import { balanceOf } from '../observe/balance.ts'
 import { startProgress } from '../observe/progress.ts'
 import { openLogToRead } from '../open-log.ts'
@@ -104,12 +104,10 @@ async function nearDuplicatesOf(log: Log, config: Config): Promise<NearDuplicate
   const { enabled, exemplarsMax } = config.select.nearDuplicates
   const first = (await readReigns(log, config))[0]?.bundle
   if (!enabled || first === undefined) return undefined
-  const near = new NearDuplicates(NOTHING, { exemplarsMax })
+  const near = new NearDuplicates({ exemplarsMax })
   near.learn(await fetchNearness(log, config.log.topics.bundles, first))
   return near
 }
-
-const NOTHING: StateReader = { get: () => undefined, range: () => [] }
 
 type Clusters = Pick<ReplayOptions, 'seen' | 'beginning'>
 

@@ -23,14 +23,14 @@ import {
 } from './kafka-requests.ts'
 import { type Patience, patiently } from './kafka-retry.ts'
 import type { KafkaTopic } from './kafka-topics.ts'
-import { begin, type Claim, claimId, end, fetchPositions } from './kafka-transactions.ts'
+import { begin, type Claim, claimId, end, fetchPositions, type Move } from './kafka-transactions.ts'
 import type { Place } from './log.ts'
 
 /** What is known of an id's transactions, kept from claim to claim. */
 export type Ledger = {
   readonly transactionalId: string
   /** The position that they move. */
-  readonly moves: { group: string; topic: string; partition: number } | undefined
+  readonly moves: Omit<Move, 'offset'> | undefined
   /** Whether the last one was committed; undefined where nobody has told. */
   isCommitted: boolean | undefined
 }
@@ -151,7 +151,7 @@ async function producersOf(
 
 async function isPositionUnstable(
   cluster: Cluster,
-  { group, topic, partition }: { group: string; topic: string; partition: number },
+  { group, topic, partition }: Omit<Move, 'offset'>,
 ): Promise<boolean> {
   try {
     await fetchPositions(cluster, group, topic, [partition])

@@ -5,13 +5,7 @@
 import type { Log, LogRecord } from '../log/log.ts'
 import type { Cluster, Control } from '../record.ts'
 import { parseAssignment } from '../role/decision-outputs.ts'
-import {
-  type ExampleStore,
-  Fold,
-  type KeyedRow,
-  type NearOf,
-  type SelectSettings,
-} from '../select/fold.ts'
+import { type ExampleStore, Fold, type KeyedRow, type SelectSettings } from '../select/fold.ts'
 import type { NearDuplicates } from '../select/near-duplicates.ts'
 import type { FoldedAssignment } from '../select/parse.ts'
 import type { Beginning } from '../select/policy.ts'
@@ -46,8 +40,6 @@ export async function replay(log: Log, options: ReplayOptions): Promise<Replayed
   const { topic, settings, seen, beginning, near, onProgress } = options
   const store = new MemoryStore()
   const fold = new Fold(settings, store)
-  const nearOf: NearOf | undefined =
-    near && ((record, content, sequence) => near.identify(record, content, sequence))
   let [read, next] = [0, 0]
   for await (const record of log.read(topic)) {
     next = record.offset + 1
@@ -56,7 +48,7 @@ export async function replay(log: Log, options: ReplayOptions): Promise<Replayed
     if ('control' in value) continue
     if (fold.policy.wantsBeginning) fold.policy.begin(await beginning(value))
     const asSeen = seen(record, value)
-    fold.fold(asSeen instanceof Promise ? await asSeen : asSeen, record.offset, nearOf)
+    fold.fold(asSeen instanceof Promise ? await asSeen : asSeen, record.offset, near?.identify)
   }
   fold.fold(SETTLE, next)
   const kept = Int32Array.from(fold.subset()).sort()

@@ -57,6 +57,8 @@ export class Selections {
   #shadow: Selection | undefined
   /** Undefined where near-duplicates are not looked for. One for all folds, so that they number alike. */
   readonly #near: NearDuplicates | undefined
+  /** Of records that the fold in force has folded already. */
+  readonly #nearOfBefore: NearOf | undefined
 
   /** Opens what the group's state holds. Throws STATE_INVALID. */
   constructor(parts: SelectionsParts) {
@@ -67,7 +69,9 @@ export class Selections {
     this.#active = this.#open(active)
     if (shadow !== null) this.#shadow = this.#open(shadow)
     const { nearDuplicates } = parts.config.select
-    this.#near = openNearDuplicates(parts.consumer.state, nearDuplicates, first !== null)
+    const near = openNearDuplicates(parts.consumer.state, nearDuplicates, first !== null)
+    this.#near = near
+    this.#nearOfBefore = near && ((_, content) => near.recall(content))
   }
 
   /** The fold whose decisions count. */
@@ -96,7 +100,7 @@ export class Selections {
     const value = parseAssignment(record, { withTrajectory: this.#near !== undefined })
     const beside = this.#shadow
     if (!('control' in value)) await this.#begin(value.bundle)
-    const folded = await foldInto(this.#active, this.#clusters, record, value, this.#nearOf)
+    const folded = await foldInto(this.#active, this.#clusters, record, value, this.#near?.identify)
     const besides =
       beside && (await foldInto(beside, this.#clusters, record, value, this.#nearOfBefore))
     if ('control' in value && value.control === 'swap') {
@@ -117,17 +121,6 @@ export class Selections {
     if (this.#near === undefined || this.#near.isLearned) return
     const { log, config } = this.#parts
     this.#near.learn(await fetchNearness(log, config.log.topics.bundles, this.#first))
-  }
-
-  get #nearOf(): NearOf | undefined {
-    const near = this.#near
-    return near && ((record, content, sequence) => near.identify(record, content, sequence))
-  }
-
-  /** Of records that the fold in force has folded already. */
-  get #nearOfBefore(): NearOf | undefined {
-    const near = this.#near
-    return near && ((_, content) => near.recall(content))
   }
 
   async #swap(bundle: string, control: LogRecord): Promise<Decision[]> {

@@ -5,7 +5,8 @@
  *    └──► fails ──► again in parts, down to one example ──► is the device sound? the example that
  *                   was scored last is scored again ──► yes: the one is to blame; no: DEVICE_FAILED
  */
-import { messageOf, XmasdError } from '../errors.ts'
+import { isOutOfMemory } from '../engine/failure.ts'
+import { messageOf } from '../errors.ts'
 import { type ProxyConfig, patchesPerImage } from '../proxy/config.ts'
 import type { Sequence } from './batch.ts'
 import { deviceFailed, type Failure, runSurviving, survived } from './failures.ts'
@@ -50,7 +51,7 @@ export function createGuard({ pool, config, tokensMax, onOutOfMemory }: GuardOpt
       try {
         return await pool.run({ sequences, tokensMax: tried })
       } catch (error) {
-        if (!(error instanceof XmasdError && error.code === 'OUT_OF_MEMORY')) throw error
+        if (!isOutOfMemory(error)) throw error
         const before = limit
         const mayFit = lower(tried, sequences)
         onOutOfMemory?.({

@@ -67,7 +67,7 @@ export function decodeBlock(bytes: Uint8Array): Row[] {
 export function decodeRow(bytes: Uint8Array, index: number): Row {
   const block = bufferOf(bytes)
   const { count, bundles } = headerOf(block)
-  if (index >= count) throw invalid(`a block of ${count} examples has no number ${index}`)
+  if (index >= count) throw invalidState(`a block of ${count} examples has no number ${index}`)
   return rowAt(block, index, bundles)
 }
 
@@ -116,13 +116,13 @@ function rowAt(block: Buffer, index: number, bundles: readonly string[]): Row {
 
 function headerOf(block: Buffer): { count: number; bundles: string[] } {
   if (block.length < HEADER_BYTES || block.readUInt32LE(0) !== MAGIC) {
-    throw invalid('a block of examples does not begin with its magic number')
+    throw invalidState('a block of examples does not begin with its magic number')
   }
   const count = block.readUInt32LE(4)
   const bundleBytes = block.readUInt32LE(8)
   const bundlesAt = HEADER_BYTES + count * ROW_BYTES
   if (block.length !== bundlesAt + bundleBytes + block.readUInt32LE(12)) {
-    throw invalid(`a block of ${count} examples has ${block.length} bytes`)
+    throw invalidState(`a block of ${count} examples has ${block.length} bytes`)
   }
   return { count, bundles: JSON.parse(block.toString('utf8', bundlesAt, bundlesAt + bundleBytes)) }
 }
@@ -144,7 +144,12 @@ function bufferOf(bytes: Uint8Array): Buffer {
     : Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength)
 }
 
-function invalid(message: string): XmasdError {
+/** Where the block begins that holds the row `number`. */
+export function blockStart(number: number): number {
+  return number - (number % BLOCK_ROWS)
+}
+
+export function invalidState(message: string): XmasdError {
   return new XmasdError('STATE_INVALID', message, REBUILD_HINT)
 }
 

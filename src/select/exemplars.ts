@@ -197,17 +197,19 @@ export class Exemplars {
     }
     const slot = this.#slot(number)
     const line = slot * LINE_BYTES
+    const square = layout.reduce((sum, byte) => sum + byte * byte, 0)
     this.#lines.set(layout, line)
-    this.#numbers[(line + SQUARE_AT) >> 2] = layout.reduce((sum, byte) => sum + byte * byte, 0)
+    this.#numbers[(line + SQUARE_AT) >> 2] = square
     this.#numbers[(line + START_AT) >> 2] = start
     this.#sequences[slot] = sequence
     this.#states.set(state, slot * this.#dimensions)
-    const square = this.#numbers[(line + SQUARE_AT) >> 2]!
     if (start === 0) this.#words.advance(number)
     else this.#words.add(words.high, words.low, number)
     if (start <= 1) this.#pictures.advance(number)
-    else
-      this.#pictures.add(0, pictureCode(this.#model, { bytes: layout, squares: [square] }), number)
+    else {
+      const picture = { bytes: layout, squares: [square] }
+      this.#pictures.add(0, pictureCode(this.#model, picture), number)
+    }
   }
 
   /** A row that is remembered. */

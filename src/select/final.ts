@@ -11,7 +11,8 @@
  * The share. A cluster that needs r more of a arrivals keeps about r / a of them: that is the feedback, and all
  * there is to it where a is known. It is not: a cluster that came rarely may end below the level, and then
  * whatever was dropped is missing. So shares are averaged over what a may be, as prices (`priceOf`): the price
- * of dropping what will be missing is high, and the higher the more clusters end all at once. `docs/selection.md` has the derivation and the figures.
+ * of dropping what will be missing is high, and the higher the more clusters end all at once.
+ * `docs/selection.md` has the derivation and the figures.
  *
  * Guard rails: no cluster is filled above what it would have if the ones never seen came too; where ranks are no
  * longer uniform (a stream sorted by instability) they say nothing, and a draw decides instead.

@@ -18,16 +18,17 @@ import { XmasdError } from '../errors.ts'
 import { LAYOUT_VALUES } from '../ingest/layout.ts'
 import type { StateReader, StateWriter } from '../log/log.ts'
 import { MEASURES } from '../record.ts'
-import { REBUILD_HINT } from './blocks.ts'
+import { BLOCK_ROWS, blockStart } from './blocks.ts'
 import { Float64Column, Uint32Column } from './columns.ts'
 import { type Content, contentOf, Owners } from './duplicates.ts'
 import { type Appearance, type ExemplarRow, Exemplars, type Match } from './exemplars.ts'
-import type { FoldedAssignment, Likeness } from './parse.ts'
+import type { NearOf } from './fold.ts'
+import type { Likeness } from './parse.ts'
+import { damaged } from './store.ts'
 
 const META = 'near'
 const EXEMPLAR = 'exemplar'
 const FOUND = 'nearDuplicate'
-const BLOCK_ROWS = 128
 const FOUND_BYTES = 4 + 4 + 4 + 1 + 8
 /** A row says how many pictures its example has in one byte. */
 const PICTURES_MAX = 254
@@ -54,7 +55,7 @@ export function openNearDuplicates(
 ): NearDuplicates | undefined {
   checkNearSettings(reader, settings, isBegun)
   const { enabled, exemplarsMax } = settings
-  return enabled ? new NearDuplicates(reader, { exemplarsMax }) : undefined
+  return enabled ? new NearDuplicates({ exemplarsMax }, reader) : undefined
 }
 
 /**
@@ -78,7 +79,7 @@ function readMeta(reader: StateReader): z.infer<typeof Meta> | undefined {
   const bytes = reader.get([META])
   if (bytes === undefined) return undefined
   const meta = Meta.safeParse(JSON.parse(Buffer.from(bytes).toString())).data
-  if (meta === undefined) throw invalid("its 'near' entry is not of this version of the format")
+  if (meta === undefined) throw damaged("its 'near' entry is not of this version of the format")
   return meta
 }
 
@@ -95,10 +96,10 @@ export class NearDuplicates {
   #written = { rows: 0, found: 0, removed: 0 }
 
   /** What `reader` holds, or nothing yet. Throws XmasdError STATE_INVALID. */
-  constructor(reader: StateReader, settings: NearSettings) {
+  constructor(settings: NearSettings, reader?: StateReader) {
     this.#settings = settings
-    const meta = readMeta(reader)
-    if (meta !== undefined) this.#restore(reader, meta)
+    const meta = reader && readMeta(reader)
+    if (meta !== undefined) this.#restore(reader!, meta)
   }
 
   /** Is it known yet what near is: `learn` comes before the first example. */
@@ -129,7 +130,7 @@ export class NearDuplicates {
    * What an example is near to, whose `content` no counted example has. Where it is near to none it
    * is an exemplar from here on, under `sequence`. An example that lacks what is compared is neither.
    */
-  identify(record: FoldedAssignment, content: Content, sequence: number): Match | undefined {
+  readonly identify: NearOf = (record, content, sequence) => {
     const known = this.recall(content)
     if (known !== undefined) return known
     if (this.#exemplars === undefined || this.#model === undefined) return undefined
@@ -193,10 +194,10 @@ export class NearDuplicates {
         if (first + i === exemplars.end) exemplars.addRow(row)
       }
     }
-    if (exemplars.end !== rows) throw invalid(`exemplars end at ${exemplars.end}, not ${rows}`)
+    if (exemplars.end !== rows) throw damaged(`exemplars end at ${exemplars.end}, not ${rows}`)
     for (const { value } of reader.range([FOUND, 0], [FOUND, found])) this.#restoreFound(value)
     if (this.#contents.length !== found) {
-      throw invalid(`${found} near-duplicates are expected, ${this.#contents.length} are there`)
+      throw damaged(`${found} near-duplicates are expected, ${this.#contents.length} are there`)
     }
     this.#model = model
     this.#exemplars = exemplars
@@ -287,18 +288,10 @@ function decodeRows(value: Uint8Array, dimensions: number): ExemplarRow[] {
   })
 }
 
-function blockStart(number: number): number {
-  return number - (number % BLOCK_ROWS)
-}
-
 function otherSetting(name: string, before: unknown, now: unknown): XmasdError {
   return new XmasdError(
     'STATE_INVALID',
     `the select state was made with nearDuplicates.${name} ${before}, the configuration says ${now}`,
     `Put select.nearDuplicates.${name} back; or replay the assignments, without scoring, under a new select.group and new names of log.topics.decisions and log.topics.subset.`,
   )
-}
-
-function invalid(message: string): XmasdError {
-  return new XmasdError('STATE_INVALID', `the select state is damaged: ${message}`, REBUILD_HINT)
 }

@@ -6,8 +6,7 @@
  *     instability f64[count] (NaN: text-only) · content u64 as high u32[count], low u32[count]
  *     cluster i32[count] (-1: text) · ids of the text-only: a JSON array of strings
  */
-import { XmasdError } from '../errors.ts'
-import { REBUILD_HINT } from './blocks.ts'
+import { invalidState } from './blocks.ts'
 import type { PastExample } from './policy.ts'
 
 export const CHUNK_ROWS = 1 << 14
@@ -71,12 +70,12 @@ export function encodeChunk({ count, ids, ...columns }: Numbers): Uint8Array {
 export function decodeChunk(bytes: Uint8Array): Numbers {
   const chunk = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength)
   if (chunk.length < HEADER_BYTES || chunk.readUInt32LE(0) !== MAGIC) {
-    throw invalid('a chunk of numbers does not begin with its magic number')
+    throw invalidState('a chunk of numbers does not begin with its magic number')
   }
   const count = chunk.readUInt32LE(4)
   const idsAt = HEADER_BYTES + count * ROW_BYTES
   if (chunk.length !== idsAt + chunk.readUInt32LE(8)) {
-    throw invalid(`a chunk of ${count} examples has ${chunk.length} bytes`)
+    throw invalidState(`a chunk of ${count} examples has ${chunk.length} bytes`)
   }
   const numbers = emptyNumbers(count)
   let at = HEADER_BYTES
@@ -95,8 +94,4 @@ function inOrder({ instability, high, low, cluster }: Omit<Numbers, 'count' | 'i
 /** Our hosts are little endian, as the format is. */
 function bytesOf(column: Float64Array | Uint32Array | Int32Array): Uint8Array {
   return new Uint8Array(column.buffer, column.byteOffset, column.byteLength)
-}
-
-function invalid(message: string): XmasdError {
-  return new XmasdError('STATE_INVALID', message, REBUILD_HINT)
 }

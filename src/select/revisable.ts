@@ -15,8 +15,8 @@ import { Float64Column, Texts } from './columns.ts'
 import { Groups } from './groups.ts'
 import { type Before, Heap, splitAt } from './heap.ts'
 import { Levels, TEXT_SLOT } from './level.ts'
-import { emptyNumbers, type Numbers, PASSED_OVER, pushNumbers, TEXT } from './numbers.ts'
-import { clusterOf, type PastExample, type Policy, type SettledEvent, slotOf } from './policy.ts'
+import { type Numbers, PASSED_OVER, TEXT } from './numbers.ts'
+import { clusterOf, type Policy, type SettledEvent, slotOf } from './policy.ts'
 import { budgetRule, SMALL_CLUSTER_SIZE_MAX } from './quotas.ts'
 
 /** `pending` are the slots of the examples from the sequence number `first` on that are not kept. */
@@ -209,18 +209,6 @@ export class Revisable implements Policy {
   save(): undefined {}
 
   resume(): void {}
-
-  /** `refill` from single examples; undefined is one that was passed over. */
-  restore(history: Iterable<Omit<PastExample, 'content'> | undefined>, settled: number): void {
-    const examples = [...history]
-    const numbers = emptyNumbers(examples.length)
-    const nothing = { cluster: 0, instability: Number.NaN, id: '' }
-    examples.forEach((example, i) => {
-      pushNumbers(numbers, { ...(example ?? nothing), content: { high: 0, low: 0 } })
-      if (example === undefined) numbers.cluster[i] = PASSED_OVER
-    })
-    this.refill([numbers], settled)
-  }
 
   /**
    * Fills an empty policy with a history of which the first `settled` were decided at the last

@@ -26,7 +26,7 @@ import type { Control, Decision, SubsetEntry } from '../record.ts'
 import { Fold, type Folded, type NearOf, type SelectSettings } from './fold.ts'
 import type { FoldedAssignment } from './parse.ts'
 import type { Beginning, Regret } from './policy.ts'
-import { invalid, Store } from './store.ts'
+import { damaged, Store } from './store.ts'
 
 const META = 'meta'
 const POLICY = 'policy'
@@ -199,7 +199,7 @@ function readMeta(reader: StateReader, settings: SelectSettings): Meta | undefin
   const bytes = reader.get([META])
   if (bytes === undefined) return undefined
   const parsed = Meta.safeParse(parseJson(bytes))
-  if (!parsed.success) throw invalid("its 'meta' entry is not of this version of the format")
+  if (!parsed.success) throw damaged("its 'meta' entry is not of this version of the format")
   const meta = parsed.data
   const wanted = { ...NO_SETTINGS, ...decisiveSettings(settings) }
   for (const name of Object.keys(wanted) as (keyof typeof wanted)[]) {

@@ -1,15 +1,16 @@
 /** Where the fold's examples lie: rows in the durable state, and those not yet in it in memory. */
 import { createHash } from 'node:crypto'
-import { XmasdError } from '../errors.ts'
+import type { XmasdError } from '../errors.ts'
 import type { StateKey, StateReader, StateWriter } from '../log/log.ts'
 import { keyOf } from '../record.ts'
 import {
   BLOCK_ROWS,
+  blockStart,
   decodeBlock,
   decodeNumbers,
   decodeRow,
   encodeBlock,
-  REBUILD_HINT,
+  invalidState,
   type Row,
 } from './blocks.ts'
 import { type Content, contentText } from './duplicates.ts'
@@ -104,7 +105,7 @@ export class Store implements ExampleStore {
       }
     }
     if (from + numbers.count === to) return numbers
-    throw invalid(`examples ${from} to ${to} are expected, ${numbers.count} are there`)
+    throw damaged(`examples ${from} to ${to} are expected, ${numbers.count} are there`)
   }
 
   hasDuplicate(key: string, content: Content): boolean {
@@ -135,7 +136,7 @@ export class Store implements ExampleStore {
 
   #block(first: number): Uint8Array {
     const block = this.#reader.get([EXAMPLE, first])
-    if (block === undefined) throw invalid(`the block of examples from ${first} on is missing`)
+    if (block === undefined) throw damaged(`the block of examples from ${first} on is missing`)
     return block
   }
 }
@@ -144,15 +145,11 @@ function keyed(row: Row): KeyedRow {
   return { ...row, key: keyOf(row.id, contentText(row.content)) }
 }
 
-function blockStart(sequence: number): number {
-  return sequence - (sequence % BLOCK_ROWS)
-}
-
 /** Short whatever the id's length. */
 function duplicateKey(key: string, { high, low }: Content): StateKey {
   return [DUPLICATE, high, low, createHash('sha256').update(key).digest('hex').slice(0, 32)]
 }
 
-export function invalid(message: string): XmasdError {
-  return new XmasdError('STATE_INVALID', `the select state is damaged: ${message}`, REBUILD_HINT)
+export function damaged(message: string): XmasdError {
+  return invalidState(`the select state is damaged: ${message}`)
 }

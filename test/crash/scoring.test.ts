@@ -5,16 +5,15 @@ import { join } from 'node:path'
 import test, { type TestContext } from 'node:test'
 import {
   DEMO_PROXY,
-  dataUrl,
-  example,
+  distinct,
   makeSite,
-  picture,
   readTopic,
   run,
   type Site,
   servedAt,
   start,
   succeed,
+  writeLines,
 } from '../e2e/command.ts'
 import { temporaryFolder } from '../support.ts'
 
@@ -27,13 +26,7 @@ async function streamingSite(t: TestContext): Promise<{ site: Site; proxy: strin
   const refused = await run(['run', '--config', makeSite(t, settings(1)).config])
   const bytes = Math.ceil(1.2 * Number(/set it to (\d+)/.exec(refused.stderr)![1]))
   const site = makeSite(t, settings(bytes))
-  const examples = await Promise.all(
-    Array.from({ length: 60 }, async (_, i) =>
-      example(`e${i}`, dataUrl(await picture(i)), `what is number ${i}?`),
-    ),
-  )
-  const data = join(site.folder, 'data.jsonl')
-  writeFileSync(data, examples.map(one => `${JSON.stringify(one)}\n`).join(''))
+  const data = writeLines(site, 'data.jsonl', await distinct(60))
   await succeed(['produce', '--config', site.config, '--data', data])
   return { site, proxy }
 }

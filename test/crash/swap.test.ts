@@ -11,6 +11,7 @@ import {
   DEMO_BUNDLE,
   jsonOf,
   makeSite,
+  REPLAY,
   readTopic,
   type Site,
   start,
@@ -19,12 +20,6 @@ import {
 
 const EXAMPLES = 900
 const SMALL_BATCHES = { XMASD_SCORE_BATCH_EXAMPLES_MAX: '16' }
-const REPLAY = {
-  XMASD_SELECT_GROUP: 'replay',
-  XMASD_LOG_TOPICS_DECISIONS: 'replayed-decisions',
-  XMASD_LOG_TOPICS_SUBSET: 'replayed-subset',
-  XMASD_LOG_TOPICS_SHADOW: 'replayed-shadow',
-}
 
 test('bundles are shadowed, swapped and rolled back while examples flow and processes are killed; a replay gives the same bytes', async t => {
   const site = await siteWithExamples(t)

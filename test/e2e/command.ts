@@ -118,6 +118,30 @@ export function example(id: unknown, image: string | undefined, question: string
   }
 }
 
+/** `count` examples, each with a picture and a question of its own; the first has the number `from`. */
+export async function distinct(count: number, from = 0): Promise<object[]> {
+  return Promise.all(
+    Array.from({ length: count }, async (_, i) =>
+      example(`e${from + i}`, dataUrl(await picture(from + i)), `what is number ${from + i}?`),
+    ),
+  )
+}
+
+/** Writes a line of JSON for each into the site's folder; the file's path. */
+export function writeLines(site: Site, name: string, values: readonly unknown[]): string {
+  const file = join(site.folder, name)
+  writeFileSync(file, values.map(value => `${JSON.stringify(value)}\n`).join(''))
+  return file
+}
+
+/** Settings under which the select role decides everything again, beside what it has decided. */
+export const REPLAY = {
+  XMASD_SELECT_GROUP: 'replay',
+  XMASD_LOG_TOPICS_DECISIONS: 'replayed-decisions',
+  XMASD_LOG_TOPICS_SUBSET: 'replayed-subset',
+  XMASD_LOG_TOPICS_SHADOW: 'replayed-shadow',
+}
+
 export function dataUrl(png: Buffer): string {
   return `data:image/png;base64,${png.toString('base64')}`
 }

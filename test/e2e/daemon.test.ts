@@ -6,31 +6,21 @@ import type { Assignment, Decision } from '../../src/record.ts'
 import { Assignment as AssignmentSchema, Decision as DecisionSchema } from '../../src/record.ts'
 import {
   DEMO_PROXY,
-  dataUrl,
+  distinct,
   example,
   jsonOf,
   makeSite,
-  picture,
   readTopic,
   run,
   type Site,
   servedAt,
   start,
   succeed,
+  writeLines,
 } from './command.ts'
 
-async function writeData(site: Site, examples: object[]): Promise<string> {
-  const file = join(site.folder, 'data.jsonl')
-  writeFileSync(file, examples.map(one => `${JSON.stringify(one)}\n`).join(''))
-  return file
-}
-
-async function distinct(count: number, from = 0): Promise<object[]> {
-  return Promise.all(
-    Array.from({ length: count }, async (_, i) =>
-      example(`e${from + i}`, dataUrl(await picture(from + i)), `what is number ${from + i}?`),
-    ),
-  )
+function writeData(site: Site, examples: readonly object[]): string {
+  return writeLines(site, 'data.jsonl', examples)
 }
 
 test('a redelivery keeps its decision and a duplicate loses to the first, each counted once', async t => {
@@ -38,7 +28,7 @@ test('a redelivery keeps its decision and a duplicate loses to the first, each c
   const examples = await distinct(12)
   const again = examples[3]!
   const copy = { ...examples[5]!, id: 'a copy' }
-  const data = await writeData(site, [...examples, again, copy, copy, again])
+  const data = writeData(site, [...examples, again, copy, copy, again])
   await succeed(['produce', '--config', site.config, '--data', data])
   const ended = await succeed(['run', '--config', site.config, '--until-idle', '--json'])
   const summary = JSON.parse(ended.stdout)
@@ -60,7 +50,7 @@ test('a redelivery keeps its decision and a duplicate loses to the first, each c
 test('what flows through the log is what its schemas say', async t => {
   const site = makeSite(t)
   const textOnly = example('text', undefined, 'what is a singular value?')
-  const data = await writeData(site, [...(await distinct(5)), textOnly])
+  const data = writeData(site, [...(await distinct(5)), textOnly])
   await succeed(['produce', '--config', site.config, '--data', data])
   await succeed(['run', '--config', site.config, '--until-idle'])
   const assignments = await readTopic(site.log, 'assignments')
@@ -80,7 +70,7 @@ test('the export equals the batch rule over the same trajectories, and explain a
   const site = makeSite(t, 'select: { percent: 30 }')
   const text = Array.from({ length: 8 }, (_, i) => example(`t${i}`, undefined, `question ${i}?`))
   const examples = [...(await distinct(60)), ...text, { ...(await distinct(1))[0]!, id: 'copy' }]
-  const data = await writeData(site, examples)
+  const data = writeData(site, examples)
   const at = (name: string): string => join(site.folder, name)
   await succeed(['produce', '--config', site.config, '--data', data])
   await succeed(['run', '--config', site.config, '--until-idle'])
@@ -122,7 +112,7 @@ test('the roles run apart in two processes over one log as they do in one', asyn
   const [one, two] = [makeSite(t), makeSite(t)]
   const examples = await distinct(40)
   for (const site of [one, two]) {
-    await succeed(['produce', '--config', site.config, '--data', await writeData(site, examples)])
+    await succeed(['produce', '--config', site.config, '--data', writeData(site, examples)])
   }
   await succeed(['run', '--config', one.config, '--until-idle'])
   await succeed(['run', '--config', two.config, '--roles', 'score', '--until-idle'])
@@ -135,7 +125,7 @@ test('the roles run apart in two processes over one log as they do in one', asyn
 
 test('two daemons on one log double nothing', async t => {
   const site = makeSite(t)
-  const data = await writeData(site, await distinct(80))
+  const data = writeData(site, await distinct(80))
   await succeed(['produce', '--config', site.config, '--data', data])
   const small = { XMASD_SCORE_BATCH_EXAMPLES_MAX: '4' }
   const ended = await Promise.all(
@@ -154,7 +144,7 @@ test('two daemons on one log double nothing', async t => {
 
 test('with settleEvery above 1 an idle stream is settled by a record of the log', async t => {
   const site = makeSite(t, 'select: { percent: 50, settleEvery: 1000, idleSettleMs: 100 }')
-  const data = await writeData(site, await distinct(20))
+  const data = writeData(site, await distinct(20))
   await succeed(['produce', '--config', site.config, '--data', data])
   const ended = await succeed(['run', '--config', site.config, '--until-idle', '--json'])
   assert.equal(
@@ -167,13 +157,7 @@ test('with settleEvery above 1 an idle stream is settled by a record of the log'
 
 test('a lost state is folded again without publishing anything twice', async t => {
   const site = makeSite(t)
-  await succeed([
-    'produce',
-    '--config',
-    site.config,
-    '--data',
-    await writeData(site, await distinct(30)),
-  ])
+  await succeed(['produce', '--config', site.config, '--data', writeData(site, await distinct(30))])
   await succeed(['run', '--config', site.config, '--until-idle'])
   const before = (await readTopic(site.log, 'decisions')).length
   await forgetState(site)
@@ -182,7 +166,7 @@ test('a lost state is folded again without publishing anything twice', async t =
     '--config',
     site.config,
     '--data',
-    await writeData(site, await distinct(30, 30)),
+    writeData(site, await distinct(30, 30)),
   ])
   const ended = await succeed(['run', '--config', site.config, '--until-idle', '--json'])
   assert.match(ended.stderr, /folding the gap/)
@@ -216,13 +200,7 @@ async function forgetState(site: Site): Promise<void> {
 
 test('SIGTERM finishes the batch in hand, commits and exits 0; probes and metrics answer meanwhile', async t => {
   const site = makeSite(t, 'http: { port: 0 }')
-  await succeed([
-    'produce',
-    '--config',
-    site.config,
-    '--data',
-    await writeData(site, await distinct(30)),
-  ])
+  await succeed(['produce', '--config', site.config, '--data', writeData(site, await distinct(30))])
   const { child, ended } = start(['run', '--config', site.config, '--json'])
   const url = await servedAt(child)
   const get = async (path: string) => {
@@ -318,7 +296,7 @@ test('the loss is followed as attention is: scored, fitted, assigned; a bundle o
   const proxy = `proxy: { path: ${DEMO_PROXY}, metric: loss }`
   const site = makeSite(t, `${proxy}\nbundle: ./bundle`)
   const textOnly = example('text', undefined, 'what is a loss?')
-  const data = await writeData(site, [...(await distinct(9)), textOnly])
+  const data = writeData(site, [...(await distinct(9)), textOnly])
   const out = join(site.folder, 'trajectories.jsonl')
   const score = ['score', '--proxy', DEMO_PROXY, '--data', data, '--out', out]
   await succeed([...score, '--metric', 'loss'])
@@ -352,13 +330,7 @@ test('the loss is followed as attention is: scored, fitted, assigned; a bundle o
 
 test('another percent on a log in use is refused, and a new group with new topics replays it without scoring', async t => {
   const site = makeSite(t)
-  await succeed([
-    'produce',
-    '--config',
-    site.config,
-    '--data',
-    await writeData(site, await distinct(40)),
-  ])
+  await succeed(['produce', '--config', site.config, '--data', writeData(site, await distinct(40))])
   await succeed(['run', '--config', site.config, '--until-idle'])
   const changed = { XMASD_SELECT_PERCENT: '50' }
   const refused = await run(['run', '--config', site.config, '--until-idle'], changed)
@@ -379,7 +351,7 @@ test('another percent on a log in use is refused, and a new group with new topic
 
 test('another bundle on a log in use is refused: its cluster numbers mean other clusters', async t => {
   const site = makeSite(t)
-  const data = await writeData(site, await distinct(10))
+  const data = writeData(site, await distinct(10))
   await succeed(['produce', '--config', site.config, '--data', data])
   await succeed(['run', '--config', site.config, '--until-idle'])
   const at = (name: string): string => join(site.folder, name)
@@ -393,7 +365,7 @@ test('another bundle on a log in use is refused: its cluster numbers mean other 
 
 test('score may write over what it reads, and export ends where its data is not there', async t => {
   const site = makeSite(t)
-  const data = await writeData(site, await distinct(6))
+  const data = writeData(site, await distinct(6))
   const proxy = readFileSync(site.config, 'utf8').match(/proxy: \{ path: (.*) \}/)![1]!
   await succeed(['produce', '--config', site.config, '--data', data])
   await succeed(['score', '--proxy', proxy, '--data', data, '--out', data])

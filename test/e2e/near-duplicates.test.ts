@@ -10,6 +10,7 @@ import {
   DEMO_PROXY,
   jsonOf,
   makeSite,
+  REPLAY,
   readTopic,
   type Site,
   start,
@@ -17,12 +18,6 @@ import {
 } from './command.ts'
 
 const NEAR = 'select: { nearDuplicates: { enabled: true, exemplarsMax: 1000 } }'
-const REPLAY = {
-  XMASD_SELECT_GROUP: 'replay',
-  XMASD_LOG_TOPICS_DECISIONS: 'replayed-decisions',
-  XMASD_LOG_TOPICS_SUBSET: 'replayed-subset',
-  XMASD_LOG_TOPICS_SHADOW: 'replayed-shadow',
-}
 
 type Example = { id: string; image?: string; conversations: Turn[] }
 

@@ -1,45 +1,31 @@
 /** What an operator types to look: tail, doctor, explain, and how commands end where nothing came of them. */
 import assert from 'node:assert/strict'
-import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { mkdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import test from 'node:test'
 import type { Decision } from '../../src/record.ts'
 import {
-  dataUrl,
+  distinct,
   example,
   jsonOf,
   makeSite,
-  picture,
   readTopic,
   run,
   type Site,
   start,
   succeed,
+  writeLines,
 } from './command.ts'
 
-async function examples(count: number): Promise<object[]> {
-  return Promise.all(
-    Array.from({ length: count }, async (_, i) =>
-      example(`e${i}`, dataUrl(await picture(i)), `what is number ${i}?`),
-    ),
-  )
-}
-
-function write(site: Site, name: string, lines: unknown[]): string {
-  const file = join(site.folder, name)
-  writeFileSync(file, lines.map(line => `${JSON.stringify(line)}\n`).join(''))
-  return file
-}
-
 async function produceAndRun(site: Site, lines: unknown[]): Promise<void> {
-  const data = write(site, 'data.jsonl', lines)
+  const data = writeLines(site, 'data.jsonl', lines)
   await succeed(['produce', '--config', site.config, '--data', data])
   await succeed(['run', '--config', site.config, '--until-idle'])
 }
 
 test('tail shows the last records of a topic, as lines or as JSON, and follows', async t => {
   const site = makeSite(t)
-  await produceAndRun(site, [...(await examples(6)), { id: 'red\u001b[31m', conversations: [] }])
+  await produceAndRun(site, [...(await distinct(6)), { id: 'red\u001b[31m', conversations: [] }])
   const tail = (...args: string[]) => ['tail', ...args, '--config', site.config]
   const lines = (text: string): string[] => text.trimEnd().split('\n')
   const decisions = (await readTopic(site.log, 'decisions')).map(record => jsonOf<Decision>(record))
@@ -70,11 +56,11 @@ test('tail shows the last records of a topic, as lines or as JSON, and follows',
 
 test('doctor foretells what run refuses: another mode, other settings, another bundle', async t => {
   const site = makeSite(t)
-  await produceAndRun(site, await examples(8))
+  await produceAndRun(site, await distinct(8))
   const trajectories = Array.from({ length: 9 }, (_, i) => {
     return { id: String(i), trajectory: [1, 2 + i, 3, 4, 5, 6], instability: 2 }
   })
-  const file = write(site, 't.jsonl', trajectories)
+  const file = writeLines(site, 't.jsonl', trajectories)
   const other = join(site.folder, 'other')
   await succeed(['fit', '--trajectories', file, '--out', other, '--clusters', '2'])
   const refusals: [Record<string, string>, RegExp][] = [
@@ -106,11 +92,11 @@ test('explain shows control characters of an id as escapes', async t => {
 test('where nothing came of it a command ends with exit code 1 and says why', async t => {
   const site = makeSite(t)
   const proxy = readFileSync(site.config, 'utf8').match(/proxy: \{ path: (.*) \}/)![1]!
-  const empty = write(site, 'empty.jsonl', [])
+  const empty = writeLines(site, 'empty.jsonl', [])
   const produced = await run(['produce', '--config', site.config, '--data', empty])
   assert.equal(produced.code, 1)
   assert.match(produced.stderr, /empty\.jsonl holds no examples \[DATA_INVALID\]/)
-  const broken = write(site, 'broken.jsonl', [{ id: 'x' }, { id: 'y' }])
+  const broken = writeLines(site, 'broken.jsonl', [{ id: 'x' }, { id: 'y' }])
   const out = join(site.folder, 'out.jsonl')
   const scored = await run(['score', '--proxy', proxy, '--data', broken, '--out', out])
   assert.equal(scored.code, 1)
@@ -118,7 +104,7 @@ test('where nothing came of it a command ends with exit code 1 and says why', as
   assert.equal(readFileSync(out, 'utf8').trimEnd().split('\n').length, 2)
   const folder = join(site.folder, 'taken')
   mkdirSync(folder)
-  const good = write(site, 'good.jsonl', [example('t', undefined, 'what?')])
+  const good = writeLines(site, 'good.jsonl', [example('t', undefined, 'what?')])
   const onFolder = await run(['score', '--proxy', proxy, '--data', good, '--out', folder])
   assert.equal(onFolder.code, 1)
   assert.match(onFolder.stderr, /taken.* \[FILE_UNREADABLE\]\n {2}\S/)

@@ -30,7 +30,7 @@ class Role {
   }
 
   fold(record: FoldedAssignment, offset: number): Folded {
-    return this.#state.fold(record, offset, (...args) => this.#near.identify(...args))
+    return this.#state.fold(record, offset, this.#near.identify)
   }
 
   /** A second fold over the same records, after them: it recalls. */

@@ -2,6 +2,7 @@ import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import fc from 'fast-check'
 import { Heap, splitAt } from '../../src/select/heap.ts'
+import { emptyNumbers, pushNumbers } from '../../src/select/numbers.ts'
 import type { SettledEvent } from '../../src/select/policy.ts'
 import { type Ranked, selectBatch } from '../../src/select/quotas.ts'
 import { Revisable } from '../../src/select/revisable.ts'
@@ -113,10 +114,12 @@ test('a restored policy goes on as the one that never stopped, event for event',
       })
       for (const e of stream.slice(settled, stop)) straight.add(e.cluster, e.instability, e.id)
       const restored = new Revisable(percent)
-      restored.restore(
-        stream.slice(0, stop).map(e => ({ ...e, instability: e.instability ?? Number.NaN })),
-        settled,
-      )
+      const numbers = emptyNumbers(stop)
+      for (const { cluster, instability, id } of stream.slice(0, stop)) {
+        const content = { high: 0, low: 0 }
+        pushNumbers(numbers, { cluster, instability: instability ?? Number.NaN, id, content })
+      }
+      restored.refill([numbers], settled)
       assert.equal(restored.settled, settled)
       assert.deepEqual(restored.settle(), straight.settle())
       stream.slice(stop).forEach(({ cluster, instability, id }) => {
