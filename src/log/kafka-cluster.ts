@@ -14,6 +14,7 @@ import {
   logLevel,
 } from 'kafkajs'
 import type { Logger } from '../observe/logger.ts'
+import { type ConnectionPools, mendConnections } from './kafka-connection.ts'
 import { codeOf, KafkaFailure } from './kafka-errors.ts'
 
 export type KafkaConnection = {
@@ -49,8 +50,6 @@ export type Node = {
   versions: Partial<Record<number, unknown>> | null
   connectionPool: {
     send<T>(protocol: Protocol<T>): Promise<T>
-    /** Number 1 is for fetches, which may be kept waiting; connects where it is not connected. */
-    getConnection(number: 0 | 1): Promise<unknown>
   }
   findGroupCoordinator(options: {
     groupId: string
@@ -96,7 +95,6 @@ export class Cluster {
   readonly #sockets = new Set<Socket>()
   /** The broker that looks after a group or a transactional id. */
   readonly #coordinators = new Map<string, string>()
-  readonly #connecting = new Map<string, Promise<unknown>>()
   /** Told when a connection ends, whoever ended it. */
   onBreak: () => void = () => {}
 
@@ -173,15 +171,6 @@ export class Cluster {
 
   async send<T>(nodeId: string, protocol: Protocol<T>): Promise<T> {
     const { connectionPool } = await this.node(nodeId)
-    const number = protocol.request.apiKey === FETCH ? 1 : 0
-    // Of two that connect at once the library forgets one, which then never ends.
-    const before = this.#connecting.get(nodeId) ?? Promise.resolve()
-    const connecting = before.then(() => connectionPool.getConnection(number))
-    this.#connecting.set(
-      nodeId,
-      connecting.catch(() => {}),
-    )
-    await connecting
     return connectionPool.send(protocol)
   }
 
@@ -299,5 +288,7 @@ function libraryCluster(
     ],
   })
   if (cluster === undefined) throw new Error('kafkajs no longer hands its cluster to assigners')
+  const { connectionPoolBuilder } = cluster as unknown as { connectionPoolBuilder: ConnectionPools }
+  mendConnections(connectionPoolBuilder)
   return { cluster, consumer }
 }

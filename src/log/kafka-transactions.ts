@@ -174,28 +174,39 @@ function producingOf({ transactionalId, producerId, producerEpoch }: Claim): {
   return { transactionalId, producerId, producerEpoch }
 }
 
-/** A group's positions in a topic, all settled; undefined where nothing was committed. */
+/**
+ * A group's positions in a topic, all settled; undefined where nothing was committed. Throws
+ * UNSTABLE_OFFSET_COMMIT while a transaction may still move one; `settled` keeps the others for the next try,
+ * for where many commit all the time, all are hardly ever settled at one moment.
+ */
 export async function fetchPositions(
   cluster: Cluster,
   group: string,
   topic: string,
   partitions: readonly number[],
+  settled = new Map<number, number | undefined>(),
 ): Promise<(number | undefined)[]> {
+  const left = partitions.filter(partition => !settled.has(partition))
   const coordinator = await cluster.coordinator('group', group)
-  const request = positionsRequest(group, topic, partitions)
-  const found = new Map<number, number>()
+  const request = positionsRequest(group, topic, left)
   const answer = await coordinator.connectionPool.send(request)
   checkCode(answer.code, `the positions of ${group} in ${topic}`)
+  let unstable: number | undefined
   for (const { partition, offset, code } of answer.positions) {
-    checkCode(code, `the position of ${group} in ${topic}/${partition}`)
-    found.set(partition, offset)
+    if (code === UNSTABLE) unstable = partition
+    else {
+      checkCode(code, `the position of ${group} in ${topic}/${partition}`)
+      settled.set(partition, offset < 0 ? undefined : offset)
+    }
+  }
+  if (unstable !== undefined) {
+    checkCode(UNSTABLE, `the position of ${group} in ${topic}/${unstable}`)
   }
   return partitions.map(partition => {
-    const offset = found.get(partition)
-    if (offset === undefined) {
-      const what = `no word of the position of ${group} in ${topic}/${partition}`
-      throw new KafkaFailure('GROUP_COORDINATOR_NOT_AVAILABLE', what)
-    }
-    return offset < 0 ? undefined : offset
+    if (settled.has(partition)) return settled.get(partition)
+    const what = `no word of the position of ${group} in ${topic}/${partition}`
+    throw new KafkaFailure('GROUP_COORDINATOR_NOT_AVAILABLE', what)
   })
 }
+
+const UNSTABLE = 88

@@ -244,7 +244,10 @@ class KafkaLog implements Log {
     this.#checkOpen()
     const { partitions } = await this.#topic(topicName)
     const numbers = Array.from({ length: partitions }, (_, partition) => partition)
-    const found = await this.#try(() => fetchPositions(this.#cluster, group, topicName, numbers))
+    const settled = new Map<number, number | undefined>()
+    const found = await this.#try(() =>
+      fetchPositions(this.#cluster, group, topicName, numbers, settled),
+    )
     return found.map(position => position ?? 0)
   }
 

@@ -10,6 +10,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { Kafka, logLevel } from 'kafkajs'
 import { brokerJars, KAFKA_FOLDER, run } from './jars.ts'
+import type { Relay } from './relay.ts'
 import { makeTls, type Tls } from './tls.ts'
 
 /** `app` may do everything, `limited` nothing: it has no ACL. Nobody logs in on the plain listener. */
@@ -24,12 +25,14 @@ export type BrokerOptions = {
   joins?: Broker
   /** Compiles as far as it goes, as a long-lived broker would; tests want a short start. */
   isFast?: boolean
+  /** Opens one more listener behind it, for clients that connect to the relay's address. */
+  relay?: Relay
   /** A limit in bytes on the files that it writes: a full disk. */
   fileBytesMax?: number
 }
 
 type Place = { folder: string; ports: Ports; clusterId: string; controller: number; node: number }
-type Ports = { plain: number; controller: number; sasl: number }
+type Ports = { plain: number; controller: number; sasl: number; relayed: number }
 
 const READY_MS_MAX = 60_000
 
@@ -48,8 +51,9 @@ export class Broker {
   /** Resolves once it answers: 4 to 5 seconds. */
   static async start(options: BrokerOptions = {}): Promise<Broker> {
     const folder = mkdtempSync(join(tmpdir(), 'xmasd-kafka-'))
-    const [plain, controller, sasl] = await freePorts(3)
-    const ports = { plain: plain!, controller: controller!, sasl: sasl! }
+    const [plain, controller, sasl, relayed] = await freePorts(4)
+    const ports = { plain: plain!, controller: controller!, sasl: sasl!, relayed: relayed! }
+    if (options.relay !== undefined) options.relay.target = ports.relayed
     const first = options.joins?.place
     const broker = new Broker(options, {
       folder,
@@ -158,6 +162,10 @@ export class Broker {
     const isFirst = this.options.joins === undefined
     const listeners = [`PLAINTEXT://${this.address}`]
     const advertised = [...listeners]
+    if (this.options.relay !== undefined) {
+      listeners.push(`RELAYED://127.0.0.1:${ports.relayed}`)
+      advertised.push(`RELAYED://${this.options.relay.address}`)
+    }
     if (isFirst) listeners.push(`CONTROLLER://127.0.0.1:${ports.controller}`)
     if (this.tls !== undefined) {
       listeners.push(`SASL_SSL://127.0.0.1:${ports.sasl}`)
@@ -172,7 +180,7 @@ export class Broker {
       listeners: listeners.join(','),
       'advertised.listeners': advertised.join(','),
       'listener.security.protocol.map':
-        'PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,SASL_SSL:SASL_SSL',
+        'PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,SASL_SSL:SASL_SSL,RELAYED:PLAINTEXT',
       'log.dirs': join(folder, 'log'),
       ...SMALL,
       ...(this.tls === undefined ? {} : secured(this.tls)),

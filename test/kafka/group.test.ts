@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict'
 import { type TestContext, test } from 'node:test'
 import { setTimeout } from 'node:timers/promises'
+import { Kafka, logLevel, type Transaction } from 'kafkajs'
 import type { Consumer, Log } from '../../src/log/log.ts'
 import type { LogEvents } from '../../src/observe/log-events.ts'
 import { after, isCode, numbered, pollCount, readAll, unique } from '../log/helpers.ts'
@@ -131,8 +132,8 @@ test('a position that another client moves is seen by the next commit, which is 
   const other = logsOn(t, sharedBroker().plain)
   const thief = await other.open()
   t.after(() => thief.close())
-  const stolen = await steal(group, topic, held[5]!.offset)
-  await stolen()
+  const theft = await moving(t, group, topic, 0, held[5]!.offset)
+  await theft.commit()
   const epoch = consumer.epoch
   await assert.rejects(
     consumer.commit({ positions: after(held), outputs: [] }),
@@ -144,21 +145,38 @@ test('a position that another client moves is seen by the next commit, which is 
   await consumer.close()
 })
 
-/** Moves the position under the transactional id that the member uses, as a member elsewhere would. */
-async function steal(group: string, topic: string, offset: number): Promise<() => Promise<void>> {
-  const { Kafka, logLevel } = await import('kafkajs')
+test('positions are told where they are hardly ever all settled at one moment', async t => {
+  const { log } = await countingLog(t)
+  const [topic, group] = [unique('in'), unique('g')]
+  await log.ensureTopics([{ name: topic, partitions: 2 }])
+  const first = await moving(t, group, topic, 0, 5)
+  const asked = log.committed(group, topic)
+  await setTimeout(300)
+  const second = await moving(t, group, topic, 1, 7)
+  await first.commit()
+  assert.deepEqual(await asked, [5, 0])
+  await second.commit()
+  assert.deepEqual(await log.committed(group, topic), [5, 7])
+})
+
+/** A transaction that moves a position, under the id that a member uses, as a member elsewhere would. */
+async function moving(
+  t: TestContext,
+  group: string,
+  topic: string,
+  partition: number,
+  offset: number,
+): Promise<Transaction> {
   const kafka = new Kafka({ brokers: [sharedBroker().plain], logLevel: logLevel.NOTHING })
   const producer = kafka.producer({
-    transactionalId: `${group}-${topic}-0`,
+    transactionalId: `${group}-${topic}-${partition}`,
     maxInFlightRequests: 1,
     idempotent: true,
   })
-  return async () => {
-    await producer.connect()
-    const transaction = await producer.transaction()
-    const partitions = [{ partition: 0, offset: String(offset) }]
-    await transaction.sendOffsets({ consumerGroupId: group, topics: [{ topic, partitions }] })
-    await transaction.commit()
-    await producer.disconnect()
-  }
+  await producer.connect()
+  t.after(() => producer.disconnect())
+  const transaction = await producer.transaction()
+  const partitions = [{ partition, offset: String(offset) }]
+  await transaction.sendOffsets({ consumerGroupId: group, topics: [{ topic, partitions }] })
+  return transaction
 }

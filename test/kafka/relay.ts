@@ -1,0 +1,77 @@
+/** A network between clients and a broker, which can fail as networks do. */
+import { once } from 'node:events'
+import { type AddressInfo, connect, createServer, type Server, type Socket } from 'node:net'
+
+export class Relay {
+  /** The broker's port. */
+  target = 0
+  /** Connections that clients have opened so far. */
+  opened = 0
+  readonly #server: Server
+  readonly #pairs = new Set<readonly [Socket, Socket]>()
+  readonly #swallowing = new Set<Socket>()
+  #cutAfter = Number.POSITIVE_INFINITY
+
+  private constructor() {
+    this.#server = createServer(client => this.#join(client))
+  }
+
+  static async start(): Promise<Relay> {
+    const relay = new Relay()
+    relay.#server.listen(0, '127.0.0.1')
+    await once(relay.#server, 'listening')
+    return relay
+  }
+
+  get address(): string {
+    return `127.0.0.1:${(this.#server.address() as AddressInfo).port}`
+  }
+
+  #join(client: Socket): void {
+    this.opened++
+    const broker = connect(this.target, '127.0.0.1')
+    const pair = [client, broker] as const
+    this.#pairs.add(pair)
+    const end = (): void => {
+      client.destroy()
+      broker.destroy()
+      this.#pairs.delete(pair)
+    }
+    for (const socket of pair) socket.on('error', end).on('close', end)
+    client.on('data', part => {
+      if (!this.#swallowing.has(client)) broker.write(part)
+    })
+    broker.on('data', part => {
+      if (this.#swallowing.has(client)) return
+      if (part.length < this.#cutAfter) return void client.write(part)
+      client.end(part.subarray(0, this.#cutAfter))
+      this.#cutAfter = Number.POSITIVE_INFINITY
+      broker.destroy()
+    })
+  }
+
+  /** The next answer of which so many bytes come at once ends there, and with it its connection. */
+  cutAfter(bytes: number): void {
+    this.#cutAfter = bytes
+  }
+
+  get isCut(): boolean {
+    return this.#cutAfter === Number.POSITIVE_INFINITY
+  }
+
+  /** The connections that there are stay open, and nothing comes through any more. */
+  swallow(): void {
+    for (const [client] of this.#pairs) this.#swallowing.add(client)
+  }
+
+  /** Ends the connections that there are. */
+  cut(): void {
+    for (const [client] of this.#pairs) client.destroy()
+  }
+
+  async close(): Promise<void> {
+    this.#server.close()
+    this.cut()
+    await once(this.#server, 'close')
+  }
+}
