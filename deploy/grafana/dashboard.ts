@@ -320,6 +320,17 @@ const ROWS: Record<string, Panel[]> = {
         '{{instance}}': `sum by (instance) (increase(${of('xmasd_workers_replaced_total')}[$__range]))`,
       },
     },
+    {
+      title: 'Out of memory',
+      shows:
+        'xmasd_memory_shortages_total: jobs that ran out of memory and were done again, in the time shown; xmasd_pass_tokens: how many tokens a forward pass may have now, the least of all processes.',
+      normal: '0 jobs; tokens at proxy.tokensMax.',
+      unit: 'short',
+      queries: {
+        '{{instance}}: jobs': `sum by (instance) (increase(${of('xmasd_memory_shortages_total')}[$__range]))`,
+        'tokens of a pass': `min(${of('xmasd_pass_tokens')})`,
+      },
+    },
   ],
   'Subset: what is kept': [
     {
