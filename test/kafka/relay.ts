@@ -9,7 +9,7 @@ export class Relay {
   opened = 0
   readonly #server: Server
   readonly #pairs = new Set<readonly [Socket, Socket]>()
-  readonly #swallowing = new Set<Socket>()
+  readonly #swallowing = new Map<Socket, 'all' | 'answers'>()
   #cutAfter = Number.POSITIVE_INFINITY
 
   private constructor() {
@@ -36,10 +36,11 @@ export class Relay {
       client.destroy()
       broker.destroy()
       this.#pairs.delete(pair)
+      this.#swallowing.delete(client)
     }
     for (const socket of pair) socket.on('error', end).on('close', end)
     client.on('data', part => {
-      if (!this.#swallowing.has(client)) broker.write(part)
+      if (this.#swallowing.get(client) !== 'all') broker.write(part)
     })
     broker.on('data', part => {
       if (this.#swallowing.has(client)) return
@@ -59,9 +60,9 @@ export class Relay {
     return this.#cutAfter === Number.POSITIVE_INFINITY
   }
 
-  /** The connections that there are stay open, and nothing comes through any more. */
-  swallow(): void {
-    for (const [client] of this.#pairs) this.#swallowing.add(client)
+  /** The connections that there are stay open, and nothing comes through any more, or no answer. */
+  swallow(what: 'all' | 'answers'): void {
+    for (const [client] of this.#pairs) this.#swallowing.set(client, what)
   }
 
   /** Ends the connections that there are. */

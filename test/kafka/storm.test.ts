@@ -1,6 +1,6 @@
 /**
- * What a broker's death may do to transactions. `STORM_KILLS=40 npm run test:kafka -- storm` goes on for long; what
- * is found is in the log of the broker and in `__transaction_state` and `__consumer_offsets`.
+ * What a broker's death, or a failing network, may do to transactions. `STORM_ROUNDS=40 npm run test:kafka -- storm`
+ * goes on for long; what is found is in the log of the broker and in `__transaction_state` and `__consumer_offsets`.
  */
 import assert from 'node:assert/strict'
 import { type TestContext, test } from 'node:test'
@@ -13,28 +13,28 @@ import { begin, type Claim, claimId, end } from '../../src/log/kafka-transaction
 import type { Log } from '../../src/log/log.ts'
 import { bytes, numbered, pollCount, readAll, step } from '../log/helpers.ts'
 import { Broker } from './broker.ts'
+import { Relay } from './relay.ts'
 import { until } from './scene.ts'
 import { kafkaOptions, logsOn } from './setup.ts'
 
-const KILLS = Number(process.env.STORM_KILLS ?? 4)
+/** Deaths, or failures of the network. */
+const ROUNDS = Number(process.env.STORM_ROUNDS ?? 5)
 const MEMBERS = 4
 const PARTITIONS = 12
 const OUT_PARTITIONS = 3
-/** More than are copied from one death to the next. */
-const RECORDS = 40_000
+/** So many wait to be copied at all times, as near as may be. */
+const WAITING = 40_000
+const FED = 10_000
 const PAUSE_MS_MAX = 3_000
+const REQUEST_MS_MAX = 3_000
 
-type Work = { copied: number; isOver: boolean }
-
-async function member(log: Log, work: Work): Promise<void> {
-  const consumer = await log.consume({ group: 'g', topics: ['in'] })
-  while (!work.isOver) work.copied += await step(consumer, 'out', 15)
-}
-
-test('a broker that dies again and again under many small commits: nothing lost, nothing doubled', async t => {
-  const broker = await Broker.start()
-  t.after(() => broker.close())
-  const logs = logsOn(t, broker.address, { sessionMsMax: 3_000 })
+/** `hurt` is what happens in each round: members copy on, all of them, and what they copy is there once. */
+async function storm(t: TestContext, address: string, hurt: () => Promise<void>): Promise<void> {
+  const { connection } = kafkaOptions(address, '')
+  const logs = logsOn(t, address, {
+    sessionMsMax: 3_000,
+    connection: { ...connection, requestMsMax: REQUEST_MS_MAX },
+  })
   const log = await logs.open()
   await log.ensureTopics([
     { name: 'in', partitions: PARTITIONS },
@@ -43,20 +43,56 @@ test('a broker that dies again and again under many small commits: nothing lost,
   const others = await Promise.all(Array.from({ length: MEMBERS }, () => logs.open()))
   t.after(() => Promise.all([log, ...others].map(one => one.close())))
   for (const one of others) await one.ensureTopics([{ name: 'out', partitions: OUT_PARTITIONS }])
-  const work: Work = { copied: 0, isOver: false }
-  const working = Promise.all(others.map(one => member(one, work)))
-  working.catch(() => {})
-  for (let kills = 0; kills < KILLS; kills++) {
-    await log.append(numbered('in', RECORDS, kills * RECORDS))
-    await setTimeout(500 + (PAUSE_MS_MAX - 500) * Math.random())
-    await broker.kill()
-    await broker.start()
-    const before = work.copied
-    await Promise.race([until('copying goes on', 60_000, () => work.copied > before), working])
+  const copied = others.map(() => 0)
+  let isOver = false
+  const member = async (one: Log, i: number): Promise<void> => {
+    const consumer = await one.consume({ group: 'g', topics: ['in'] })
+    while (!isOver) copied[i]! += await step(consumer, 'out', 15)
   }
-  work.isOver = true
+  const feed = async (): Promise<void> => {
+    for (let fed = 0; !isOver; ) {
+      const isEnough = fed - copied.reduce((a, b) => a + b) > WAITING
+      if (isEnough) await setTimeout(20)
+      else await log.append(numbered('in', FED, fed)).then(() => (fed += FED))
+    }
+  }
+  const working = Promise.all([feed(), ...others.map(member)])
+  working.catch(() => {})
+  for (let round = 0; round < ROUNDS; round++) {
+    await setTimeout(500 + (PAUSE_MS_MAX - 500) * Math.random())
+    await hurt()
+    const before = [...copied]
+    const goOn = (): boolean => copied.every((count, i) => count > before[i]!)
+    await Promise.race([until('all members go on', 60_000, goOn), working])
+  }
+  isOver = true
   await working
   await assertCopiedAsCommitted(log)
+}
+
+test('a broker that dies again and again under many small commits: nothing lost, nothing doubled', async t => {
+  const broker = await Broker.start()
+  t.after(() => broker.close())
+  await storm(t, broker.address, async () => {
+    await broker.kill()
+    await broker.start()
+  })
+})
+
+test('a network that fails again and again under many small commits: nothing lost, nothing doubled', async t => {
+  const relay = await Relay.start()
+  t.after(() => relay.close())
+  const broker = await Broker.start({ relay })
+  t.after(() => broker.close())
+  const failures = [
+    () => relay.cut(),
+    () => relay.swallow('answers'),
+    () => relay.swallow('all'),
+    () => relay.cutAfter(1 + Math.floor(200 * Math.random())),
+    () => relay.cutAfter(20_000),
+  ]
+  let round = 0
+  await storm(t, relay.address, async () => failures[round++ % failures.length]!())
 })
 
 /** What was copied is what the positions say, each record once. */
