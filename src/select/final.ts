@@ -148,23 +148,15 @@ export class FinalJudge implements Judge {
     const counts = Int32Array.from({ length: slots }, (_, i) => sizes[i]! + learned.counts[i]!)
     sketches.refresh()
     popularity.fit(counts, seen)
-    this.#ending = popularity.gone(counts, seen)
+    this.#ending = popularity.turnover(counts, seen)
     const coming = new Float64Array(slots)
     for (let slot = 0; slot < slots; slot++) {
       const count = popularity.effective(slot, counts[slot]!, seen)
       coming[slot] = ahead * popularity.share(count, seen)
     }
     const budget = this.#budgetOf(total + ahead)
-    const unforeseen = (ahead * ahead) / (total + ahead)
-    this.#plan = planFor({
-      slots,
-      sizes,
-      kept,
-      coming,
-      budget,
-      unforeseen,
-      hasEnd: this.#hasEnd,
-    })
+    const [gone, hasEnd] = [this.#ending, this.#hasEnd]
+    this.#plan = planFor({ slots, sizes, kept, coming, ahead, budget, gone, hasEnd })
     const most = Math.max(PLAN_EVERY, slots / PLAN_CLUSTERS)
     this.#planAt = total + Math.max(1, Math.min(most, total / PLAN_PART, ahead / PLAN_PART))
   }
@@ -180,7 +172,9 @@ export class FinalJudge implements Judge {
     const seen = total + learned.total
     const count = popularity.effective(slot, size + learned.counts[slot]!, seen)
     const coming = ahead * popularity.share(count, seen)
-    if (kept[slot]! >= ceiling || (this.#hasEnd && staysSmall(size, coming))) return 0
+    // Where clusters end all at once, one that has just begun says nothing of how large it will be.
+    const isSmall = this.#hasEnd && this.#ending === 0 && staysSmall(size, coming)
+    if (kept[slot]! >= ceiling || isSmall) return 0
     const isFew = this.#hasEnd && coming <= FEW
     const quota = isFew ? Math.floor(level) + (size + coming >= extraFrom ? 1 : 0) : level
     const { early, slack, soft, softPart, priceMax } = this.#control

@@ -2,6 +2,10 @@
  * The batch rule's quotas at a horizon that is still to come, from what is kept and what is expected: water
  * filled over what can still be. A cluster that keeps k and expects a more can end between k and k + a; the
  * level is where these ends, each as near to it as it can be, add up to the budget.
+ *
+ * Clusters never seen are taken to be like those seen. Where clusters go on, one of them may yet become as popular:
+ * that is only guarded against (`ceiling`). Where clusters end one after the other, what comes is theirs, each as
+ * large as those that are gone.
  */
 import { splitAt } from './heap.ts'
 import { SMALL_CLUSTER_SIZE_MAX } from './quotas.ts'
@@ -13,10 +17,12 @@ export type Outlook = {
   kept: Int32Array
   /** Arrivals expected of each until the horizon. */
   coming: Float64Array
+  /** Arrivals in all until the horizon. */
+  ahead: number
   /** n at the horizon. */
   budget: number
-  /** Arrivals that clusters never seen may take at most, against all expectation. */
-  unforeseen: number
+  /** The share of the clusters seen that are gone. */
+  gone: number
   /** Whether quotas are given at the horizon, to clusters as large as they are then. */
   hasEnd: boolean
 }
@@ -36,11 +42,18 @@ const HARDLY = 0.5
 const EPSILON = 1e-6
 
 export function planFor(outlook: Outlook): Plan {
-  const level = levelOf(outlook, 0, 0)
-  const unseen = countUnseen(outlook)
-  const cautious = unseen === 0 ? level : levelOf(displaced(outlook), unseen, outlook.unforeseen)
+  const { ahead, gone } = outlook
+  const { unseen, part } = countUnseen(outlook)
+  const level = levelIf(outlook, unseen, ahead * gone)
+  const cautious = levelIf(outlook, unseen, ahead * (gone + (1 - gone) * part))
   const ceiling = unseen === 0 ? Infinity : Math.max(1, Math.ceil(cautious + EPSILON))
   return { level, extraFrom: extraFrom(outlook, level), ceiling }
+}
+
+/** The level if clusters never seen had `mass` of the arrivals to come. */
+function levelIf(outlook: Outlook, unseen: number, mass: number): number {
+  const have = unseen === 0 ? 0 : mass
+  return levelOf(have === 0 ? outlook : displaced(outlook, have), unseen, have)
 }
 
 /** The largest level that spends no more than the budget, if `unseen` clusters took `mass` between them. */
@@ -49,7 +62,7 @@ function levelOf(outlook: Outlook, unseen: number, mass: number): number {
   let high = outlook.budget + 1
   for (let step = 0; step < STEPS; step++) {
     const middle = (low + high) / 2
-    const taken = unseen === 0 ? 0 : Math.min(unseen * takenByUnseen(outlook, middle), mass)
+    const taken = mass === 0 ? 0 : Math.min(unseen * takenByUnseen(outlook, middle), mass)
     const spent = spentAt(outlook, middle) + taken
     if (spent < outlook.budget) low = middle
     else high = middle
@@ -69,20 +82,20 @@ function spentAt({ slots, sizes, kept, coming, hasEnd }: Outlook, level: number)
   return spent
 }
 
-/** The outlook of the clusters seen if others took the unforeseen arrivals. */
-function displaced(outlook: Outlook): Outlook {
+/** The outlook of the clusters seen if others had `mass` of the arrivals. */
+function displaced(outlook: Outlook, mass: number): Outlook {
   const expected = outlook.coming.reduce((a, b) => a + b, 0)
-  const left = expected === 0 ? 0 : Math.max(0, 1 - outlook.unforeseen / expected)
+  const left = expected === 0 ? 0 : Math.min(1, (outlook.ahead - mass) / expected)
   return { ...outlook, coming: outlook.coming.map(more => left * more) }
 }
 
-/** What a cluster never seen would give if it became as large as those seen. */
-function takenByUnseen({ slots, sizes, coming }: Outlook, level: number): number {
+/** What a cluster never seen would give if it became what those seen were, or what they go on to be. */
+function takenByUnseen({ slots, sizes, coming, gone }: Outlook, level: number): number {
   let [seen, taken] = [0, 0]
   for (let slot = 1; slot < slots; slot++) {
     if (sizes[slot] === 0) continue
     seen++
-    taken += Math.min(level, sizes[slot]! + coming[slot]!)
+    taken += Math.min(level, gone * sizes[slot]! + (1 - gone) * coming[slot]!)
   }
   return seen === 0 ? level : taken / seen
 }
@@ -92,10 +105,11 @@ export function staysSmall(size: number, coming: number): boolean {
   return size <= SMALL_CLUSTER_SIZE_MAX && coming < HARDLY
 }
 
-function countUnseen({ slots, sizes }: Outlook): number {
+/** Clusters never seen, and which part they are of all. */
+function countUnseen({ slots, sizes }: Outlook): { unseen: number; part: number } {
   let unseen = 0
   for (let slot = 1; slot < slots; slot++) if (sizes[slot] === 0) unseen++
-  return unseen
+  return { unseen, part: unseen / Math.max(1, slots - 1) }
 }
 
 /** The batch rule gives what is over to its largest clusters. */

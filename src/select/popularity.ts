@@ -5,8 +5,9 @@
  * posterior on that grid; a larger one says enough by itself: a gamma posterior, by its quantiles (the
  * cube-root normal approximation, Wilson and Hilferty 1931).
  *
- * Popularity may change. Where the latest arrivals, one to two spans of at least 1,000 and a sixteenth of
- * the stream, disagree with the whole by more than three standard deviations, they count instead.
+ * Popularity may change. Where the latest arrivals, one to two spans of at least 250 and a sixteenth of
+ * the stream, disagree with the whole by more than three standard deviations, they count instead; so they do of
+ * a cluster that they alone hold, where more such appear than chance explains.
  */
 const GRID_LENGTH = 40
 const GRID_RATIO = 1.4
@@ -19,11 +20,12 @@ const PRIOR_WEIGHT = 0.02
 const WEIGHT_MIN = 1e-3
 /** Standard normal quantiles, one for each sixth of the probability. */
 const SIXTHS = [-1.6, -0.8, -0.25, 0.25, 0.8, 1.6] as const
-const SPAN_MIN = 1_000
+const SPAN_MIN = 250
 const SPAN_PART = 16
 const DISAGREEMENT = 9
-/** Standard deviations that chance is granted. */
+/** Standard deviations that chance is granted, and how much rarer clusters may have become without being gone. */
 const CHANCE = 3
+const RARER = 4
 
 const GRID = Float64Array.from({ length: GRID_LENGTH }, (_, j) => GRID_FIRST * GRID_RATIO ** j)
 const GRID_LOG = GRID.map(Math.log)
@@ -35,6 +37,8 @@ export class Popularity {
   /** Arrivals in all when the span before, and the current one, began. */
   #beforeFrom = 0
   #currentFrom = 0
+  /** Whether clusters that came of late alone are new, and not rare ones that were to be found some time. */
+  #areAppearing = false
   readonly #prior = new Float64Array(GRID_LENGTH).fill(1 / GRID_LENGTH)
   /** Expected share of a cluster by its count. */
   readonly #expected = new Float64Array(SMALL_COUNT)
@@ -71,27 +75,34 @@ export class Popularity {
     if (span >= total) return count
     const recent = this.#before[slot]! + this.#current[slot]!
     const expected = (count * span) / total
-    const isChanged = (recent - expected) ** 2 > DISAGREEMENT * Math.max(expected, 1)
+    const isNew = this.#areAppearing && recent === count
+    const isChanged = isNew || (recent - expected) ** 2 > DISAGREEMENT * Math.max(expected, 1)
     return isChanged ? Math.round((recent * total) / span) : count
   }
 
   /**
-   * The share of the clusters that are gone: of those that came, how many more than chance would have it are
-   * not among the latest arrivals. It says how likely one that comes now is to end all at once.
+   * Compares the latest arrivals with the earlier ones, as clusters come and go. Notes whether more appeared of late
+   * than chance would have it, and returns the share of the earlier ones that are gone: it says how likely one that
+   * comes now is to end all at once.
    */
-  gone(counts: Int32Array, total: number): number {
-    const span = total - this.#beforeFrom
-    if (span >= total) return 0
-    let [seen, absent, expected, variance] = [0, 0, 0, 0]
+  turnover(counts: Int32Array, total: number): number {
+    const part = (total - this.#beforeFrom) / total
+    this.#areAppearing = false
+    if (part >= 1) return 0
+    const fresh = { found: 0, expected: 0, variance: 0 }
+    const gone = { found: 0, expected: 0, variance: 0 }
+    let earlier = 0
     counts.forEach((count, slot) => {
       if (count === 0) return
-      seen++
-      if (this.#before[slot]! + this.#current[slot]! === 0) absent++
-      const chance = Math.exp((-count * span) / total)
-      expected += chance
-      variance += chance * (1 - chance)
+      const recent = this.#before[slot]! + this.#current[slot]!
+      tally(fresh, recent === count, part ** count)
+      if (recent === count) return
+      earlier++
+      tally(gone, recent === 0, (1 - part) ** (count / RARER))
     })
-    return Math.max(0, absent - expected - CHANCE * Math.sqrt(variance)) / seen
+    this.#areAppearing = excessOf(fresh) > 0
+    const excess = excessOf(gone)
+    return excess === 0 ? 0 : excess / (earlier - gone.expected)
   }
 
   /** Fits the prior, one step, to the counts of all clusters after `total` arrivals. */
@@ -168,6 +179,7 @@ export class Popularity {
       before: this.#before,
       current: this.#current,
       from: [this.#beforeFrom, this.#currentFrom],
+      areAppearing: this.#areAppearing,
       prior: this.#prior,
       expected: this.#expected,
       posterior: this.#posterior,
@@ -179,10 +191,26 @@ export class Popularity {
     this.#current = saved.current.slice()
     this.#beforeFrom = saved.from[0]!
     this.#currentFrom = saved.from[1]!
+    // Absent in states of earlier versions.
+    this.#areAppearing = saved.areAppearing ?? false
     this.#prior.set(saved.prior)
     this.#expected.set(saved.expected)
     this.#posterior.set(saved.posterior)
   }
+}
+
+type Tally = { found: number; expected: number; variance: number }
+
+function tally(to: Tally, isFound: boolean, chance: number): void {
+  if (isFound) to.found++
+  to.expected += chance
+  to.variance += chance * (1 - chance)
+}
+
+/** How many more were found than expected; none where that may be chance. */
+function excessOf({ found, expected, variance }: Tally): number {
+  const excess = found - expected
+  return excess > CHANCE * Math.sqrt(variance) ? excess : 0
 }
 
 function nearestOnGrid(share: number): number {

@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import fc from 'fast-check'
+import { permutation, seededRandom } from '../../src/random.ts'
 import { FinalJudge } from '../../src/select/final.ts'
 import { Irrevocable } from '../../src/select/irrevocable.ts'
 import { NaiveJudge } from '../../src/select/naive.ts'
@@ -42,6 +43,15 @@ function example(i: number): Omit<PastExample, 'id'> {
     instability: Math.exp((((mixed >>> 8) % 1000) / 1000) * 3 - 1),
     content: { high: Math.imul(i, 0x27d4eb2f) >>> 0, low: i },
   }
+}
+
+/** 150 clusters, of which a few hold half of the stream. */
+const UNEVEN = Array.from({ length: 150 }, (_, cluster) => Math.ceil(6000 / (1 + cluster)))
+
+/** Of each arrival its cluster: `clusters` of the uneven ones, `part` of each, in random order. */
+function shuffled(clusters: readonly number[], part: number): number[] {
+  const arrivals = clusters.flatMap(c => new Array<number>(Math.ceil(part * UNEVEN[c]!)).fill(c))
+  return permutation(seededRandom(arrivals.length), arrivals.length).map(i => arrivals[i]!)
 }
 
 function feed(policy: Policy, from: number, to: number): SettledEvent[] {
@@ -123,6 +133,33 @@ test('final meets the budget at its horizon and picks the steady; naive is balan
   const control = naive.regret()!
   assert.ok(Math.abs(control.recovered) <= 0.1, `recovered ${control.recovered}`)
   assert.ok(Math.abs(control.budgetError) <= 0.05, `budget ${control.budgetError}`)
+})
+
+test('counts stay balanced where clusters end one after the other, and where half of them are new half way', () => {
+  const all = permutation(seededRandom(1), UNEVEN.length)
+  const orders = {
+    one_after_the_other: all.flatMap(cluster => new Array<number>(UNEVEN[cluster]!).fill(cluster)),
+    new_half_way: [
+      ...shuffled(
+        all.filter(c => c % 2 === 0),
+        0.7,
+      ),
+      ...shuffled(all, 0.3),
+    ],
+  }
+  for (const [name, clusters] of Object.entries(orders)) {
+    for (const percent of [10, 20, 50]) {
+      const policy = policyOf('final', { percent, horizonExamples: clusters.length }, all.length)
+      clusters.forEach((cluster, i) => {
+        const { instability, content } = example(i)
+        policy.add(cluster, instability, '', content)
+      })
+      const { budgetError, totalVariation } = policy.regret()!
+      const where = `${name} at ${percent} %`
+      assert.ok(Math.abs(budgetError) <= 0.02, `${where}: budget ${budgetError}`)
+      assert.ok(totalVariation <= 0.05, `${where}: variation ${totalVariation}`)
+    }
+  }
 })
 
 test('behind a baseline counts go on from it', () => {
