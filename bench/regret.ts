@@ -46,7 +46,8 @@ function cases(): Case[] {
   const behind = kinds.flatMap(kind => of(kind, 'stationary', EXAMPLES / BASELINE_PART))
   const others = ORDERS.slice(1).flatMap(order => {
     const known = (SORTED as readonly Order[]).includes(order) ? [] : of('optimum', order)
-    return [...of('final', order), ...known, ...of('proportional', order)]
+    const begun = order === 'cluster_by_cluster' ? of('begun_known', order) : []
+    return [...of('final', order), ...known, ...begun, ...of('proportional', order)]
   })
   return [...stationary, ...behind, ...others]
 }

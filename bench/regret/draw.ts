@@ -22,6 +22,7 @@ const { values: options } = parseArgs({
 const SERIES = {
   final: { label: 'final', colour: '#1a7f5a' },
   optimum: { label: 'possible: sizes and distributions known', colour: '#c2410c' },
+  begun_known: { label: 'possible: clusters begun known', colour: '#7c3aed' },
   proportional: { label: 'proportional controller, 20 lines', colour: '#6b7280' },
   naive: { label: 'naive', colour: '#b8b2a6' },
 } as const
@@ -45,8 +46,8 @@ const FIGURES = [
 type Drawn = (typeof FIGURES)[number]
 
 const ROW_HEIGHT = 15
-const LEGEND_AT = [0, 70, 330, 550]
-const SIZE = { width: 860, marginLeft: 110, marginRight: 150 }
+const LEGEND_AT = [-80, -25, 225, 430, 640]
+const SIZE = { width: 880, marginLeft: 110, marginRight: 150 }
 
 function isShown(result: Result): result is Result & { kind: Shown } {
   return result.kind in SERIES && !(result.kind === 'naive' && result.baseline > 0)

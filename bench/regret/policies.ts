@@ -21,6 +21,7 @@ import type { Stream } from './streams.ts'
  * - `proportional` a quantile at level / size, with proportional feedback of counts
  * - `optimum`      knows how many of each cluster will come and how their instability is distributed
  * - `counts_known` knows how many will come, and learns the distributions
+ * - `begun_known`  knows how many will come of the clusters that have begun, and learns the rest
  */
 export const KINDS = [
   'final',
@@ -29,6 +30,7 @@ export const KINDS = [
   'proportional',
   'optimum',
   'counts_known',
+  'begun_known',
 ] as const
 export type Kind = (typeof KINDS)[number]
 
@@ -48,6 +50,8 @@ export function policyOf(kind: Kind, stream: Stream, at: { percent: number; end:
         return new OptimumJudge(history, stream, percent)
       case 'counts_known':
         return new CountsKnownJudge(history, stream, percent)
+      case 'begun_known':
+        return new BegunKnownJudge(history, stream, percent)
     }
   })
 }
@@ -98,11 +102,17 @@ class ProportionalJudge implements Judge {
   }
 }
 
+/** How many came of each slot by the stream's end. */
+function sizesOf(stream: Stream): Int32Array {
+  const sizes = new Int32Array(stream.clusters + 1)
+  for (const cluster of stream.cluster) sizes[slotOf(cluster)]!++
+  return sizes
+}
+
 /** Of each slot, at the stream's end: how many came, and the batch rule's quota. */
 function endOf(stream: Stream, percent: number): { sizes: Int32Array; quotas: Int32Array } {
-  const sizes = new Int32Array(stream.clusters + 1)
+  const sizes = sizesOf(stream)
   const quotas = new Int32Array(stream.clusters + 1)
-  for (const cluster of stream.cluster) sizes[slotOf(cluster)]!++
   const named = Array.from({ length: stream.clusters }, (_, cluster) => {
     return { cluster, size: sizes[slotOf(cluster)]! }
   })
@@ -182,6 +192,62 @@ class CountsKnownJudge implements Judge {
     const left = this.#end.sizes[slot]! - ledger.sizes[slot]!
     const share = (this.#end.quotas[slot]! - ledger.kept[slot]!) / left
     return verdict(sketches.rank(slot, instability, hashedDraw(content, TIES)) < share)
+  }
+
+  save(): null {
+    return null
+  }
+
+  restore(): void {}
+}
+
+/**
+ * Where clusters come one after the other, in random order, those that have begun are a random sample of all, and
+ * nothing else is known of the others: what they will take is estimated by the sample's mean, which is unbiased and
+ * varies least of all estimates that treat clusters alike. With the level exact all would be kept as the batch rule
+ * does; it is as good as the estimate.
+ */
+class BegunKnownJudge implements Judge {
+  readonly #history: History
+  readonly #sizes: Int32Array
+  readonly #budget: number
+  #level = 0
+
+  constructor(history: History, stream: Stream, percent: number) {
+    this.#history = history
+    this.#sizes = sizesOf(stream)
+    this.#budget = budgetRule(percent)(stream.cluster.length)
+  }
+
+  reserve(): void {}
+
+  begin(): void {}
+
+  judge(slot: number, instability: number, content: Content): Verdict {
+    const { ledger, sketches } = this.#history
+    if (ledger.total % REFRESH_EVERY === 0) sketches.refresh()
+    if (ledger.sizes[slot] === 0) this.#level = this.#levelWith(slot)
+    const size = this.#sizes[slot]!
+    const missing = Math.min(size, this.#level) - ledger.kept[slot]!
+    const need = Math.min(missing, this.#budget - ledger.keptTotal)
+    const share = need / (size - ledger.sizes[slot]!)
+    return verdict(sketches.rank(slot, instability, hashedDraw(content, TIES)) < share)
+  }
+
+  /** The level that spends the budget, as `slot` begins. */
+  #levelWith(slot: number): number {
+    const { sizes, keptTotal } = this.#history.ledger
+    const begun = this.#sizes.filter((_, other) => other === slot || sizes[other]! > 0)
+    const others = this.#sizes.length - 1 - begun.length
+    let [low, high] = [0, this.#budget]
+    while (low < high) {
+      const level = (low + high) >> 1
+      const taken = begun.reduce((sum, size) => sum + Math.min(size, level), 0) / begun.length
+      if (keptTotal + Math.min(this.#sizes[slot]!, level) + others * taken < this.#budget) {
+        low = level + 1
+      } else high = level
+    }
+    return low
   }
 
   save(): null {
