@@ -208,7 +208,7 @@ export class KafkaConsumer implements Consumer {
       if (this.#failure !== undefined) throw this.#failure
       if (this.#isClosed) return []
       const records = this.#lanes.take(recordsMax, bytesMax)
-      if (records.length > 0) this.#fetcher.poke()
+      if (records.length > 0) this.#fetcher.took(records)
       const leftMs = deadline - performance.now()
       if (records.length > 0 || leftMs <= 0) return records
       await this.#woken(leftMs)

@@ -1,15 +1,17 @@
 /**
- * Fetches ahead of the reader: one request at a time for each broker that leads partitions of ours, until
- * enough is waiting. It stops for nothing but that, so a long batch of work delays no heartbeat and no fetch.
+ * Fetches ahead of the reader (`kafka-ahead.ts`): one request at a time for each broker that leads partitions of ours,
+ * until enough is waiting. It stops for nothing but that, so a long batch of work delays no heartbeat and no fetch.
  */
 import { setImmediate } from 'node:timers/promises'
 import { XmasdError } from '../errors.ts'
+import { Ahead } from './kafka-ahead.ts'
 import { type Fetched, readBatches } from './kafka-batch.ts'
 import type { Cluster } from './kafka-cluster.ts'
 import { checkCode, verdictOn } from './kafka-errors.ts'
 import type { Lane } from './kafka-lane.ts'
-import { type FetchedPartition, type FetchPlace, fetchRequest } from './kafka-requests.ts'
+import { type FetchedPartition, fetchRequest } from './kafka-requests.ts'
 import { backoff, type Patience, patiently } from './kafka-retry.ts'
+import type { LogRecord } from './log.ts'
 
 export type FetchLimits = {
   /** Of one partition in one request. */
@@ -38,6 +40,8 @@ export class Fetcher {
   readonly #abort = new AbortController()
   readonly #patience: Patience
   readonly #busy = new Set<string>()
+  readonly #ahead: Ahead
+  #fills = 0
   #pause: (error: unknown) => Promise<void>
   #wake: () => void = () => {}
   #isPoked = false
@@ -46,11 +50,18 @@ export class Fetcher {
   constructor(options: FetcherOptions) {
     this.#options = options
     this.#patience = { ...options.patience, signal: this.#abort.signal }
+    this.#ahead = new Ahead(options.limits.waitingBytesMax)
     this.#pause = backoff(this.#patience)
   }
 
   start(): void {
     this.#running = this.#run().catch(error => this.#fail(error))
+  }
+
+  /** A poll has taken these: there may be room. */
+  took(records: readonly LogRecord[]): void {
+    this.#ahead.took(records)
+    this.poke()
   }
 
   /** There is room, or something new to fetch. */
@@ -69,7 +80,8 @@ export class Fetcher {
     while (!this.#abort.signal.aborted) {
       this.#isPoked = false
       const lanes = this.#wanted()
-      if (lanes.length > 0) await this.#dispatch(lanes)
+      const bytes = this.#ahead.room(this.#options.lanes)
+      if (lanes.length > 0 && bytes > 0) await this.#dispatch(lanes, bytes)
       await this.#poked()
     }
   }
@@ -81,24 +93,21 @@ export class Fetcher {
     })
   }
 
+  /** In turn: a broker fills its answer in the order of the request, and one lane may take all of it. */
   #wanted(): Lane[] {
-    let waiting = 0
-    const wanted: Lane[] = []
-    for (const lane of this.#options.lanes) {
-      waiting += lane.bytes + lane.waiting * RECORD_BYTES
-      if (lane.isDelivering && !lane.isBeingFetched) wanted.push(lane)
-    }
-    return waiting < this.#options.limits.waitingBytesMax ? wanted : []
+    return [...this.#options.lanes]
+      .filter(lane => lane.isDelivering && !lane.isBeingFetched)
+      .sort((a, b) => a.filled - b.filled)
   }
 
-  async #dispatch(lanes: readonly Lane[]): Promise<void> {
+  async #dispatch(lanes: readonly Lane[], bytes: number): Promise<void> {
     const { cluster } = this.#options
     const byLeader = await patiently(this.#patience, cluster, () => cluster.leaders(lanes))
     for (const [nodeId, mine] of byLeader) {
       if (this.#busy.has(nodeId) || this.#abort.signal.aborted) continue
       for (const lane of mine) lane.isBeingFetched = true
       this.#busy.add(nodeId)
-      void this.#fetchFrom(nodeId, mine)
+      void this.#fetchFrom(nodeId, mine, Math.ceil(bytes / byLeader.size))
         .catch(error => this.#fail(error))
         .finally(() => {
           for (const lane of mine) lane.isBeingFetched = false
@@ -109,14 +118,17 @@ export class Fetcher {
   }
 
   /** Waits a while after a failure; the leaders are looked up again for the next request. */
-  async #fetchFrom(nodeId: string, lanes: readonly Lane[]): Promise<void> {
-    const asked = lanes.map(lane => ({ lane, version: lane.version, place: this.#placeOf(lane) }))
-    const { cluster } = this.#options
-    const limits = { waitMsMax: WAIT_MS, bytesMax: RESPONSE_BYTES_MAX }
+  async #fetchFrom(nodeId: string, lanes: readonly Lane[], bytes: number): Promise<void> {
+    const { cluster, limits } = this.#options
+    const bytesMax = Math.min(bytes, limits.partitionBytesMax)
+    const asked = lanes.map(lane => {
+      const { topic, partition, fetchFrom: offset, version } = lane
+      return { lane, version, place: { topic, partition, offset, bytesMax } }
+    })
     try {
       const request = fetchRequest(
         asked.map(({ place }) => place),
-        limits,
+        { waitMsMax: WAIT_MS, bytesMax: Math.min(bytes, RESPONSE_BYTES_MAX) },
       )
       for (const answer of await cluster.send(nodeId, request)) {
         const of = asked.find(
@@ -140,11 +152,6 @@ export class Fetcher {
     await this.#options.cluster.refresh().catch(() => {})
   }
 
-  #placeOf({ topic, partition, fetchFrom }: Lane): FetchPlace {
-    const bytesMax = this.#options.limits.partitionBytesMax
-    return { topic, partition, offset: fetchFrom, bytesMax }
-  }
-
   async #receive(lane: Lane, answer: FetchedPartition): Promise<void> {
     if (answer.code === OUT_OF_RANGE) return this.#startAtOldest(lane)
     checkCode(answer.code, `${lane.topic}/${lane.partition}`)
@@ -155,7 +162,10 @@ export class Fetcher {
       answer.aborted,
     )
     lane.put(fetched)
-    if (fetched.records.length > 0) this.#options.onRecords()
+    if (fetched.records.length > 0) {
+      lane.filled = ++this.#fills
+      this.#options.onRecords()
+    }
     await setImmediate()
   }
 
@@ -180,6 +190,3 @@ export class Fetcher {
     if (!this.#abort.signal.aborted) this.#options.onFailed(error)
   }
 }
-
-/** What a record takes in memory beside its value. */
-const RECORD_BYTES = 200

@@ -29,6 +29,8 @@ export class Lane {
   /** Counts restarts: what was asked for before one is thrown away. */
   version = 0
   isBeingFetched = false
+  /** The number of the last fetch that brought it records, of all lanes' fetches. */
+  filled = 0
   bytes = 0
   /** Ends when the last commit that was asked for has ended: commits of a lane are in order. */
   committing: Promise<unknown> = Promise.resolve()
