@@ -4,7 +4,8 @@ import { seededRandom } from '../src/random.ts'
 import { type Assignment, keyOf, TOPICS } from '../src/record.ts'
 import { drawFrom, zipfShares } from './regret/streams.ts'
 
-export type Size = { examples: number; clusters: number; checkpoints: number }
+/** `bundle`: by whose clusters they say they are. */
+export type Size = { examples: number; clusters: number; checkpoints: number; bundle?: string }
 
 const FILL_BATCH = 2048
 /** In base64: directions of 54 and of 64 values, a byte each. */
@@ -35,7 +36,7 @@ function assignment(
   cluster: number,
   i: number,
   hex: () => string,
-  { checkpoints }: Size,
+  { checkpoints, bundle = '0123456789ab' }: Size,
 ): Assignment {
   const isText = random() < 0.06
   const singularValues = Array.from({ length: checkpoints }, () =>
@@ -55,7 +56,7 @@ function assignment(
     instability: isText ? null : steps.reduce((sum, step) => sum + step, 0),
     distance: isText ? null : random(),
     content,
-    bundle: '0123456789ab',
+    bundle,
     source: { topic: TOPICS.examples, partition: i % 8, offset: i },
     words: hex() + hex(),
     layout: isText ? null : content.repeat(2).slice(0, LAYOUT_LENGTH),

@@ -33,10 +33,21 @@ export function startChild(command: string, args: readonly string[]): Child {
 }
 
 function peakBytesOf(pid: number): number {
-  return sumOverTree(pid, one => {
-    const status = readFileSync(`/proc/${one}/status`, 'utf8')
-    return 1024 * Number(/^VmHWM:\s+(\d+)/m.exec(status)?.[1] ?? 0)
-  })
+  return sumOverTree(pid, one => statusBytes(one, 'VmHWM'))
+}
+
+/** In bytes, resident: all; what it has made itself; pages of files, which the system may take back. */
+export type Memory = { all: number; own: number; file: number }
+
+/** Of one process now; throws where the system has no /proc. */
+export function memoryOf(pid: number): Memory {
+  const [all, own, file] = ['VmRSS', 'RssAnon', 'RssFile'].map(name => statusBytes(pid, name))
+  return { all: all!, own: own!, file: file! }
+}
+
+function statusBytes(pid: number, name: string): number {
+  const status = readFileSync(`/proc/${pid}/status`, 'utf8')
+  return 1024 * Number(new RegExp(`^${name}:\\s+(\\d+)`, 'm').exec(status)?.[1] ?? 0)
 }
 
 /** CPU time of this process and of those that it started and that still run; theirs in steps of 10 ms. */

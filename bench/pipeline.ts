@@ -4,9 +4,16 @@
  *
  *   npm run bench:pipeline -- [--examples N] [--assignments N] [--text SHARE] [--T N]
  *
- * Examples are text-only (`--text`, default 0.5) or carry a picture of 8 x 8 pixels; the proxy is one of 8 channels
- * and one layer on each side, untrained, so that nearly all is the daemon's own. The first fifth is warm-up.
- * Memory is this process', sampled while it scores. The last line is one JSON object.
+ * Each role is the built command in a process of its own. Examples are text-only (`--text`, default 0.5) or carry a
+ * picture of 8 x 8 pixels; the proxy is one of 8 channels and one layer on each side, untrained, so that nearly all
+ * is the daemon's own. The first third of a run is warm-up, until five V8 heaps have reached their size; rate and memory
+ * are those of the rest, in the same run.
+ *
+ * Memory is what the system says is resident, four times a second. `rssDriftPercent` is by how much the line of least
+ * squares through it rises over all that follows the warm-up: every sight counts, so little hangs on the moments in which
+ * garbage happens to be collected. The select role's memory grows with its history by design: beside its drift stand the
+ * bytes that an assignment adds, to the process' own memory, whose drift is given too, and to the mapped pages of its
+ * state's file, which the system takes back where it needs them. The last line is one JSON object.
  */
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -14,27 +21,24 @@ import { join } from 'node:path'
 import { parseArgs } from 'node:util'
 import { Kafka, logLevel } from 'kafkajs'
 import sharp from 'sharp'
-import { DriftWindow } from '../src/cluster/drift.ts'
-import { type Config, loadConfig } from '../src/config.ts'
-import { startDaemon } from '../src/daemon.ts'
+import { openBundle } from '../src/cluster/bundle.ts'
+import { loadConfig } from '../src/config.ts'
 import type { Log, OutRecord } from '../src/log/log.ts'
-import { createLogger } from '../src/observe/logger.ts'
-import { createMetrics } from '../src/observe/metrics.ts'
 import { openLog, topicSpecs } from '../src/open-log.ts'
 import { TOPICS } from '../src/record.ts'
-import { openSelectRole } from '../src/role/select-role.ts'
-import { newStatus } from '../src/role/status.ts'
 import { saveCheckpoint } from '../src/train/checkpoint.ts'
 import { initialParameters } from '../src/train/init.ts'
 import { configOf, SMALL_PROXY, TRAINING_TEMPLATE } from '../src/train/shape.ts'
 import { succeed } from '../test/e2e/command.ts'
 import { Broker } from '../test/kafka/broker.ts'
 import { fillAssignments } from './assignments.ts'
+import type { Memory } from './child.ts'
+import { rateOf, type Sight, type Trend, trendOf, watchDaemon } from './watched.ts'
 
 const { values: options } = parseArgs({
   options: {
-    examples: { type: 'string', default: '200000' },
-    assignments: { type: 'string', default: '200000' },
+    examples: { type: 'string', default: '300000' },
+    assignments: { type: 'string', default: '1000000' },
     text: { type: 'string', default: '0.5' },
     T: { type: 'string', default: '8' },
   },
@@ -43,9 +47,10 @@ const EXAMPLES = Number(options.examples)
 const ASSIGNMENTS = Number(options.assignments)
 const FILL_BATCH = 1_000
 const PICTURES = 64
-const WARM_UP = 0.2
+const WARM_UP = 1 / 3
 const CLUSTERS = 1_000
-const BASELINE = { examples: 0, sizes: new Array<number>(CLUSTERS).fill(0), textOnly: 0 }
+/** That the bundle is made of. */
+const SAMPLE = 2_000
 
 async function pictures(): Promise<string[]> {
   const made = Array.from({ length: PICTURES }, async (_, n) => {
@@ -90,11 +95,11 @@ function makeProxy(folder: string): void {
   }
 }
 
-/** The proxy, and a bundle of it. */
-async function makeSite(folder: string, address: string, images: string[]): Promise<Config> {
+/** The proxy, a bundle of it, and the configuration, whose path is returned. */
+async function makeSite(folder: string, address: string, images: string[]): Promise<string> {
   const at = (name: string): string => join(folder, name)
   makeProxy(at('proxy'))
-  const sample = Array.from({ length: 200 }, (_, i) => `${exampleValue(99 + 100 * i, images)}\n`)
+  const sample = Array.from({ length: SAMPLE }, (_, i) => `${exampleValue(99 + 100 * i, images)}\n`)
   writeFileSync(at('data.jsonl'), sample.join(''))
   await succeed([
     'score',
@@ -105,8 +110,8 @@ async function makeSite(folder: string, address: string, images: string[]): Prom
     '--out',
     at('t.jsonl'),
   ])
-  const fit = ['fit', '--trajectories', at('t.jsonl'), '--out', at('bundle'), '--clusters', '10']
-  await succeed(fit)
+  const fit = ['fit', '--trajectories', at('t.jsonl'), '--out', at('bundle')]
+  await succeed([...fit, '--clusters', String(CLUSTERS)])
   const lines = [
     `log: { kind: kafka, brokers: ['${address}'], path: ./state, examplesPartitions: 4 }`,
     'proxy: { path: ./proxy }',
@@ -115,88 +120,35 @@ async function makeSite(folder: string, address: string, images: string[]): Prom
     'http: { enabled: false }',
   ]
   writeFileSync(at('xmasd.yaml'), `${lines.join('\n')}\n`)
-  return loadConfig(at('xmasd.yaml'), {})
+  return at('xmasd.yaml')
 }
 
-type Sight = { atMs: number; done: number; rss: number }
-
-/** What was done and how much memory it took, at the start and once a second until `stop`. */
-function watch(done: () => Promise<number> | number): { stop(): Promise<Sight[]> } {
-  const sights: Sight[] = []
-  const look = async (): Promise<void> => {
-    const seen = await done()
-    sights.push({ atMs: performance.now(), done: seen, rss: process.memoryUsage().rss })
-  }
-  void look()
-  const timer = setInterval(() => void look(), 1_000)
-  return {
-    stop: async () => {
-      clearInterval(timer)
-      await look()
-      return sights
-    },
-  }
+/** What is left after the warm-up; all of a run that is too short to have one. */
+function warm(sights: readonly Sight[]): Sight[] {
+  const end = sights.at(-1)!.done
+  const later = sights.filter(({ done }) => done >= WARM_UP * end)
+  return new Set(later.map(({ done }) => done)).size > 1 ? later : [...sights]
 }
 
-/** By how many percent memory grew from the end of the warm-up to the end; says it in between. */
-function driftOf(what: string, sights: readonly Sight[]): number {
-  const end = sights.at(-1)!
-  const warm = sights.filter(({ done }) => done >= WARM_UP * end.done)
-  const few = Math.max(1, Math.ceil(warm.length / 10))
-  const mean = (some: readonly Sight[]): number =>
-    some.reduce((sum, { rss }) => sum + rss, 0) / some.length
-  const said = sights.filter((_, i) => i % few === 0 || i === sights.length - 1)
-  const steps = said.map(
-    ({ done, rss }) => `${Math.round(done / 1_000)}k ${Math.round(rss / 2 ** 20)} MB`,
+/** Memory over the run, in eleven places, and where it is going after the warm-up. */
+function say(role: string, sights: readonly Sight[]): void {
+  const megabytes = (bytes: number): string => (bytes / 2 ** 20).toFixed(0)
+  const step = (sights.length - 1) / 10
+  const steps = Array.from({ length: 11 }, (_, i) => sights[Math.round(i * step)]!).map(
+    ({ done, memory: { all, own, file } }) =>
+      `${Math.round(done / 1_000)}k ${megabytes(all)} = ${megabytes(own)} + ${megabytes(file)}`,
   )
-  process.stdout.write(`${what}, memory: ${steps.join(', ')}\n`)
-  const [early, late] = [mean(warm.slice(0, few)), mean(warm.slice(-few))]
-  return (100 * (late - early)) / early
+  process.stdout.write(`${role}, MB = own + of files: ${steps.join(', ')}\n`)
+  for (const part of ['all', 'own', 'file'] as const) {
+    const { bytesMean, bytesPerRecord, driftPercent } = trendOf(warm(sights), part)
+    process.stdout.write(
+      `${role}, ${part}: ${megabytes(bytesMean)} MB, ${bytesPerRecord.toFixed(1)} bytes a record, drift ${driftPercent.toFixed(1)} %\n`,
+    )
+  }
 }
 
-/** Examples a second after the warm-up, and by how much memory grew from then to the end. */
-async function measureScore(config: Config, log: Log): Promise<{ rate: number; drift: number }> {
-  const logger = createLogger('warn')
-  const daemon = await startDaemon({ config, roles: ['score'], logger, untilIdle: true })
-  const watching = watch(async () => {
-    const positions = await log.committed(config.score.group, TOPICS.examples)
-    return positions.reduce((a, b) => a + b, 0)
-  })
-  await daemon.done
-  const sights = await watching.stop()
-  await daemon.close()
-  const warm = sights.filter(({ done }) => done >= WARM_UP * sights.at(-1)!.done)
-  const busy = warm.filter(({ done }, i) => i === 0 || done > warm[i - 1]!.done)
-  // A run of a second has no warm-up that could be left out.
-  const [first, last] = [busy.length > 1 ? busy[0]! : sights[0]!, busy.at(-1)!]
-  const rate = (1000 * (last.done - first.done)) / (last.atMs - first.atMs)
-  return { rate, drift: driftOf('score', sights) }
-}
-
-async function measureSelect(config: Config, log: Log): Promise<{ rate: number; drift: number }> {
-  const parts = {
-    config,
-    log,
-    metrics: createMetrics(),
-    logger: createLogger('warn'),
-    status: newStatus('select'),
-    drift: new DriftWindow({ clusters: CLUSTERS, baseline: BASELINE, radii: undefined }),
-  }
-  const role = await openSelectRole(parts)
-  const controller = new AbortController()
-  const started = performance.now()
-  const watching = watch(async () => (await parts.metrics.history.get()).values[0]?.value ?? 0)
-  const running = role.run(controller.signal)
-  for (;;) {
-    await new Promise(resolve => setTimeout(resolve, 20))
-    if (parts.status.idle) break
-  }
-  const seconds = (performance.now() - started) / 1000
-  const sights = await watching.stop()
-  controller.abort()
-  await running
-  await role.close()
-  return { rate: ASSIGNMENTS / seconds, drift: driftOf('select', sights) }
+function tenths(value: number): number {
+  return Math.round(10 * value) / 10
 }
 
 function rawClient(broker: Broker): Kafka {
@@ -244,31 +196,41 @@ const folder = mkdtempSync(join(tmpdir(), 'xmasd-bench-'))
 const broker = await Broker.start({ isFast: true })
 try {
   const images = await pictures()
-  const config = await makeSite(folder, broker.address, images)
+  const site = await makeSite(folder, broker.address, images)
+  const config = loadConfig(site, {})
   const log = await openLog(config)
-  await log.ensureTopics([...topicSpecs(config), { name: 'raw', partitions: 1 }])
+  await log.ensureTopics(topicSpecs(config))
   await fillExamples(log, images)
-  const { rate, drift } = await measureScore(config, log)
-  process.stdout.write(`score: ${Math.round(rate)} examples/s, memory ${drift.toFixed(1)} %\n`)
   await log.close()
+  const scored = await watchDaemon('score', site, EXAMPLES)
+  say('score', scored)
 
   const selecting = await Broker.start({ isFast: true })
   try {
     const env = { XMASD_LOG_BROKERS: selecting.address, XMASD_LOG_PATH: join(folder, 'select') }
-    const other = loadConfig(join(folder, 'xmasd.yaml'), env)
+    const other = loadConfig(site, env)
     const filled = await openLog(other)
     await filled.ensureTopics([...topicSpecs(other), { name: 'raw', partitions: 1 }])
+    const bundle = (await openBundle(other.bundle)).id
     const size = { examples: ASSIGNMENTS, clusters: CLUSTERS, checkpoints: Number(options.T) }
-    await fillAssignments(filled, size)
-    const selected = await measureSelect(other, filled)
+    await fillAssignments(filled, { ...size, bundle })
     await filled.close()
+    const selected = await watchDaemon('select', site, ASSIGNMENTS, env)
+    say('select', selected)
+    const trend = trendOf(warm(scored), 'all')
+    const of = (part: keyof Memory): Trend => trendOf(warm(selected), part)
     const report = {
-      examplesPerSecond: Math.round(rate),
-      assignmentsPerSecond: Math.round(selected.rate),
+      examplesPerSecond: Math.round(rateOf(warm(scored))),
+      assignmentsPerSecond: Math.round(rateOf(warm(selected))),
       rawConsumePerSecond: Math.round(await rawConsume(selecting)),
       rawTransactionalPerSecond: Math.round(await rawTransactional(selecting)),
-      rssDriftPercent: Math.round(10 * drift) / 10,
-      rssDriftPercentOfSelect: Math.round(10 * selected.drift) / 10,
+      rssDriftPercent: tenths(trend.driftPercent),
+      rssMegabytes: Math.round(trend.bytesMean / 2 ** 20),
+      rssBytesPerExample: tenths(trend.bytesPerRecord),
+      rssDriftPercentOfSelect: tenths(of('all').driftPercent),
+      ownDriftPercentOfSelect: tenths(of('own').driftPercent),
+      ownBytesPerAssignment: tenths(of('own').bytesPerRecord),
+      fileBytesPerAssignment: tenths(of('file').bytesPerRecord),
     }
     process.stdout.write(`${JSON.stringify(report)}\n`)
   } finally {

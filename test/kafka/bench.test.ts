@@ -18,5 +18,7 @@ test('bench:pipeline runs and ends in one JSON object', () => {
   for (const name of ['examples', 'assignments', 'rawConsume', 'rawTransactional']) {
     assert.ok(report[`${name}PerSecond`] > 0, stdout)
   }
-  assert.ok(Number.isFinite(report.rssDriftPercent))
+  for (const name of ['rssDriftPercent', 'rssDriftPercentOfSelect', 'ownBytesPerAssignment']) {
+    assert.ok(Number.isFinite(report[name]), stdout)
+  }
 })
