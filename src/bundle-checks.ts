@@ -5,6 +5,7 @@ import type { Config } from './config.ts'
 import { XmasdError } from './errors.ts'
 import type { Log } from './log/log.ts'
 import { nearnessOf } from './role/clusters-in-force.ts'
+import { parseAssignment } from './role/decision-outputs.ts'
 
 /** A bundle holds the trajectories of one schedule in one metric, mode and precision; others are nonsense to it. */
 export function checkBundleFits(
@@ -63,13 +64,10 @@ export async function checkBundleContinues(
 async function lastBundle(log: Log, topic: string): Promise<string | undefined> {
   const [end = 0] = await log.ends(topic)
   for (let offset = end - 1; offset >= 0; offset--) {
-    const value = (await log.get(topic, 0, offset))?.value
-    if (value === undefined || value === null) continue
-    const { bundle, control } = JSON.parse(Buffer.from(value).toString()) as {
-      bundle?: string
-      control?: string
-    }
-    if (control === undefined) return bundle
+    const record = await log.get(topic, 0, offset)
+    if (record === undefined || record.value === null) continue
+    const value = parseAssignment(record, { withTrajectory: false })
+    if (!('control' in value)) return value.bundle
   }
   return undefined
 }

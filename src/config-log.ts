@@ -3,7 +3,15 @@ import { z } from 'zod'
 import { TOPICS } from './record.ts'
 
 const MIB = 1024 * 1024
-const topicName = (name: string) => z.string().min(1).max(249).default(name)
+/** What Kafka allows; held on both logs, so that a stream can move from one to the other. */
+const topicName = (name: string) =>
+  z
+    .string()
+    .regex(
+      /^(?!\.{1,2}$)[a-zA-Z0-9._-]{1,249}$/,
+      'a topic is named by 1 to 249 letters, digits, ".", "_" and "-"; not "." or ".."',
+    )
+    .default(name)
 
 const common = {
   path: z.string().min(1).default('./data'),
@@ -18,6 +26,7 @@ const common = {
       bundles: topicName(TOPICS.bundles),
       shadow: topicName(TOPICS.shadow),
     })
+    .superRefine(checkDistinct)
     .prefault({}),
 }
 
@@ -91,4 +100,20 @@ export type KafkaLogConfig = z.infer<typeof KafkaLogConfig>
 
 function isObject(value: unknown): value is object {
   return typeof value === 'object' && value !== null
+}
+
+type Topic = keyof typeof TOPICS
+
+/** Kafka takes `a.b` for `a_b`, so a log may not have both. */
+function checkDistinct(topics: Record<Topic, string>, context: z.core.$RefinementCtx): void {
+  const seen = new Map<string, Topic>()
+  for (const [topic, name] of Object.entries(topics) as [Topic, string][]) {
+    const other = seen.get(name.replaceAll('.', '_'))
+    seen.set(name.replaceAll('.', '_'), topic)
+    if (other === undefined) continue
+    // One of the two was set to what it is, the other may be a default.
+    const [named, taken] = name === TOPICS[topic] ? [other, topic] : [topic, other]
+    const message = `log.topics.${taken} is "${topics[taken]}": every topic needs a name of its own`
+    context.addIssue({ code: 'custom', path: [named], message })
+  }
 }

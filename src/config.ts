@@ -43,10 +43,11 @@ const ProxyConfig = z.strictObject({
   memoryMax: z.int().min(1).optional(),
 })
 
+const SCORE_GROUP = 'xmasd-score'
 const groupName = (name: string) => z.string().min(1).max(100).default(name)
 
 const ScoreConfig = z.strictObject({
-  group: groupName('xmasd-score'),
+  group: groupName(SCORE_GROUP),
   batchExamplesMax: z.int().min(1).max(65_536).default(64),
   batchBytesMax: z
     .int()
@@ -86,28 +87,46 @@ const SelectConfig = z
       error: 'a number of examples to keep for good needs the number that they are chosen from',
     },
   )
+  .refine(
+    ({ policy, budgetExamples = 0, horizonExamples = Number.POSITIVE_INFINITY }) =>
+      policy === 'revisable' || budgetExamples <= horizonExamples,
+    {
+      path: ['budgetExamples'],
+      error: 'more to keep than select.horizonExamples, the number that they are chosen from',
+    },
+  )
 
-const Schema = z.strictObject({
-  log: LogConfig,
-  images: ImagesConfig.prefault({}),
-  proxy: ProxyConfig.prefault({}),
-  bundle: z.string().min(1).default('./bundle'),
-  score: ScoreConfig.prefault({}),
-  select: SelectConfig.prefault({}),
-  http: z
-    .strictObject({
-      enabled: z.boolean().default(true),
-      host: z.string().min(1).default('127.0.0.1'),
-      port: z.int().min(0).max(65_535).default(9464),
-      stallMsMax: z.int().min(1_000).default(600_000),
-    })
-    .prefault({}),
-  logging: z
-    .strictObject({
-      level: z.enum(['silent', 'fatal', 'error', 'warn', 'info', 'debug', 'trace']).default('info'),
-    })
-    .prefault({}),
-})
+const Schema = z
+  .strictObject({
+    log: LogConfig,
+    images: ImagesConfig.prefault({}),
+    proxy: ProxyConfig.prefault({}),
+    bundle: z.string().min(1).default('./bundle'),
+    score: ScoreConfig.prefault({}),
+    select: SelectConfig.prefault({}),
+    http: z
+      .strictObject({
+        enabled: z.boolean().default(true),
+        host: z.string().min(1).default('127.0.0.1'),
+        port: z.int().min(0).max(65_535).default(9464),
+        stallMsMax: z.int().min(1_000).default(600_000),
+      })
+      .prefault({}),
+    logging: z
+      .strictObject({
+        level: z
+          .enum(['silent', 'fatal', 'error', 'warn', 'info', 'debug', 'trace'])
+          .default('info'),
+      })
+      .prefault({}),
+  })
+  .superRefine(({ score, select }, context) => {
+    if (score.group !== select.group) return
+    // One of the two was set to what it is, the other may be a default.
+    const [role, other] = score.group === SCORE_GROUP ? ['select', 'score'] : ['score', 'select']
+    const message = `${other}.group has the same name: each role needs a group of its own, or neither gets all of its records`
+    context.addIssue({ code: 'custom', path: [role!, 'group'], message })
+  })
 
 export type Config = z.infer<typeof Schema>
 
@@ -231,7 +250,9 @@ function environmentValues(env: NodeJS.ProcessEnv): [string, unknown][] {
 
 /** A variable's text in the type that its key wants; what does not fit is left for the schema to refuse. */
 function fromText(schema: z.ZodType, text: string): unknown {
-  if (schema instanceof z.ZodNumber) return text.trim() === '' ? text : Number(text)
+  if (schema instanceof z.ZodNumber) {
+    return text.trim() !== '' && Number.isFinite(Number(text)) ? Number(text) : text
+  }
   if (schema instanceof z.ZodBoolean)
     return text === 'true' ? true : text === 'false' ? false : text
   if (schema instanceof z.ZodArray) return text.split(',').filter(part => part !== '')
@@ -282,16 +303,32 @@ function invalid(
     return new XmasdError(
       'CONFIG_INVALID',
       `unknown key ${unknown} in ${file}`,
-      `did you mean ${closest(unknown, configKeys())}? Every key is explained in config/xmasd.yaml`,
+      `did you mean ${nearestKey(unknown)}? Every key is explained in config/xmasd.yaml`,
     )
   }
   const isSecret = SECRETS.has(key)
-  const value = isSecret ? 'not shown' : JSON.stringify(getAt(tree, issue.path))
+  const wantsBoolean = issue.code === 'invalid_type' && issue.expected === 'boolean'
+  const given = getAt(tree, issue.path)
+  const value = isSecret
+    ? 'not shown'
+    : typeof given === 'number'
+      ? String(given)
+      : JSON.stringify(given)
   return new XmasdError(
     'CONFIG_INVALID',
-    `${key} is ${value} (${origins.get(key) ?? file}): ${issue.message}`,
+    `${key} is ${value} (${origins.get(key) ?? file}): ${issue.message}${wantsBoolean ? ': true or false' : ''}`,
     `set ${key}, or ${variableOf(key)}, to a value that config/xmasd.yaml allows`,
   )
+}
+
+/** A key of that very name elsewhere, else the nearest name among those that stand beside it. */
+function nearestKey(unknown: string): string {
+  const path = unknown.split('.')
+  const beside = configKeys()
+    .map(key => key.split('.').slice(0, path.length).join('.'))
+    .filter(key => key.startsWith(path.slice(0, -1).join('.')))
+  const elsewhere = configKeys().find(key => key.endsWith(`.${path.at(-1)}`))
+  return elsewhere ?? closest(unknown, beside)
 }
 
 function deepFreeze<T>(value: T): T {

@@ -121,3 +121,58 @@ test('a bad configuration names the key, the value and the fix', t => {
   refused(() => loadConfig(undefined, { XMASD_HTTP_PORT: 'x' }), 'http.port', 'XMASD_HTTP_PORT')
   refused(() => loadConfig(undefined, { XMASD_HTTP_ENABLED: 'maybe' }), 'http.enabled', 'maybe')
 })
+
+test('the two roles cannot share a group', t => {
+  const file = join(temporaryFolder(t), 'x.yaml')
+  writeFileSync(file, 'score: { group: mine }\nselect: { group: mine }\n')
+  refused(() => loadConfig(file, {}), 'score.group', '"mine"', 'select.group', 'XMASD_SCORE_GROUP')
+  const env = { XMASD_SELECT_GROUP: 'xmasd-score' }
+  refused(() => loadConfig(undefined, env), 'select.group is "xmasd-score"', 'score.group')
+})
+
+test('topics need names of their own, which Kafka takes, on both logs', () => {
+  const kafka = { XMASD_LOG_KIND: 'kafka', XMASD_LOG_BROKERS: 'a:1' }
+  const load = (env: Record<string, string>) => () => loadConfig(undefined, env)
+  for (const log of [{}, kafka]) {
+    const same = { ...log, XMASD_LOG_TOPICS_EXAMPLES: 'assignments' }
+    refused(load(same), 'log.topics.examples is "assignments"', 'log.topics.assignments')
+    const alike = { ...log, XMASD_LOG_TOPICS_EXAMPLES: 'a.b', XMASD_LOG_TOPICS_SHADOW: 'a_b' }
+    refused(load(alike), 'log.topics.shadow is "a_b"', 'log.topics.examples is "a.b"')
+    for (const name of ['', '.', '..', 'a/b', 'a b', 'é', 'a\n', 'a'.repeat(250)]) {
+      const topic = { ...log, XMASD_LOG_TOPICS_SHADOW: name }
+      refused(load(topic), 'log.topics.shadow', JSON.stringify(name), 'letters')
+    }
+    const named = { ...log, XMASD_LOG_TOPICS_SHADOW: `.x-${'a'.repeat(245)}` }
+    assert.equal(load(named)().log.topics.shadow.length, 248)
+  }
+})
+
+test('no more can be kept for good than there is to choose from', () => {
+  const load = (policy: string, budget: number, horizon: number) => () =>
+    loadConfig(undefined, {
+      XMASD_SELECT_POLICY: policy,
+      XMASD_SELECT_BUDGET_EXAMPLES: String(budget),
+      XMASD_SELECT_HORIZON_EXAMPLES: String(horizon),
+    })
+  for (const policy of ['final', 'naive']) {
+    refused(load(policy, 100, 50), 'select.budgetExamples is 100', 'select.horizonExamples')
+    assert.equal(load(policy, 50, 50)().select.budgetExamples, 50)
+  }
+})
+
+test('what was given is shown as it was given, with what would do', t => {
+  const file = join(temporaryFolder(t), 'x.yaml')
+  const load = (text: string) => () => {
+    writeFileSync(file, text)
+    return loadConfig(file, {})
+  }
+  const withEnv = (env: Record<string, string>) => () => loadConfig(undefined, env)
+  refused(load('selct: { percent: 20 }'), 'unknown key selct', 'did you mean select?')
+  refused(load('percent: 20'), 'unknown key percent', 'did you mean select.percent?')
+  refused(load('log: { topics: { exmples: a } }'), 'did you mean log.topics.examples?')
+  refused(withEnv({ XMASD_SELECT_PERCENT: 'abc' }), 'select.percent is "abc"', 'number')
+  refused(withEnv({ XMASD_SELECT_PERCENT: 'Infinity' }), 'select.percent is "Infinity"')
+  refused(withEnv({ XMASD_HTTP_ENABLED: '1' }), 'http.enabled is "1"', 'true or false')
+  refused(load('http: { enabled: yes }'), 'http.enabled is "yes"', 'true or false')
+  refused(load('select: { percent: .nan }'), 'select.percent is NaN')
+})

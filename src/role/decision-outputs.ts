@@ -1,7 +1,7 @@
 /** Decisions as records of the log, and assignments read back from it. */
 import { messageOf, XmasdError } from '../errors.ts'
 import type { LogRecord, OutRecord } from '../log/log.ts'
-import type { Control, Decision, SubsetEntry } from '../record.ts'
+import { Control, type Decision, type SubsetEntry } from '../record.ts'
 import { type FoldedAssignment, parseForFold } from '../select/parse.ts'
 
 /** @throws XmasdError RECORD_INVALID: `assignments` is ours alone, what can't be read there stops the fold */
@@ -10,7 +10,7 @@ export function parseAssignment(
   wanted: { withTrajectory: boolean },
 ): FoldedAssignment | Control {
   try {
-    return parseForFold(record.value!, wanted)
+    return checkShape(parseForFold(record.value!, wanted))
   } catch (error) {
     throw new XmasdError(
       'RECORD_INVALID',
@@ -19,6 +19,16 @@ export function parseAssignment(
       { cause: error },
     )
   }
+}
+
+/** What the fold reads of it must be of its type; whether it agrees with itself is the fold's to say. */
+function checkShape(value: FoldedAssignment | Control): FoldedAssignment | Control {
+  if (typeof value !== 'object' || value === null) throw new Error('it is no object')
+  if ('control' in value) return Control.parse(value)
+  for (const name of ['key', 'id', 'content', 'bundle'] as const) {
+    if (typeof value[name] !== 'string') throw new Error(`${name} is no string`)
+  }
+  return value
 }
 
 /** The event itself, and what it does to the compacted subset; `headers` go with both. */

@@ -245,7 +245,7 @@ function settledOutcome(): Folded {
 /** Returns the content identity. */
 function checkAssignment(record: FoldedAssignment): Content {
   const { key, id, content, cluster, instability } = record
-  const found = contentOf(content)
+  const found = typeof content === 'string' ? contentOf(content) : undefined
   if (found === undefined || key !== keyOf(id, content)) {
     throw invalid(`the key "${key}" is not the id "${id}" + @ + 16 hex digits of "${content}"`)
   }

@@ -179,6 +179,8 @@ test('a record that disagrees with itself is refused and changes nothing', () =>
     { ...good, instability: Number.NaN },
     { ...good, instability: Number.POSITIVE_INFINITY },
     { ...good, key: 'id1' },
+    // As JSON brings it: another's record.
+    { ...good, content: undefined as unknown as string },
     { ...good, content: 'xyz', key: 'id1@xyz' },
     { ...good, cluster: 2 ** 30 },
     { ...good, cluster: -1 },
