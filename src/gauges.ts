@@ -36,7 +36,7 @@ export function createGauges(): Gauges {
   const meters = { score: createBacklogMeter(), select: createBacklogMeter() }
   return async parts => {
     await Promise.all(ROLES.map(role => refreshBacklog(parts, role, meters[role])))
-    if (parts.select !== undefined) refreshSubset(parts, parts.select)
+    if (parts.select?.isDeciding === true) refreshSubset(parts, parts.select)
     if (parts.engine !== undefined) refreshLoads(parts.metrics, parts.engine)
   }
 }

@@ -25,7 +25,7 @@ export function createMetrics() {
   for (const name of ['handles', 'requests', 'resources']) {
     registry.removeSingleMetric(`nodejs_active_${name}_total`)
   }
-  return {
+  const metrics = {
     registry,
     ...flowMetrics([registry]),
     ...infoMetrics([registry]),
@@ -36,6 +36,40 @@ export function createMetrics() {
     ...regretMetrics([registry]),
     ...driftMetrics([registry]),
     ...bundleMetrics([registry]),
+  }
+  hideSelection(metrics)
+  return metrics
+}
+
+/** What the one member that decides shows. */
+const SELECTION = [
+  'subset',
+  'budget',
+  'history',
+  'level',
+  'balance',
+  'evenness',
+  'clusters',
+  'redundant',
+  'pending',
+  'driftWindow',
+  'driftStability',
+  'driftNoise',
+  'driftBeyond',
+  'regretBudget',
+  'regretVariation',
+  'regretRecovered',
+  'bundleInForce',
+  'shadowDifference',
+] as const satisfies (keyof Metrics)[]
+
+/** A process that does not decide, or does so no longer, shows none of these: a largest or least value is of the one that does. */
+export function hideSelection(metrics: Pick<Metrics, (typeof SELECTION)[number]>): void {
+  for (const name of SELECTION) {
+    const gauge: Gauge = metrics[name]
+    gauge.reset()
+    // What `reset` leaves of a gauge without labels is a 0.
+    gauge.remove({})
   }
 }
 

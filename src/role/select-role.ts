@@ -15,7 +15,7 @@ import type { Config } from '../config.ts'
 import { messageOf, XmasdError } from '../errors.ts'
 import type { Consumer, Log, LogRecord, OutRecord } from '../log/log.ts'
 import type { Logger } from '../observe/logger.ts'
-import type { Metrics } from '../observe/metrics.ts'
+import { hideSelection, type Metrics } from '../observe/metrics.ts'
 import { groupsOf } from '../open-log.ts'
 import type { Cluster, Control } from '../record.ts'
 import type { Folded } from '../select/fold.ts'
@@ -38,6 +38,8 @@ export type SelectRoleParts = {
 export type SelectRole = {
   /** Runs until `signal` aborts; the batch in hand is committed. */
   run(signal: AbortSignal): Promise<void>
+  /** Whether this member has the partition: others stand by. */
+  readonly isDeciding: boolean
   /** Every cluster that has examples: its size, and how many are kept. */
   clusters(): { cluster: Cluster; size: number; quota: number }[]
   /** Clusters of the bundle in force; undefined where it is not known to be another than the configured one. */
@@ -99,6 +101,7 @@ class Role implements SelectRole {
       await new Promise(resolve => setTimeout(resolve, REOPEN_WAIT_MS))
     }
     if (this.#selections !== undefined) this.#gauges()
+    else hideSelection(this.#parts.metrics)
   }
 
   async #tryOpen(isLast: boolean): Promise<boolean> {
@@ -108,6 +111,7 @@ class Role implements SelectRole {
       if (this.#selections !== undefined) logger.warn({ role: 'select' }, 'another member decides')
       else logger.info({ role: 'select' }, 'standing by: another member decides')
       this.#selections = undefined
+      this.#comparedAt = Number.NEGATIVE_INFINITY
       return true
     }
     const to = position.offset
@@ -145,6 +149,10 @@ class Role implements SelectRole {
   async #commitState(selections: Selections): Promise<void> {
     const state = selections.write.bind(selections)
     await this.#consumer.commit({ positions: [], outputs: [], state })
+  }
+
+  get isDeciding(): boolean {
+    return this.#selections !== undefined
   }
 
   clusters(): { cluster: Cluster; size: number; quota: number }[] {

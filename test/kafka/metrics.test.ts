@@ -44,7 +44,9 @@ test('score and select processes show both backlogs, their partitions and transa
     assert.ok(shown('xmasd_rebalances_total', 'role="score"')! >= 1)
     assert.equal(shown('xmasd_backlog_seconds', 'role="score"'), 0)
     assert.equal(shown('xmasd_check_ok', 'check="engine"'), 1)
+    assert.equal(shown('xmasd_regret_recovered_ratio'), undefined)
   }
+  assert.equal(c!('xmasd_regret_recovered_ratio'), 1)
   assert.ok(c!('xmasd_transactions_total', 'outcome="committed"')! >= 1)
   const decided = ['assigned', 'duplicate', 'redelivered'].map(
     outcome => c!('xmasd_examples_total', `outcome="${outcome}"`)!,

@@ -1,0 +1,102 @@
+import assert from 'node:assert/strict'
+import test from 'node:test'
+import { setTimeout } from 'node:timers/promises'
+import { DriftWindow } from '../../src/cluster/drift.ts'
+import { createGauges } from '../../src/gauges.ts'
+import type { Consumer, Log } from '../../src/log/log.ts'
+import { createLogger } from '../../src/observe/logger.ts'
+import { createMetrics } from '../../src/observe/metrics.ts'
+import { openSelectRole } from '../../src/role/select-role.ts'
+import { newStatus } from '../../src/role/status.ts'
+import { EXAMPLES, site } from './site.ts'
+
+const CLUSTERS = 7
+const OF_THE_SELECTION =
+  /^xmasd_(subset|budget|history|level|balance|evenness|quota|redundant|pending|drift|regret|bundle_in_force|shadow)_.*$/gm
+
+/** As a group deals it: whoever has no partition has no positions and polls nothing. */
+class Dealt {
+  hasIt = false
+  #epoch = 0
+
+  deal(hasIt: boolean): void {
+    this.hasIt = hasIt
+    this.#epoch++
+  }
+
+  consumer(whole: Consumer): Consumer {
+    const epoch = (): number => this.#epoch
+    return {
+      poll: async options => {
+        if (this.hasIt) return whole.poll(options)
+        await setTimeout(5)
+        return []
+      },
+      positions: async () => (this.hasIt ? whole.positions() : []),
+      commit: commit => whole.commit(commit),
+      rewind: places => whole.rewind(places),
+      close: () => whole.close(),
+      get epoch() {
+        return epoch()
+      },
+      get state() {
+        return whole.state
+      },
+    }
+  }
+
+  log(whole: Log): Log {
+    return new Proxy(whole, {
+      get: (_, name: keyof Log) => {
+        if (name === 'consume') {
+          return async (options: Parameters<Log['consume']>[0]) =>
+            this.consumer(await whole.consume(options))
+        }
+        const value = whole[name]
+        return typeof value === 'function' ? value.bind(whole) : value
+      },
+    })
+  }
+}
+
+test('only the member that has the partition shows gauges of the selection: before it, and after it, they are absent', async t => {
+  const { log: whole, config } = await site(t)
+  const dealt = new Dealt()
+  const log = dealt.log(whole)
+  const metrics = createMetrics()
+  const status = newStatus('select')
+  const sizes = new Array<number>(CLUSTERS).fill(10)
+  const baseline = { examples: 10 * CLUSTERS, textOnly: 0, sizes }
+  const drift = new DriftWindow({ clusters: CLUSTERS, baseline, radii: undefined })
+  const logger = createLogger('silent')
+  const select = await openSelectRole({ config, log, metrics, logger, status, drift })
+  t.after(() => select.close())
+  const refresh = createGauges()
+  const common = { config, metrics, log, isReached: true, statuses: [status], engine: undefined }
+  const scrape = async (): Promise<string> => {
+    await refresh({ ...common, clusters: CLUSTERS, select })
+    return metrics.registry.metrics()
+  }
+  const shown = async (): Promise<string[]> => [...((await scrape()).match(OF_THE_SELECTION) ?? [])]
+  const until = async (isSo: () => Promise<boolean>): Promise<void> => {
+    for (let tries = 0; !(await isSo()); tries++) {
+      assert.ok(tries < 1_000, 'it did not come')
+      await setTimeout(10)
+    }
+  }
+  const controller = new AbortController()
+  const running = select.run(controller.signal)
+  assert.deepEqual(await shown(), [])
+  const decided = `xmasd_examples_total{outcome="assigned"} ${EXAMPLES}`
+  for (const round of [1, 2]) {
+    dealt.deal(true)
+    await until(async () => (await scrape()).includes(decided) && select.isDeciding)
+    const names = new Set((await shown()).map(line => line.split(/[ {]/)[0]))
+    assert.equal(names.size, 18, `round ${round}: ${[...names].join(', ')}`)
+    dealt.deal(false)
+    await until(async () => !select.isDeciding)
+    assert.deepEqual(await shown(), [], `round ${round}`)
+  }
+  controller.abort()
+  await running
+})

@@ -1,0 +1,77 @@
+/** A log with assignments, for tests of the select role. */
+import { join } from 'node:path'
+import type { TestContext } from 'node:test'
+import { type Bundle, openBundle, writeBundle } from '../../src/cluster/bundle.ts'
+import { publishBundle } from '../../src/cluster/published.ts'
+import { type Config, loadConfig } from '../../src/config.ts'
+import { openLocalLog } from '../../src/log/local.ts'
+import type { Log, OutRecord } from '../../src/log/log.ts'
+import { type Assignment, keyOf } from '../../src/record.ts'
+import { temporaryFolder } from '../support.ts'
+
+export const EXAMPLES = 900
+export const SWAP_AT = 400
+
+/** `count` clusters of scores between 0 and 1, each with ten members of its own. */
+async function bundleOf(t: TestContext, count: number): Promise<Bundle> {
+  const dir = join(temporaryFolder(t), 'bundle')
+  await writeBundle(dir, {
+    schedule: { fingerprint: 'abc', steps: null, T: 2 },
+    mode: 'reference',
+    signature: 'sum',
+    baseline: { examples: 10 * count, textOnly: 0, sizes: new Array<number>(count).fill(10) },
+    centroids: {
+      data: Float32Array.from({ length: 2 * count }, (_, i) => ((i >> 1) + 0.5) / count),
+      count,
+      dimensions: 2,
+    },
+    members: {
+      cluster: Int32Array.from({ length: 10 * count }, (_, i) => i % count),
+      instability: Float32Array.from({ length: 10 * count }, (_, i) => ((i * 7) % 11) / 10),
+    },
+  })
+  return openBundle(dir)
+}
+
+function assignmentOf(i: number, bundle: Bundle): Assignment {
+  const score = ((i * 0.618) % 1) ** 2
+  const content = (i * 2654435761).toString(16).padStart(16, '0').padEnd(64, 'a')
+  const { cluster, distance } = bundle.index.nearest([score, score])
+  return {
+    v: 1,
+    key: keyOf(`id${i}`, content),
+    id: `id${i}`,
+    cluster,
+    singularValues: null,
+    trajectory: [score, score],
+    instability: ((i * 31) % 97) / 97,
+    distance,
+    content,
+    bundle: bundle.id,
+    source: { topic: 'examples', partition: 0, offset: i },
+  }
+}
+
+/** A log with assignments of one bundle and a swap to another one on the way. */
+export async function site(t: TestContext): Promise<{ log: Log; config: Config }> {
+  const path = temporaryFolder(t)
+  const log = await openLocalLog({ path })
+  t.after(() => log.close())
+  await log.ensureTopics([
+    { name: 'assignments', partitions: 1 },
+    { name: 'decisions', partitions: 1 },
+    { name: 'subset', partitions: 1, compacted: true },
+    { name: 'bundles', partitions: 1, compacted: true },
+  ])
+  const [first, second] = [await bundleOf(t, 7), await bundleOf(t, 5)]
+  for (const bundle of [first, second]) await publishBundle(log, 'bundles', bundle)
+  const values: unknown[] = Array.from({ length: EXAMPLES }, (_, i) => assignmentOf(i, first))
+  values.splice(SWAP_AT, 0, { v: 1, control: 'swap', bundle: second.id })
+  const topic = 'assignments'
+  const toRecord = (value: unknown): OutRecord => {
+    return { topic, key: null, value: Buffer.from(JSON.stringify(value)), partition: 0 }
+  }
+  await log.append(values.map(toRecord))
+  const config = loadConfig(undefined, {}, { 'log.path': path, 'select.policy': 'final' })
+  return { log, config }
+}
