@@ -150,7 +150,8 @@ type Tree = { [key: string]: unknown }
 
 /**
  * Reads `file` (or `XMASD_CONFIG`, or nothing: all defaults), lays the environment and `overrides`
- * (command-line flags, dotted keys) over it. Throws CONFIG_INVALID naming key, value and fix.
+ * (command-line flags, dotted keys; null: as if the key were not set) over it. Throws CONFIG_INVALID naming
+ * key, value and fix.
  */
 export function loadConfig(
   file: string | undefined,
@@ -262,7 +263,8 @@ function fromText(schema: z.ZodType, text: string): unknown {
 function setAt(tree: Tree, path: string[], value: unknown): void {
   const [head, ...rest] = path as [string, ...string[]]
   if (rest.length === 0) {
-    if (value !== undefined) tree[head] = value
+    if (value === null) delete tree[head]
+    else if (value !== undefined) tree[head] = value
     return
   }
   const child = tree[head]

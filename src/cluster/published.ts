@@ -93,7 +93,7 @@ async function collect(log: Log, topic: string, id: string): Promise<Map<string,
     throw new XmasdError(
       'BUNDLE_INVALID',
       `bundle ${id} does not lie in the topic ${topic}`,
-      'publish it again from its folder: xmasd bundle publish --bundle DIR',
+      '`xmasd bundle list` shows what lies there; `xmasd bundle swap --bundle DIR` publishes one from its folder',
     )
   }
   const files = [...parts]

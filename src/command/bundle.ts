@@ -15,6 +15,7 @@ import { openLog, openLogToRead, topicSpecs } from '../open-log.ts'
 import type { Control } from '../record.ts'
 import { mapClusters } from '../report/cluster-map.ts'
 import { type Reign, readReigns } from '../report/reigns.ts'
+import { configFlag } from './options.ts'
 
 type Options = { config?: string; json?: boolean; bundle?: string; to?: string; off?: boolean }
 
@@ -27,12 +28,12 @@ export function bundleCommand(): Command {
     .addCommand(
       subcommand('swap', 'Put another bundle in force, from here in the log on.', swap)
         .option('--bundle <dir>', 'folder that `xmasd fit` wrote')
-        .option('--to <id>', 'a bundle that lies on the log already'),
+        .option('--to <id>', 'a bundle that lies on the log already; its first digits will do'),
     )
     .addCommand(
       subcommand('shadow', 'Let another bundle decide beside it, into the topic `shadow`.', shadow)
         .option('--bundle <dir>', 'folder that `xmasd fit` wrote')
-        .option('--to <id>', 'a bundle that lies on the log already')
+        .option('--to <id>', 'a bundle that lies on the log already; its first digits will do')
         .option('--off', 'end it'),
     )
     .addCommand(subcommand('rollback', 'Put the bundle before the last swap in force.', rollback))
@@ -88,10 +89,21 @@ async function wanted(log: Log, config: Config, { bundle: dir, to }: Options): P
     )
   }
   const { bundles } = config.log.topics
-  if (dir === undefined) return fetchBundle(log, bundles, to!)
+  if (dir === undefined) return fetchBundle(log, bundles, await wholeId(log, bundles, to!))
   const bundle = await openBundle(dir)
   await publishBundle(log, bundles, bundle)
   return bundle
+}
+
+/** The one published id that begins with `prefix`; itself where there is none. */
+async function wholeId(log: Log, topic: string, prefix: string): Promise<string> {
+  const ids = [...(await publishedIds(log, topic))].filter(id => id.startsWith(prefix))
+  if (ids.length < 2) return ids[0] ?? prefix
+  throw new XmasdError(
+    'CONFIG_INVALID',
+    `--to ${prefix} fits ${ids.length} bundles: ${ids.join(', ')}`,
+    'give more of the id',
+  )
 }
 
 async function shadow(log: Log, config: Config, options: Options): Promise<void> {
@@ -131,6 +143,14 @@ async function rollback(log: Log, config: Config, options: Options): Promise<voi
 async function putInForce(log: Log, config: Config, options: Options, next: Bundle): Promise<void> {
   const { bundles } = config.log.topics
   const current = await currentBundle(log, config)
+  if (next.id === current.id) {
+    const { offset } = (await readReigns(log, config)).at(-1)!
+    throw new XmasdError(
+      'BUNDLE_MISMATCH',
+      `bundle ${next.id} is in force already, since offset ${offset} of ${config.log.topics.assignments}`,
+      'name another one: `xmasd bundle list` shows those on the log',
+    )
+  }
   checkSameScores(current, next)
   const map = await mapClusters(log, config, current, next)
   await publishMap(log, bundles, map)
@@ -187,6 +207,6 @@ function report(options: Options, map: ClusterMap): void {
   process.stdout.write(
     `${map.to} is in force from here on, in place of ${map.from}\n` +
       `  ${(100 * stay).toFixed(1)} % of the examples go where most of their cluster goes\n` +
-      `back again: xmasd bundle rollback\n`,
+      `back again: xmasd bundle rollback${configFlag(options)}\n`,
   )
 }

@@ -9,6 +9,7 @@ import { SIGNATURES, type Signature } from '../cluster/signature.ts'
 import { XmasdError } from '../errors.ts'
 import { startProgress } from '../observe/progress.ts'
 import { type CountedOnce, countOnce } from '../select/duplicates.ts'
+import { SMALL_CLUSTER_SIZE_MAX } from '../select/quotas.ts'
 import { describeNear, type NearReport, nearnessOf, nearReport } from './fit-nearness.ts'
 import {
   describeComparison,
@@ -19,7 +20,10 @@ import {
   sizeQuantiles,
 } from './fit-report.ts'
 import { readSource, type Source } from './fit-source.ts'
-import { integer, percent, positiveInteger } from './options.ts'
+import { configFlag, integer, percent, positiveInteger } from './options.ts'
+
+/** Of the number of clusters that is proposed where all were too small. */
+const EXAMPLES_A_CLUSTER = 20
 
 type Options = {
   trajectories?: string
@@ -119,7 +123,20 @@ async function fit(options: Options): Promise<void> {
     options.report === true
       ? signatureReport(history.signatures, read.lacking.keys(), options)
       : undefined
+  if (bundle !== undefined) warnOfSmall(bundle)
   report(options, bundle, comparison)
+}
+
+/** Clusters without which there is no subset: the batch rule passes over the small ones. */
+function warnOfSmall({ points, clusters, sizes }: BundleReport): void {
+  if (sizes.small < clusters) return
+  const fix =
+    points > SMALL_CLUSTER_SIZE_MAX
+      ? `fit fewer clusters, such as --clusters ${Math.max(1, Math.floor(points / EXAMPLES_A_CLUSTER))}`
+      : 'score more examples'
+  process.stderr.write(
+    `xmasd: all ${clusters} clusters are of at most ${SMALL_CLUSTER_SIZE_MAX} examples and give none to a subset: ${fix}\n`,
+  )
 }
 
 function checkOut({ out, force }: Options): void {
@@ -306,6 +323,7 @@ function report(
 function describeBundle(options: Options, found: BundleReport): string {
   const { sizes } = found
   const how = found.isConverged ? '' : ', not yet at rest'
+  const flag = configFlag(options)
   return (
     `bundle ${found.bundle}: ${found.clusters} clusters of ${found.points} trajectories\n` +
     `  signature   ${found.signature}\n` +
@@ -318,7 +336,7 @@ function describeBundle(options: Options, found: BundleReport): string {
     `  near        ${describeNear(found.near)}\n` +
     `written to ${found.out}\n` +
     (options.assignments === true
-      ? `next: xmasd replay --bundle ${found.out}; xmasd bundle shadow --bundle ${found.out}\n`
+      ? `next: xmasd replay --bundle ${found.out}${flag}; xmasd bundle shadow --bundle ${found.out}${flag}\n`
       : `next: xmasd select --trajectories ${found.from} --bundle ${found.out} --percent 20 --out subset.json\n`)
   )
 }

@@ -1,5 +1,10 @@
-/** Parsers of flags: what does not fit is a usage error that names the flag and the value. */
+/** Parsers of flags: what does not fit is a usage error that names the flag and the value. And one printed. */
 import { InvalidArgumentError } from 'commander'
+
+/** What a command that is named as the next one must be given to run under the same configuration. */
+export function configFlag({ config }: { config?: string }): string {
+  return config === undefined ? '' : ` --config ${config}`
+}
 
 export function integer(text: string): number {
   const value = Number(text)

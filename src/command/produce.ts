@@ -7,7 +7,7 @@ import { countExamples, readExamples } from '../ingest/data.ts'
 import type { Log, OutRecord } from '../log/log.ts'
 import { startProgress } from '../observe/progress.ts'
 import { logPlace, openLog, topicSpecs } from '../open-log.ts'
-import { positiveInteger } from './options.ts'
+import { configFlag, positiveInteger } from './options.ts'
 
 const BATCH_RECORDS = 500
 const BATCH_BYTES_MAX = 8 * 1024 * 1024
@@ -100,8 +100,12 @@ function withImagePrefix(value: Uint8Array, prefix: string): Uint8Array {
   const moved = Array.isArray(image)
     ? image.map(one => movedPath(one, prefix))
     : movedPath(image, prefix)
-  const isMoved = JSON.stringify(moved) !== JSON.stringify(image)
-  return isMoved ? Buffer.from(JSON.stringify({ ...example, image: moved })) : value
+  try {
+    const isMoved = JSON.stringify(moved) !== JSON.stringify(image)
+    return isMoved ? Buffer.from(JSON.stringify({ ...example, image: moved })) : value
+  } catch {
+    return value // nested too deep to be written again
+  }
 }
 
 function movedPath(image: unknown, prefix: string): unknown {
@@ -130,6 +134,7 @@ function report(options: Options, config: Config, produced: number): void {
   process.stdout.write(
     `${produced} examples appended to ${topics.examples} in ${logPlace(config)}\n`,
   )
-  const flag = options.config === undefined ? '' : ` --config ${options.config}`
-  process.stdout.write(`next: xmasd run${flag} --until-idle\n`)
+  // On a broker daemons are up as a rule, and a second one would be one too many.
+  if (config.log.kind === 'kafka') return
+  process.stdout.write(`next: xmasd run${configFlag(options)} --until-idle\n`)
 }

@@ -27,6 +27,7 @@ type Options = {
   policy?: PolicyName
   horizon?: number
   percent?: number
+  budgetExamples?: number
   bundle?: string
   signature?: Signature
   clusters?: number
@@ -48,6 +49,11 @@ export function replayCommand(): Command {
       positiveInteger,
     )
     .option('--percent <p>', 'share of the examples to keep (default: as configured)', percent)
+    .addOption(
+      new Option('--budget-examples <n>', 'a number of examples to keep, in place of the percent')
+        .argParser(positiveInteger)
+        .conflicts('percent'),
+    )
     .option('--bundle <dir>', 'clusters of this bundle (default: of the one in force)')
     .addOption(
       new Option('--signature <name>', 'new clusters, fitted to this signature here and now')
@@ -58,7 +64,12 @@ export function replayCommand(): Command {
     .option('--out <file>', 'write the keys that would be kept, a JSON array')
     .option('--config <file>', 'configuration file')
     .option('--json', 'one JSON document on stdout')
-    .action(replayed)
+    .action(async (options: Options, command: Command) => {
+      if (options.clusters !== undefined && options.signature === undefined) {
+        command.error("error: '--clusters <k>' fits new ones: give '--signature <name>' with it")
+      }
+      await replayed(options)
+    })
 }
 
 async function replayed(options: Options): Promise<void> {
@@ -66,11 +77,13 @@ async function replayed(options: Options): Promise<void> {
     'select.policy': options.policy,
     'select.percent': options.percent,
     'select.horizonExamples': options.horizon,
+    // A percent is asked for in place of the number that is configured.
+    'select.budgetExamples': options.percent === undefined ? options.budgetExamples : null,
   })
   const log = await openLogToRead(config)
   try {
     const topic = config.log.topics.assignments
-    const { policy, percent } = config.select
+    const { policy, percent, budgetExamples = null } = config.select
     const clusters = await clustersOf(log, config, options)
     const progress = startProgress('replay', (await log.ends(topic))[0])
     const found = await replay(log, {
@@ -89,9 +102,10 @@ async function replayed(options: Options): Promise<void> {
       )
     }
     const comparison = compare(found, await readSubset(log, config), config.select)
+    const asked = { percent: budgetExamples === null ? percent : null, budgetExamples }
     process.stdout.write(
       options.json === true
-        ? `${JSON.stringify({ v: 1, policy, percent, ...comparison })}\n`
+        ? `${JSON.stringify({ v: 1, policy, ...asked, ...comparison })}\n`
         : describe(config, comparison),
     )
   } finally {
@@ -217,8 +231,9 @@ function describe({ select }: Config, found: Comparison): string {
   const { today, clusters } = found
   const share = found.examples === 0 ? 0 : (100 * found.kept) / found.examples
   const { largest } = clusters
+  const percent = select.budgetExamples === undefined ? `${select.percent} %, ` : ''
   return (
-    `${found.kept} of ${found.examples} examples kept (${share.toFixed(1)} %; policy ${select.policy}, ${select.percent} %, budget ${found.budget})\n` +
+    `${found.kept} of ${found.examples} examples kept (${share.toFixed(1)} %; policy ${select.policy}, ${percent}budget ${found.budget})\n` +
     `  clusters   ${clusters.used}${largest === null ? '' : `; the largest, ${largest.cluster}, gives ${largest.quota} of ${largest.size}`}; balance ${found.balance.toFixed(4)}\n` +
     `  steadiness mean instability ${found.meanInstability?.toPrecision(5) ?? 'none'}\n` +
     `  duplicates ${found.duplicates}\n` +

@@ -170,6 +170,7 @@ function report(options: Options, { counts, steps, seconds, chosen }: Done): voi
   process.stdout.write(
     `${counts.scored} scored over ${steps.length} checkpoints, ${counts.textOnly} text-only, ` +
       `${failed} failed${failed > 0 ? ` (${codes.join(', ')})` : ''}; ${rate}/s on ${chosen.device}\n` +
-      `written to ${options.out}\nnext: xmasd fit --trajectories ${options.out} --out bundle\n`,
+      `written to ${options.out}\n` +
+      (counts.scored > 0 ? `next: xmasd fit --trajectories ${options.out} --out bundle\n` : ''),
   )
 }

@@ -96,28 +96,28 @@ async function lastOf(
   }
 }
 
-/** `value` is the JSON that the record holds, else its text, else null. */
-function jsonOf(record: LogRecord): string {
-  const { topic, partition, offset, key, headers, timestamp } = record
-  return JSON.stringify({
-    v: 1,
-    topic,
-    partition,
-    offset,
-    timestamp: new Date(timestamp).toISOString(),
-    key,
-    headers,
-    value: contentOf(record),
-  })
-}
-
-function contentOf({ value }: LogRecord): unknown {
-  if (value === null) return null
-  const text = Buffer.from(value).toString()
+/**
+ * `value` is the JSON that the record holds; its text where it holds none, or one nested too deep to be written
+ * again; else null.
+ */
+function jsonOf({ topic, partition, offset, key, headers, timestamp, value }: LogRecord): string {
+  const time = new Date(timestamp).toISOString()
+  const withContent = (content: unknown): string =>
+    JSON.stringify({
+      v: 1,
+      topic,
+      partition,
+      offset,
+      timestamp: time,
+      key,
+      headers,
+      value: content,
+    })
+  const text = value === null ? null : Buffer.from(value).toString()
   try {
-    return JSON.parse(text) as unknown
+    return withContent(text === null ? null : JSON.parse(text))
   } catch {
-    return text
+    return withContent(text)
   }
 }
 

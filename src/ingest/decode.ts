@@ -211,6 +211,15 @@ function wellFormed(text: string, where: string): string {
 
 /** A value as JSON, cut to what fits a message. */
 export function shown(value: unknown): string {
-  const text = JSON.stringify(value) ?? String(value)
+  const text = textOf(value)
   return text.length > 120 ? `${text.slice(0, 117).replace(LONE_SURROGATE, '')}...` : text
+}
+
+/** JSON.parse takes any depth, JSON.stringify does not. */
+function textOf(value: unknown): string {
+  try {
+    return JSON.stringify(value) ?? String(value)
+  } catch {
+    return `${Array.isArray(value) ? 'an array' : 'an object'} nested too deep to show`
+  }
 }

@@ -9,7 +9,10 @@ export type Reign = { bundle: string; offset: number }
 /** Longer records are assignments. */
 const CONTROL_BYTES_MAX = 256
 
-/** Oldest first; empty where nothing has been assigned. Looks at every record of `assignments`. */
+/**
+ * Oldest first, neighbours of different bundles: a swap to what is in force begins nothing. Empty where nothing
+ * has been assigned. Looks at every record of `assignments`.
+ */
 export async function readReigns(log: Log, config: Config): Promise<Reign[]> {
   const reigns: Reign[] = []
   for await (const { value, offset } of log.read(config.log.topics.assignments)) {
@@ -18,7 +21,8 @@ export async function readReigns(log: Log, config: Config): Promise<Reign[]> {
     if (!isFirst && value.length > CONTROL_BYTES_MAX) continue
     const record = JSON.parse(Buffer.from(value).toString()) as Assignment | Control
     if ('control' in record) {
-      if (record.control === 'swap') reigns.push({ bundle: record.bundle, offset })
+      const isOther = record.control === 'swap' && record.bundle !== reigns.at(-1)?.bundle
+      if (isOther) reigns.push({ bundle: record.bundle, offset })
     } else if (isFirst) reigns.push({ bundle: record.bundle, offset })
   }
   return reigns

@@ -88,6 +88,7 @@ test('fit gives the same bytes for the same seed and says what it did', async t 
   assert.equal(taken.status, 1)
   const few = xmasd('fit', '--trajectories', file, '--out', c, '--force')
   assert.match(few.stderr, /only 379 clusters, not 1000/)
+  assert.match(few.stderr, /all 379 clusters are of at most 2 examples .*--clusters 18\n/)
 })
 
 test('scores of another precision belong to another bundle', async t => {

@@ -70,6 +70,19 @@ test('a replay at another percent, or with another signature, keeps that many', 
   const { site } = await siteWithOther(t)
   const half = await replayOf(site, '--percent', '50')
   assert.equal(half.kept, Math.floor((half.examples as number) / 2))
+  assert.deepEqual([half.percent, half.budgetExamples], [50, null])
+  const counted = await replayOf(site, '--budget-examples', '70')
+  assert.deepEqual([counted.kept, counted.percent, counted.budgetExamples], [70, null, 70])
+  const number = { XMASD_SELECT_BUDGET_EXAMPLES: '60' }
+  const replay = ['replay', '--config', site.config]
+  const configured = await succeed(replay, number)
+  assert.match(configured.stdout, /^60 of .*; policy revisable, budget 60\)/)
+  const flagged = await succeed([...replay, '--policy', 'final', '--percent', '30'], number)
+  const thirty = Math.floor((3 * (half.examples as number)) / 10)
+  assert.match(flagged.stdout, new RegExp(`policy final, 30 %, budget ${thirty}\\)`))
+  const clusters = await run([...replay, '--clusters', '5'])
+  assert.equal(clusters.code, 2)
+  assert.match(clusters.stderr, /--clusters <k>.*--signature <name>/)
   const spectrum = await replayOf(site, '--signature', 'spectrum', '--clusters', '9')
   assert.equal(spectrum.kept, spectrum.budget)
   const { used } = spectrum.clusters as { used: number }
@@ -170,5 +183,44 @@ test('a swap that can mean nothing is refused with what to do', async t => {
   assert.equal(both.code, 2)
   assert.match(both.stderr, /--bundle DIR and --to ID/)
   const unknown = await bundle('swap', '--to', 'ffffffffffff')
-  assert.match(unknown.stderr, /ffffffffffff does not lie in the topic bundles/)
+  assert.match(
+    unknown.stderr,
+    /ffffffffffff does not lie in the topic bundles.*\n.*bundle list.*bundle swap/,
+  )
+})
+
+test('a swap to what is in force is refused; a rollback passes over those that a log holds', async t => {
+  const { site, other } = await siteWithOther(t)
+  const bundle = (...args: string[]) => run(['bundle', ...args, '--config', site.config])
+  const listed = async () => JSON.parse((await bundle('list', '--json')).stdout)
+  const first = (await listed()).reigns[0].bundle
+  const fit = ['fit', '--assignments', '--config', site.config, '--clusters', '9']
+  const fitted = await succeed([...fit, '--out', join(site.folder, 'third')])
+  assert.match(
+    fitted.stdout,
+    /replay --bundle \S+ --config \S+; .* shadow --bundle \S+ --config \S+\n/,
+  )
+  const swapped = await bundle('swap', '--bundle', other)
+  assert.match(swapped.stdout, /back again: xmasd bundle rollback --config \S+xmasd\.yaml\n/)
+  const { reigns } = await listed()
+  const second = reigns[1].bundle
+  const again = await bundle('swap', '--bundle', other)
+  assert.equal(again.code, 1)
+  assert.match(
+    again.stderr,
+    new RegExp(`${second} is in force already, since offset ${reigns[1].offset}`),
+  )
+
+  const log = await openLocalLog({ path: site.log })
+  const value = Buffer.from(JSON.stringify({ v: 1, control: 'swap', bundle: second }))
+  await log.append([{ topic: 'assignments', key: null, value, partition: 0 }])
+  await log.close()
+  assert.deepEqual((await listed()).reigns, reigns)
+  const back = await bundle('rollback')
+  assert.match(back.stdout, new RegExp(`^${first} is in force from here on, in place of ${second}`))
+  const to = await bundle('swap', '--to', second.slice(0, 6))
+  assert.match(to.stdout, new RegExp(`^${second} is in force from here on, in place of ${first}`))
+  const any = await bundle('swap', '--to', '')
+  assert.equal(any.code, 2)
+  assert.match(any.stderr, /fits 2 bundles/)
 })

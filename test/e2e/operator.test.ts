@@ -1,6 +1,6 @@
 /** What an operator types to look: tail, doctor, explain, and how commands end where nothing came of them. */
 import assert from 'node:assert/strict'
-import { mkdirSync, readFileSync } from 'node:fs'
+import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import test from 'node:test'
 import type { Decision } from '../../src/record.ts'
@@ -41,6 +41,18 @@ test('tail shows the last records of a topic, as lines or as JSON, and follows',
   const dead = await succeed(tail('dead-letters'))
   assert.match(dead.stdout, /^\S+Z 0@0 red\\x1b\[31m CONVERSATIONS_INVALID: .*"offset":6/)
   assert.equal((await run(tail('nothing'))).code, 2)
+
+  const nested = `{"id":"deep","conversations":${'['.repeat(100_000)}${']'.repeat(100_000)}}`
+  const deep = join(site.folder, 'deep.jsonl')
+  writeFileSync(deep, `${nested}\n${JSON.stringify(example('after', undefined, 'and then?'))}\n`)
+  await succeed(['produce', '--config', site.config, '--data', deep])
+  await succeed(['run', '--config', site.config, '--until-idle'])
+  const letters = lines((await succeed(tail('dead-letters', '--json'))).stdout)
+  const letter = JSON.parse(letters[1]!)
+  assert.deepEqual([letter.headers.code, letter.value], ['CONVERSATIONS_INVALID', nested])
+  const last = lines((await succeed(tail('examples', '--json', '-n', '2'))).stdout)
+  assert.equal(JSON.parse(last[0]!).value, nested)
+  assert.equal(JSON.parse(last[1]!).value.id, 'after')
 
   const { child, ended } = start(tail('assignments', '-n', '1', '--follow', '--json'))
   const seen = new Promise<void>(resolve => {
@@ -101,6 +113,7 @@ test('where nothing came of it a command ends with exit code 1 and says why', as
   const scored = await run(['score', '--proxy', proxy, '--data', broken, '--out', out])
   assert.equal(scored.code, 1)
   assert.match(scored.stdout, /0 scored .*2 failed/)
+  assert.doesNotMatch(scored.stdout, /next:/)
   assert.equal(readFileSync(out, 'utf8').trimEnd().split('\n').length, 2)
   const folder = join(site.folder, 'taken')
   mkdirSync(folder)

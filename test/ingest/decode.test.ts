@@ -17,6 +17,9 @@ const bytesOf = (value: unknown) =>
     : Buffer.from(typeof value === 'string' ? value : JSON.stringify(value))
 const withTurns = (...conversations: unknown[]) => ({ ...plain, conversations })
 
+/** JSON.parse takes it, JSON.stringify does not. */
+const deep = '['.repeat(100_000) + ']'.repeat(100_000)
+
 /** The bad inputs that need no image: what, value, code. */
 const BAD: [string, unknown, ErrorCode][] = [
   ['no bytes', '', 'NOT_JSON'],
@@ -27,6 +30,10 @@ const BAD: [string, unknown, ErrorCode][] = [
   ['null', 'null', 'NOT_AN_OBJECT'],
   ['an array', '[{}]', 'NOT_AN_OBJECT'],
   ['a string', '"a"', 'NOT_AN_OBJECT'],
+  ['an array that opens 200,000 times', '['.repeat(200_000), 'NOT_JSON'],
+  ['an array 100,000 deep', deep, 'NOT_AN_OBJECT'],
+  ['conversations 100,000 deep', `{"id": "a", "conversations": ${deep}}`, 'CONVERSATIONS_INVALID'],
+  ['an id 100,000 deep', `{"id": {"a": ${deep}}}`, 'ID_INVALID'],
   ['no id', { conversations: plain.conversations }, 'ID_INVALID'],
   ['an empty id', { ...plain, id: '' }, 'ID_INVALID'],
   ['a blank id', { ...plain, id: ' \t' }, 'ID_INVALID'],
