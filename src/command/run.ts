@@ -5,6 +5,7 @@ import { type Daemon, startDaemon } from '../daemon.ts'
 import { ROLES, type Role } from '../gauges.ts'
 import { createLogger } from '../observe/logger.ts'
 import { summaryOf, summaryText } from '../observe/summary.ts'
+import { endThreads } from '../score/host.ts'
 
 type Options = { config?: string; roles: Role[]; untilIdle?: boolean; json?: boolean }
 
@@ -30,15 +31,15 @@ function parseRoles(text: string): Role[] {
 async function run(options: Options): Promise<void> {
   const config = loadConfig(options.config)
   const logger = createLogger(config.logging.level)
-  const releaseEarly = exitOnEarlySignals(() => logger.info('stopped before anything was read'))
+  const early = exitOnEarlySignals(() => logger.info('stopped before anything was read'))
   logger.info({ roles: options.roles }, 'starting')
   const daemon = await startDaemon({
     config,
     roles: options.roles,
     logger,
     untilIdle: options.untilIdle === true,
-  })
-  releaseEarly()
+  }).catch(error => (early.isLeaving() ? NEVER : Promise.reject(error)))
+  early.release()
   const signals = stopOnSignals(daemon, signal =>
     logger.info({ signal }, 'finishing the batch in hand'),
   )
@@ -54,17 +55,25 @@ async function run(options: Options): Promise<void> {
   }
 }
 
+/** What fails because the process is ending is not told. */
+const NEVER = new Promise<never>(() => {})
+
 /** While the engine warms up nothing is in hand: a signal ends the process at once, orderly. */
-function exitOnEarlySignals(onSignal: () => void): () => void {
+function exitOnEarlySignals(onSignal: () => void): { isLeaving(): boolean; release(): void } {
+  let isLeaving = false
   const handle = (): void => {
-    onSignal()
-    process.exit(0)
+    if (!isLeaving) onSignal()
+    isLeaving = true
+    exit(0)
   }
   process.on('SIGTERM', handle)
   process.on('SIGINT', handle)
-  return () => {
-    process.off('SIGTERM', handle)
-    process.off('SIGINT', handle)
+  return {
+    isLeaving: () => isLeaving,
+    release: () => {
+      process.off('SIGTERM', handle)
+      process.off('SIGINT', handle)
+    },
   }
 }
 
@@ -75,7 +84,10 @@ export function stopOnSignals(
 ): { release(): void } {
   let isStopping = false
   const handle = (signal: NodeJS.Signals): void => {
-    if (isStopping) process.exit(signal === 'SIGINT' ? 130 : 143)
+    if (isStopping) {
+      exit(signal === 'SIGINT' ? 130 : 143)
+      return
+    }
     isStopping = true
     onSignal(signal)
     daemon.stop()
@@ -88,4 +100,8 @@ export function stopOnSignals(
       process.off('SIGINT', handle)
     },
   }
+}
+
+function exit(code: number): void {
+  void endThreads().finally(() => process.exit(code))
 }

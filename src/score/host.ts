@@ -36,17 +36,44 @@ export function startHost(
     : startProcess(script, workerData, events)
 }
 
+/** What a worker is sent last. */
+export const END = 'end'
+/** After that it is stopped wherever it is. */
+const END_MS_MAX = 15_000
+
+const threads = new Set<Host>()
+let areEnding = false
+
+/**
+ * Ends all threads, of which nobody is told any more. The process may only exit after that: within native code
+ * that would abort it.
+ */
+export async function endThreads(): Promise<void> {
+  areEnding = true
+  while (threads.size > 0) await Promise.all([...threads].map(host => host.end()))
+}
+
+/** A thread ends itself, between two calls into native code: stopped within one it aborts the process. */
 function startThread(script: URL, workerData: unknown, events: HostEvents): Host {
   const worker = new Worker(script, { workerData })
+  const exited = new Promise<void>(resolve => worker.once('exit', () => resolve()))
   worker.on('message', message => events.onMessage(message))
   worker.on('error', error => events.onError(error))
-  worker.on('exit', code => events.onExit(`exit code ${code}`, false))
-  return {
+  worker.on('exit', code => {
+    if (!areEnding) events.onExit(`exit code ${code}`, false)
+  })
+  const host: Host = {
     post: (message, transfer) => worker.postMessage(message, [...transfer]),
     end: async () => {
-      await worker.terminate()
+      worker.postMessage(END)
+      const timer = setTimeout(() => void worker.terminate(), END_MS_MAX)
+      await exited
+      clearTimeout(timer)
     },
   }
+  threads.add(host)
+  worker.once('exit', () => threads.delete(host))
+  return host
 }
 
 /**

@@ -3,6 +3,7 @@ import { once } from 'node:events'
 import { type MessagePort, parentPort, type Transferable, workerData } from 'node:worker_threads'
 import { isOutOfMemory, MEMORY_HINT } from '../engine/failure.ts'
 import { type ErrorCode, messageOf, XmasdError } from '../errors.ts'
+import { END } from './host.ts'
 import type { DeviceUse } from './scorer.ts'
 
 export type ToWorker<Job> = { job: Job }
@@ -63,7 +64,11 @@ type Main<Data> = {
   onMessage(receive: (message: unknown) => void): void
 }
 
+/** Told to end, a thread does so at once, while it loads too: whatever it has in hand is not waited for. */
 function mainThread<Data>(port: MessagePort): Main<Data> {
+  port.on('message', message => {
+    if (message === END) process.exit(0)
+  })
   return {
     workerData: workerData as Data,
     send: (message, transfer) => port.postMessage(message, [...transfer]),
