@@ -114,6 +114,7 @@ async function makeSite(folder: string, address: string, images: string[]): Prom
   await succeed([...fit, '--clusters', String(CLUSTERS)])
   const lines = [
     `log: { kind: kafka, brokers: ['${address}'], path: ./state, examplesPartitions: 4 }`,
+    'images: { root: . }',
     'proxy: { path: ./proxy }',
     'bundle: ./bundle',
     'score: { batchExamplesMax: 512, batchesInFlightMax: 4 }',

@@ -7,6 +7,7 @@ import { type Bundle, openBundle } from './cluster/bundle.ts'
 import { DriftWindow } from './cluster/drift.ts'
 import type { Config } from './config.ts'
 import { backlogOf, type Role } from './gauges.ts'
+import { checkImageRoot } from './ingest/fetch-image.ts'
 import type { Log } from './log/log.ts'
 import { countLogEvents } from './observe/log-events.ts'
 import type { Logger } from './observe/logger.ts'
@@ -64,6 +65,7 @@ async function assemble(
   close: () => Promise<void>,
 ): Promise<Daemon> {
   const { config, roles, logger } = options
+  if (roles.includes('score')) checkImageRoot(config.images.root)
   const metrics = createMetrics()
   const statuses = roles.map(newStatus)
   for (const role of roles) metrics.lastCommit.set({ role }, Date.now() / 1000)

@@ -97,6 +97,18 @@ async function main(argv: string[]): Promise<number> {
   }
 }
 
+/** System calls that change a file or a folder. */
+const WRITES = new Set([
+  'mkdir',
+  'mkdtemp',
+  'write',
+  'rename',
+  'unlink',
+  'rm',
+  'rmdir',
+  'ftruncate',
+])
+
 function report(error: unknown): number {
   if (error instanceof CommanderError) return error.exitCode === 0 ? 0 : 2
   if (error instanceof XmasdError) {
@@ -105,7 +117,8 @@ function report(error: unknown): number {
   }
   if (error instanceof Error && 'syscall' in error && 'path' in error) {
     const hint = 'does that path exist, may this user use it, and has its disk room?'
-    return report(new XmasdError('FILE_UNREADABLE', error.message, hint, { cause: error }))
+    const code = WRITES.has(String(error.syscall)) ? 'FILE_UNWRITABLE' : 'FILE_UNREADABLE'
+    return report(new XmasdError(code, error.message, hint, { cause: error }))
   }
   const isSystem = error instanceof Error && 'syscall' in error
   const text = isSystem || !(error instanceof Error) ? messageOf(error) : error.stack

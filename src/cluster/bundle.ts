@@ -101,7 +101,7 @@ export type Bundle = {
  * Writes a bundle into the folder `dir`, made where it is missing. The manifest comes last, so that a
  * bundle cut short is refused.
  *
- * @throws XmasdError FILE_UNREADABLE where it can't be written
+ * @throws XmasdError FILE_UNWRITABLE where it can't be written
  */
 export async function writeBundle(dir: string, bundle: NewBundle): Promise<Manifest> {
   const { centroids, members, ...said } = bundle
@@ -136,7 +136,7 @@ export async function writeBundle(dir: string, bundle: NewBundle): Promise<Manif
   } catch (error) {
     if (error instanceof XmasdError) throw error
     const hint = 'Check that the folder is writable and has room.'
-    throw new XmasdError('FILE_UNREADABLE', `cannot write ${dir}: ${messageOf(error)}`, hint)
+    throw new XmasdError('FILE_UNWRITABLE', `cannot write ${dir}: ${messageOf(error)}`, hint)
   }
 }
 

@@ -174,7 +174,7 @@ export function writeById(file: string, entries: readonly (readonly [string, unk
     writeFileSync(file, `{\n${lines.join(',\n')}\n}`)
   } catch (error) {
     const hint = 'Check that the folder is writable and has room.'
-    throw new XmasdError('FILE_UNREADABLE', `cannot write ${file}: ${messageOf(error)}`, hint)
+    throw new XmasdError('FILE_UNWRITABLE', `cannot write ${file}: ${messageOf(error)}`, hint)
   }
 }
 

@@ -80,6 +80,7 @@ export function demoConfig(options: Pick<Options, 'percent'>, folder: string): C
     {},
     {
       'log.path': join(folder, 'log'),
+      'images.root': demo,
       'proxy.path': join(demo, 'proxy'),
       bundle: join(demo, 'bundle'),
       'select.percent': options.percent,

@@ -1,7 +1,6 @@
 /** `doctor`: what works, what does not, what to do. Exit 0 unless something that is needed is broken. */
 import { existsSync, statfsSync } from 'node:fs'
 import { availableParallelism, totalmem } from 'node:os'
-import { dirname } from 'node:path'
 import { Command } from 'commander'
 import { checkBundleContinues, checkBundleFits } from '../bundle-checks.ts'
 import { openBundle } from '../cluster/bundle.ts'
@@ -9,9 +8,11 @@ import { type Config, loadConfig } from '../config.ts'
 import { BUILD_HINT, describeTensorflow } from '../engine/tensorflow-backend.ts'
 import { messageOf, XmasdError } from '../errors.ts'
 import { backlogOf, ROLES } from '../gauges.ts'
+import { checkImageRoot } from '../ingest/fetch-image.ts'
+import { checkWritable, nearestExisting } from '../log/environment.ts'
 import type { Log } from '../log/log.ts'
 import { groupsOf, logPlace, openLogToRead } from '../open-log.ts'
-import { checkpointBytes, openSchedule } from '../proxy/schedule.ts'
+import { checkpointBytes, openSchedule, type Schedule } from '../proxy/schedule.ts'
 import { reachOf } from '../score/metric.ts'
 import { checkNearSettings } from '../select/near-duplicates.ts'
 import { readInForce } from '../select/scope.ts'
@@ -43,7 +44,7 @@ async function doctor(options: Options): Promise<void> {
     await attempt('proxy', () => findProxy(config)),
     await attempt('bundle', () => findBundle(config)),
     await attempt('log', () => findLog(config)),
-    findImages(config),
+    await attempt('images', () => findImages(config)),
     await attempt('disk', () => findDisk(config)),
   ]
   const isFit = findings.every(({ status }) => status !== 'fail')
@@ -103,7 +104,7 @@ async function findTensorflow(config: Config): Promise<Finding> {
 }
 
 function findProxy(config: Config): Finding {
-  if (!existsSync(config.proxy.path)) return notYet('proxy', config.proxy.path, 'proxy.path')
+  if (!existsSync(config.proxy.path)) return missing('proxy', config.proxy.path, 'proxy.path')
   const schedule = openSchedule(config.proxy.path, reachOf(config.proxy.metric))
   const { checkpoints, config: proxy, fingerprint, visionShared } = schedule
   const megabytes = (checkpointBytes(checkpoints[0]!) / 2 ** 20).toFixed(1)
@@ -114,23 +115,38 @@ function findProxy(config: Config): Finding {
   return { name: 'proxy', status: 'ok', detail }
 }
 
-/** Nothing set up is no defect: the demo and the offline commands work without it. */
-function notYet(name: string, path: string, key: string): Finding {
+/** What `run` cannot do without. */
+function missing(name: string, path: string, key: string): Finding {
   const fix = `set ${key} before \`xmasd run\`; the demo and the offline commands need none`
-  return { name, status: 'warn', detail: `${path} is not there`, fix }
+  return { name, status: 'fail', detail: `${path} is not there`, fix }
 }
 
 async function findBundle(config: Config): Promise<Finding> {
-  if (!existsSync(config.bundle)) return notYet('bundle', config.bundle, 'bundle')
+  if (!existsSync(config.bundle)) return missing('bundle', config.bundle, 'bundle')
   const bundle = await openBundle(config.bundle)
-  const { checkpoints, fingerprint } = openSchedule(config.proxy.path)
-  checkBundleFits(bundle, { steps: checkpoints.map(({ step }) => step), fingerprint }, config)
   const { clusters, schedule } = bundle.manifest
   const detail = `${config.bundle}: ${bundle.id}, ${clusters} clusters over ${schedule.T} checkpoints`
+  const proxy = scheduleOf(config)
+  if (proxy === undefined) {
+    return { name: 'bundle', status: 'ok', detail: `${detail}; no proxy to look whether it fits` }
+  }
+  const { checkpoints, fingerprint } = proxy
+  checkBundleFits(bundle, { steps: checkpoints.map(({ step }) => step), fingerprint }, config)
   return { name: 'bundle', status: 'ok', detail }
 }
 
+/** Undefined where it can't be read, which is a finding of its own. */
+function scheduleOf(config: Config): Schedule | undefined {
+  try {
+    return openSchedule(config.proxy.path, reachOf(config.proxy.metric))
+  } catch (error) {
+    if (error instanceof XmasdError) return undefined
+    throw error
+  }
+}
+
 async function findLog(config: Config): Promise<Finding> {
+  checkWritable(config.log.path)
   const place = logPlace(config)
   if (config.log.kind === 'local' && !existsSync(config.log.path)) {
     return {
@@ -183,13 +199,8 @@ async function checkLog(log: Log, config: Config): Promise<void> {
 
 function findImages(config: Config): Finding {
   const { root } = config.images
-  if (existsSync(root)) return { name: 'images', status: 'ok', detail: `${root} is there` }
-  return {
-    name: 'images',
-    status: 'warn',
-    detail: `${root} is not there: examples with image paths will be dead letters`,
-    fix: 'set images.root; data: URLs need none',
-  }
+  checkImageRoot(root)
+  return { name: 'images', status: 'ok', detail: `${root} is there` }
 }
 
 const FREE_BYTES_MIN = 1 * 2 ** 30
@@ -201,8 +212,4 @@ function findDisk(config: Config): Finding {
   const detail = `${(free / 2 ** 30).toFixed(1)} GiB free at ${folder}`
   if (free >= FREE_BYTES_MIN) return { name: 'disk', status: 'ok', detail }
   return { name: 'disk', status: 'warn', detail, fix: 'free some space, or move log.path' }
-}
-
-function nearestExisting(path: string): string {
-  return existsSync(path) || dirname(path) === path ? path : nearestExisting(dirname(path))
 }

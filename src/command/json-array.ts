@@ -9,7 +9,7 @@ type Texts = AsyncIterable<string> | Iterable<string>
 /**
  * One array of `entries`, which are JSON texts. Returns how many there were.
  *
- * @throws XmasdError FILE_UNREADABLE where the file can't be written; what `entries` throws
+ * @throws XmasdError FILE_UNWRITABLE where the file can't be written; what `entries` throws
  */
 export function writeJsonArray(file: string, entries: Texts): Promise<number> {
   return writeWhole(file, entries, { first: '[\n', next: ',\n', last: '\n]\n', none: '[]\n' })
@@ -33,7 +33,7 @@ async function writeWhole(file: string, entries: Texts, frame: Frame): Promise<n
     await rm(temporary, { force: true })
     if (error instanceof XmasdError) throw error
     throw new XmasdError(
-      'FILE_UNREADABLE',
+      'FILE_UNWRITABLE',
       `cannot write ${file}: ${messageOf(error)}`,
       'Check that the folder exists, is writable and has room.',
     )

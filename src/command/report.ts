@@ -65,7 +65,7 @@ async function writeWhole(file: string, text: string): Promise<void> {
   } catch (error) {
     await rm(temporary, { force: true })
     throw new XmasdError(
-      'FILE_UNREADABLE',
+      'FILE_UNWRITABLE',
       `cannot write ${file}: ${messageOf(error)}`,
       'Check that the folder exists, is writable and has room.',
     )

@@ -1,11 +1,11 @@
 /** `score`: offline scoring, one JSON line an example, in input order. */
 import { once } from 'node:events'
-import { createWriteStream, writeFileSync } from 'node:fs'
+import { createWriteStream, type WriteStream, writeFileSync } from 'node:fs'
 import { rename } from 'node:fs/promises'
 import { Command } from 'commander'
 import { loadConfig } from '../config.ts'
 import { DEVICES, ENGINES, PRECISIONS } from '../engine/engine.ts'
-import { XmasdError } from '../errors.ts'
+import { messageOf, XmasdError } from '../errors.ts'
 import { countExamples, readExamples } from '../ingest/data.ts'
 import { startProgress } from '../observe/progress.ts'
 import { MODES } from '../score/attention.ts'
@@ -97,8 +97,7 @@ async function scoreFile(
   chunkExamples: number,
 ): Promise<Counts> {
   const temporary = `${options.out}.${process.pid}.tmp`
-  const out = createWriteStream(temporary)
-  await once(out, 'open')
+  const out = await openOut(temporary)
   const counts: Counts = { scored: 0, textOnly: 0, failed: {} }
   const { data, limit } = options
   const progress = startProgress('scored', await countExamples(data, limit))
@@ -124,6 +123,20 @@ async function scoreFile(
   await rename(temporary, options.out)
   progress.stop()
   return counts
+}
+
+async function openOut(file: string): Promise<WriteStream> {
+  const out = createWriteStream(file)
+  try {
+    await once(out, 'open')
+    return out
+  } catch (error) {
+    throw new XmasdError(
+      'FILE_UNWRITABLE',
+      `cannot write ${file}: ${messageOf(error)}`,
+      'Check that the folder exists, is writable and has room.',
+    )
+  }
 }
 
 function count(counts: Counts, measured: Measured): void {

@@ -1,5 +1,5 @@
 /** The bytes of an image: from a file below the root, a data: URL, or http(s) under limits. */
-import { constants } from 'node:fs'
+import { accessSync, constants, statSync } from 'node:fs'
 import { type FileHandle, lstat, open, realpath } from 'node:fs/promises'
 import { isAbsolute, relative, resolve, sep } from 'node:path'
 import { messageOf, XmasdError } from '../errors.ts'
@@ -15,6 +15,21 @@ export type ImageSource = {
   hosts: readonly string[]
   /** CIDRs of addresses that are fetched from although they are not public. */
   addressesAllowed: readonly string[]
+}
+
+/** Throws CONFIG_INVALID where the image root is no folder that this user may look into. */
+export function checkImageRoot(root: string): void {
+  try {
+    if (!statSync(root).isDirectory()) throw new Error('it is no folder')
+    accessSync(root, constants.X_OK)
+  } catch (cause) {
+    throw new XmasdError(
+      'CONFIG_INVALID',
+      `images.root is ${root}: ${messageOf(cause)}`,
+      'set images.root, or XMASD_IMAGES_ROOT, to the folder of the images; an empty one where none is named by path',
+      { cause },
+    )
+  }
 }
 
 /**

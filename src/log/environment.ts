@@ -2,8 +2,18 @@
  * One LMDB environment: the folder that holds a local log. A process opens a folder once (LMDB's
  * rule) and shares it between the logs it opens there; other processes may have it open too.
  */
-import { closeSync, mkdirSync, openSync, readSync, realpathSync, statSync } from 'node:fs'
-import { join } from 'node:path'
+import {
+  accessSync,
+  closeSync,
+  constants,
+  existsSync,
+  mkdirSync,
+  openSync,
+  readSync,
+  realpathSync,
+  statSync,
+} from 'node:fs'
+import { dirname, join } from 'node:path'
 import { type Database, open, type RootDatabase } from 'lmdb'
 import { messageOf, XmasdError } from '../errors.ts'
 
@@ -12,6 +22,7 @@ const FORMAT_KEY = 'format'
 const LMDB_MAGIC = 0xbeefc0de
 const LMDB_VERSION = 2
 const FOREIGN = 'not a database'
+const FILES = ['data.mdb', 'lock.mdb']
 
 /** [topic number, partition, offset] */
 export type RecordKey = [number, number, number]
@@ -75,6 +86,36 @@ export async function releaseEnvironment(environment: Environment): Promise<void
   await environment.closing
 }
 
+/**
+ * Whether a log could be written in the folder, as far as that shows without making anything.
+ * Throws LOG_UNAVAILABLE.
+ */
+export function checkWritable(path: string): void {
+  const { R_OK, W_OK, X_OK } = constants
+  try {
+    const folder = nearestExisting(path)
+    if (!statSync(folder).isDirectory()) throw new Error(`${folder} is a file`)
+    for (const file of FILES.map(name => join(path, name))) {
+      if (existsSync(file)) accessSync(file, R_OK | W_OK)
+      else accessSync(folder, W_OK | X_OK)
+    }
+  } catch (error) {
+    throw unusable(path, error, WRITABLE_HINT)
+  }
+}
+
+/** The path, or the folder nearest above it that is there. */
+export function nearestExisting(path: string): string {
+  return existsSync(path) || dirname(path) === path ? path : nearestExisting(dirname(path))
+}
+
+const WRITABLE_HINT = 'set log.path to a folder that this user may create and write'
+
+function unusable(path: string, error: unknown, hint: string): XmasdError {
+  const message = `cannot open the log folder ${path}: ${messageOf(error)}`
+  return new XmasdError('LOG_UNAVAILABLE', message, hint, { cause: error })
+}
+
 function prepareFolder(path: string, readonly: boolean): string {
   try {
     const found = statSync(path, { throwIfNoEntry: false })
@@ -83,14 +124,10 @@ function prepareFolder(path: string, readonly: boolean): string {
     if (found === undefined) mkdirSync(path, { recursive: true })
     return realpathSync(path)
   } catch (error) {
-    throw new XmasdError(
-      'LOG_UNAVAILABLE',
-      `cannot open the log folder ${path}: ${messageOf(error)}`,
-      readonly
-        ? 'name the folder of a log that `xmasd run` or `xmasd produce` has written'
-        : 'set log.path to a folder that this user may create and write',
-      { cause: error },
-    )
+    const hint = readonly
+      ? 'name the folder of a log that `xmasd run` or `xmasd produce` has written'
+      : WRITABLE_HINT
+    throw unusable(path, error, hint)
   }
 }
 
@@ -125,7 +162,7 @@ function openEnvironment(path: string, readonly: boolean): Environment {
 
 /** lmdb ends the process where its files can't be opened or are not its own: look first. */
 function checkFiles(path: string, readonly: boolean): void {
-  for (const name of ['data.mdb', 'lock.mdb']) {
+  for (const name of FILES) {
     const file = join(path, name)
     const found = statSync(file, { throwIfNoEntry: false })
     if (found === undefined) {

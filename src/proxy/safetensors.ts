@@ -151,7 +151,7 @@ function writeWhole(file: string, bytes: Buffer): void {
   } catch (error) {
     rmSync(temporary, { force: true })
     throw new XmasdError(
-      'FILE_UNREADABLE',
+      'FILE_UNWRITABLE',
       `cannot write ${file}: ${messageOf(error)}`,
       'Check that the folder exists, is writable and has room.',
     )

@@ -4,7 +4,7 @@ import { join } from 'node:path'
 import { test } from 'node:test'
 import { ROOT, temporaryFolder } from '../support.ts'
 import { NO_GPU } from '../webgpu.ts'
-import { DEMO_PROXY, run } from './command.ts'
+import { DEMO_PROXY, makeSite, run } from './command.ts'
 
 type Document = { ok: boolean; findings: { name: string; status: string; detail: string }[] }
 
@@ -15,7 +15,8 @@ test('doctor without Vulkan, CUDA and the tensorflow addon says so, exits 0, sco
   }
   symlinkSync(join(ROOT, 'node_modules'), join(folder, 'node_modules'))
   const main = join(folder, 'dist/main.js')
-  const { code, stdout, stderr } = await run(['doctor', '--json'], NO_GPU, main)
+  const doctor = ['doctor', '--json', '--config', makeSite(t).config]
+  const { code, stdout, stderr } = await run(doctor, NO_GPU, main)
   assert.equal(code, 0, stderr)
   const { ok, findings } = JSON.parse(stdout) as Document
   assert.equal(ok, true)

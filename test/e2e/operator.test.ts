@@ -3,6 +3,7 @@ import assert from 'node:assert/strict'
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import test from 'node:test'
+import { openLocalLog } from '../../src/log/local.ts'
 import type { Decision } from '../../src/record.ts'
 import {
   distinct,
@@ -93,6 +94,41 @@ test('doctor foretells what run refuses: another mode, other settings, another b
   await succeed(['doctor', '--config', site.config])
 })
 
+test('doctor foretells what run refuses on a new machine, each finding blamed for its own', async t => {
+  const site = makeSite(t)
+  const file = writeLines(site, 'file', [])
+  const none = join(site.folder, 'none')
+  const refusals: [Record<string, string>, RegExp, number][] = [
+    [{ XMASD_PROXY_PATH: none }, /✗ proxy .*none is not there\n +→ set proxy.path/, 1],
+    [{ XMASD_BUNDLE: none }, /✗ bundle .*none is not there\n +→ set bundle/, 1],
+    [{ XMASD_LOG_PATH: join(file, 'log') }, /✗ log .*file is a file\n +→ set log.path/, 1],
+    [{ XMASD_IMAGES_ROOT: none }, /✗ images .*none.*ENOENT.*\n +→ set images.root/, 2],
+    [{ XMASD_IMAGES_ROOT: file }, /✗ images .*file: it is no folder\n +→ set images.root/, 2],
+  ]
+  for (const [env, expected, code] of refusals) {
+    const { stdout } = await run(['doctor', '--config', site.config], env)
+    assert.match(stdout, expected)
+    assert.equal(stdout.match(/^✗/gm)!.length, 1, stdout)
+    const ended = await run(['run', '--config', site.config, '--until-idle'], env)
+    assert.equal(ended.code, code, ended.stderr)
+  }
+  // The select role alone looks at no image.
+  const select = ['run', '--config', site.config, '--until-idle', '--roles', 'select']
+  await succeed(select, { XMASD_IMAGES_ROOT: none })
+})
+
+test("another's record among the assignments ends run with RECORD_INVALID, which names its place", async t => {
+  const site = makeSite(t)
+  await produceAndRun(site, await distinct(2))
+  const log = await openLocalLog({ path: site.log })
+  const value = Buffer.from(JSON.stringify(example('foreign', undefined, 'what?')))
+  await log.append([{ topic: 'assignments', key: null, value, partition: 0 }])
+  await log.close()
+  const { code, stderr } = await run(['run', '--config', site.config, '--until-idle'])
+  assert.equal(code, 1)
+  assert.match(stderr, /assignments\/0@2 is no assignment.* \[RECORD_INVALID\]\n {2}\S/)
+})
+
 test('explain shows control characters of an id as escapes', async t => {
   const site = makeSite(t)
   await produceAndRun(site, [example('a\u001b[2Jb', undefined, 'what is a terminal?')])
@@ -120,5 +156,8 @@ test('where nothing came of it a command ends with exit code 1 and says why', as
   const good = writeLines(site, 'good.jsonl', [example('t', undefined, 'what?')])
   const onFolder = await run(['score', '--proxy', proxy, '--data', good, '--out', folder])
   assert.equal(onFolder.code, 1)
-  assert.match(onFolder.stderr, /taken.* \[FILE_UNREADABLE\]\n {2}\S/)
+  assert.match(onFolder.stderr, /taken.* \[FILE_UNWRITABLE\]\n {2}\S/)
+  const nowhere = join(site.folder, 'nowhere/out.jsonl')
+  const onNothing = await run(['score', '--proxy', proxy, '--data', good, '--out', nowhere])
+  assert.match(onNothing.stderr, /nowhere.* \[FILE_UNWRITABLE\]\n {2}\S/)
 })
