@@ -6,6 +6,7 @@ import type { Log } from '../log/log.ts'
 import { printable } from '../observe/printable.ts'
 import { openLogToRead } from '../open-log.ts'
 import type { Assignment, Cluster, Decision } from '../record.ts'
+import { readBaseline } from '../report/baseline.ts'
 import { assignmentsInForce, decisionsOf } from '../report/history.ts'
 import { batchQuotas, budgetOf } from '../select/quotas.ts'
 
@@ -18,9 +19,12 @@ export type Explanation = {
   assignment: Assignment
   /** Place in its cluster, 1 is the steadiest; null where it joins none (a duplicate, the control arm), and for text. */
   rank: number | null
+  /** Of those that count: the baseline's too, none of the control arm's. */
   clusterSize: number
-  /** What its cluster gives by the batch rule over all of `assignments`. */
+  /** What its cluster gives by the batch rule over all that count. */
   quota: number
+  /** Who decides it where there is a control arm: `random`, by lot; null where there is none. */
+  arm: NonNullable<Decision['arm']> | null
   decisions: Decision[]
 }
 
@@ -58,6 +62,7 @@ async function explain(log: Log, config: Config, wanted: string): Promise<Explan
     budgetOf(config.select)(total),
   )
   const ofKey = decisions.filter(decision => decision.key === assignment.key)
+  const arm = ofKey.find(decision => decision.arm !== undefined)?.arm ?? null
   const last = ofKey.at(-1)?.action
   return {
     v: 1,
@@ -67,6 +72,7 @@ async function explain(log: Log, config: Config, wanted: string): Promise<Explan
     rank: isOutside || assignment.instability === null ? null : steadier + 1,
     clusterSize: sizes.get(assignment.cluster) ?? 0,
     quota: quotas.find(({ cluster }) => cluster === assignment.cluster)?.taken ?? 0,
+    arm,
     decisions: ofKey,
   }
 }
@@ -95,9 +101,16 @@ async function readHistory(
   outside: Set<string>,
 ): Promise<History> {
   const assignment = await findAssignment(log, config, wanted)
-  const sizes = new Map<Cluster, number>()
+  const { clusters, members } = await readBaseline(log, config)
+  const sizes = new Map<Cluster, number>(clusters.map(({ cluster, size }) => [cluster, size]))
   const seen = new Set<string>()
+  // The baseline came before all others.
   let steadier = 0
+  members?.cluster.forEach((cluster, i) => {
+    if (cluster === assignment.cluster && members.instability[i]! <= assignment.instability!) {
+      steadier++
+    }
+  })
   let isBefore = true
   for await (const other of assignmentsInForce(log, config)) {
     if (outside.has(other.key) || seen.has(other.key)) continue
@@ -128,7 +141,7 @@ async function findAssignment(log: Log, config: Config, wanted: string): Promise
 }
 
 function describe(explanation: Explanation): string[] {
-  const { assignment, rank, clusterSize, quota, decisions } = explanation
+  const { assignment, rank, clusterSize, quota, arm, decisions } = explanation
   const { topic, partition, offset } = assignment.source
   const numbers = (values: number[]): string => values.map(x => x.toPrecision(5)).join(' ')
   return [
@@ -138,6 +151,9 @@ function describe(explanation: Explanation): string[] {
     `  instability ${assignment.instability?.toPrecision(6) ?? 'none'}`,
     `  cluster     ${assignment.cluster}: ${clusterSize} examples, gives ${quota}` +
       (rank === null ? '' : `; this one is number ${rank} by steadiness`),
+    ...(arm === 'random'
+      ? ['  arm         random: decided by lot, for comparison; it takes no part in quotas']
+      : []),
     '  decisions',
     ...decisions.map(
       ({ action, reason, quota: then, duplicateOf, distance, measure }) =>

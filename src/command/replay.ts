@@ -8,6 +8,7 @@ import { readTrajectoryLines } from '../cluster/trajectories.ts'
 import { type Config, loadConfig } from '../config.ts'
 import type { Log } from '../log/log.ts'
 import { balanceOf } from '../observe/balance.ts'
+import { type Parts, partsText, policyPart } from '../observe/parts.ts'
 import { startProgress } from '../observe/progress.ts'
 import { openLogToRead } from '../open-log.ts'
 import type { Assignment, Cluster } from '../record.ts'
@@ -177,31 +178,34 @@ function wholeOf(value: Uint8Array): Assignment {
 }
 
 type Comparison = {
+  /** N, and how many of them are kept: the baseline's too, none of the control arm's. */
   examples: number
-  duplicates: number
-  budget: number
   kept: number
+  budget: number
+  parts: Parts
+  duplicates: number
   /** Of the kept ones that have one. */
   meanInstability: number | null
   balance: number
   clusters: { used: number; largest: { cluster: Cluster; size: number; quota: number } | null }
-  /** Against what is kept now. */
+  /** Against what is kept now of what came, the control arm's too. */
   today: { kept: number; both: number; onlyToday: number; onlyReplayed: number; jaccard: number }
 }
 
 function compare(found: Replayed, today: Set<string>, select: Budget): Comparison {
-  const { examples, duplicates, kept, clusters } = found
+  const { parts, duplicates, kept, clusters } = found
   const both = kept.reduce((sum, { key }) => sum + (today.has(key) ? 1 : 0), 0)
   const either = kept.length + today.size - both
   const steady = kept.filter(({ instability }) => !Number.isNaN(instability))
-  const budget = budgetOf(select)(examples)
+  const counted = policyPart(parts)
+  const budget = budgetOf(select)(counted.examples)
   const ideal = batchQuotas(clusters, budget)
   const quotaOf = new Map(clusters.map(({ cluster, quota }) => [cluster, quota]))
   return {
-    examples,
-    duplicates,
+    ...counted,
     budget,
-    kept: kept.length,
+    parts,
+    duplicates,
     meanInstability:
       steady.length === 0
         ? null
@@ -229,11 +233,10 @@ function compare(found: Replayed, today: Set<string>, select: Budget): Compariso
 
 function describe({ select }: Config, found: Comparison): string {
   const { today, clusters } = found
-  const share = found.examples === 0 ? 0 : (100 * found.kept) / found.examples
   const { largest } = clusters
   const percent = select.budgetExamples === undefined ? `${select.percent} %, ` : ''
   return (
-    `${found.kept} of ${found.examples} examples kept (${share.toFixed(1)} %; policy ${select.policy}, ${percent}budget ${found.budget})\n` +
+    `${partsText(found.parts, `; policy ${select.policy}, ${percent}budget ${found.budget}`)}\n` +
     `  clusters   ${clusters.used}${largest === null ? '' : `; the largest, ${largest.cluster}, gives ${largest.quota} of ${largest.size}`}; balance ${found.balance.toFixed(4)}\n` +
     `  steadiness mean instability ${found.meanInstability?.toPrecision(5) ?? 'none'}\n` +
     `  duplicates ${found.duplicates}\n` +

@@ -4,6 +4,7 @@ import { Command } from 'commander'
 import { openBundle } from '../cluster/bundle.ts'
 import { type Config, loadConfig } from '../config.ts'
 import { messageOf, XmasdError } from '../errors.ts'
+import { partsText } from '../observe/parts.ts'
 import { openLogToRead } from '../open-log.ts'
 import { collectReport, type ReportData } from '../report/collect.ts'
 import { reportPage } from '../report/page.ts'
@@ -52,7 +53,7 @@ function jsonOf({ sample, trajectories, ends, flow, ...counted }: ReportData): s
 
 function textOf(data: ReportData, out: string): string {
   return (
-    `${out}: ${data.kept} of ${data.examples} examples kept in ${data.clusters.length} clusters, ` +
+    `${out}: ${partsText(data.parts, `; budget ${data.budget}`)}; ${data.clusters.length} clusters, ` +
     `${data.duplicates} duplicates; open it in a browser\n`
   )
 }

@@ -46,6 +46,7 @@ const SELECTION = [
   'subset',
   'budget',
   'history',
+  'parts',
   'level',
   'balance',
   'evenness',
@@ -218,7 +219,7 @@ function selectMetrics(registers: Registry[]) {
     }),
     subset: new Gauge({
       name: 'xmasd_subset_examples',
-      help: 'Examples kept now',
+      help: 'Examples that the policy keeps now, of those that count',
       registers,
     }),
     budget: new Gauge({
@@ -229,6 +230,12 @@ function selectMetrics(registers: Registry[]) {
     history: new Gauge({
       name: 'xmasd_history_examples',
       help: 'Examples that count: N of the batch rule',
+      registers,
+    }),
+    parts: new Gauge({
+      name: 'xmasd_part_examples',
+      help: 'Examples of the stream, of the baseline that decisions go on from, and of the control arm, by whether they are kept now',
+      labelNames: ['part', 'state'] as const,
       registers,
     }),
     level: new Gauge({

@@ -1,5 +1,7 @@
 /** What a run did, read from its own metrics. */
+
 import type { Metrics } from './metrics.ts'
+import { type Part, type Parts, partsText } from './parts.ts'
 
 export type Summary = {
   v: 1
@@ -8,9 +10,10 @@ export type Summary = {
   decisions: Record<string, number>
   subset: number
   history: number
+  parts: Parts
 }
 
-/** Counts since the process started; `subset` and `history` are totals of the log. */
+/** Counts since the process started; `subset` and `history` are totals of the log, of the policy and its baseline. */
 export async function summaryOf(metrics: Metrics): Promise<Summary> {
   return {
     v: 1,
@@ -19,6 +22,7 @@ export async function summaryOf(metrics: Metrics): Promise<Summary> {
     decisions: await byLabel(metrics.decisions, 'action'),
     subset: await single(metrics.subset),
     history: await single(metrics.history),
+    parts: await partsOf(metrics),
   }
 }
 
@@ -39,6 +43,17 @@ async function single(metric: Readable): Promise<number> {
   return (await metric.get()).values[0]?.value ?? 0
 }
 
+async function partsOf({ parts }: Metrics): Promise<Parts> {
+  const { values } = await parts.get()
+  const count = (part: keyof Parts, state: string): number =>
+    values.find(({ labels }) => labels.part === part && labels.state === state)?.value ?? 0
+  const of = (part: keyof Parts): Part => {
+    const kept = count(part, 'kept')
+    return { examples: kept + count(part, 'not_kept'), kept }
+  }
+  return { stream: of('stream'), baseline: of('baseline'), control: of('control') }
+}
+
 export function summaryText(summary: Summary): string {
   const list = (counts: Record<string, number>): string =>
     Object.entries(counts)
@@ -48,12 +63,11 @@ export function summaryText(summary: Summary): string {
           `${count} ${name === name.toLowerCase() ? name.replaceAll('_', ' ') : name}`,
       )
       .join(', ') || 'none'
-  const share = summary.history === 0 ? 0 : (100 * summary.subset) / summary.history
   return [
     `examples      ${list(summary.examples)}`,
     `dead letters  ${list(summary.deadLetters)}`,
     `decisions     ${list(summary.decisions)}`,
-    `subset        ${summary.subset} of ${summary.history} kept (${share.toFixed(1)}%)`,
+    `subset        ${partsText(summary.parts)}`,
     '',
   ].join('\n')
 }

@@ -5,9 +5,11 @@
  */
 import type { Config } from '../config.ts'
 import type { Log } from '../log/log.ts'
+import { type Part, type Parts, policyPart } from '../observe/parts.ts'
 import { seededRandom } from '../random.ts'
 import type { Action, Assignment, Cluster, Reason, Source } from '../record.ts'
 import { batchQuotas, budgetOf } from '../select/quotas.ts'
+import { readBaseline } from './baseline.ts'
 import { assignmentsInForce, decisionsOf, readSubset } from './history.ts'
 
 /** One example as it is drawn. */
@@ -28,14 +30,15 @@ export type ReportData = {
   bundles: string[]
   policy: string
   percent: number
-  /** N: examples that count. */
+  /** N: examples that count, the baseline's too, none of the control arm's. */
   examples: number
   /** What the batch rule allows of them. */
   budget: number
   kept: number
+  parts: Parts
   duplicates: number
   deadLetters: { code: string; count: number }[]
-  /** Descending by size. `quota` is the batch rule's over the whole history. */
+  /** Of N, descending by size. `quota` is the batch rule's over the whole history. */
   clusters: ClusterRow[]
   /** Decisions over the stream, in `FLOW_SLICES` slices of equal numbers of decisions. */
   flow: FlowCell[]
@@ -62,10 +65,14 @@ export async function collectReport(log: Log, config: Config): Promise<ReportDat
     kept,
     outside: new Set([...duplicates, ...drawn]),
   })
-  const sizes = [...gathered.clusters.values()].map(({ cluster, size }) => ({ cluster, size }))
-  const examples = sizes.reduce((sum, { size }) => sum + size, 0)
-  const budget = budgetOf(config.select)(examples)
-  const quotas = new Map(batchQuotas(sizes, budget).map(row => [row.cluster, row.taken]))
+  const baseline = (await readBaseline(log, config)).clusters
+  const parts = {
+    stream: partOf([...gathered.clusters.values()]),
+    baseline: partOf(baseline),
+    control: { examples: drawn.size, kept: [...drawn].filter(key => kept.has(key)).length },
+  }
+  const counted = policyPart(parts)
+  const budget = budgetOf(config.select)(counted.examples)
   const groups = [...gathered.clusters.values()].sort((a, b) => b.size - a.size)
   const numbered = groups.filter(({ cluster }) => cluster !== 'text')
   return {
@@ -73,17 +80,12 @@ export async function collectReport(log: Log, config: Config): Promise<ReportDat
     bundles: [...gathered.bundles],
     policy: config.select.policy,
     percent: config.select.percent,
-    examples,
+    ...counted,
     budget,
-    kept: kept.size,
+    parts,
     duplicates: duplicates.size,
     deadLetters: await readDeadLetters(log, config),
-    clusters: groups.map(({ cluster, size, keptCount }) => ({
-      cluster,
-      size,
-      kept: keptCount,
-      quota: quotas.get(cluster) ?? 0,
-    })),
+    clusters: clusterRows([...groups, ...baseline], budget),
     flow,
     sample: gathered.sample,
     trajectories: numbered
@@ -93,6 +95,25 @@ export async function collectReport(log: Log, config: Config): Promise<ReportDat
       .slice(0, PICTURE_CLUSTERS)
       .flatMap(({ steadiest, leastSteady }) => [...steadiest, ...leastSteady]),
   }
+}
+
+type Counted = { cluster: Cluster; size: number; kept: number }
+
+function partOf(rows: readonly Counted[]): Part {
+  const sum = (key: 'size' | 'kept'): number => rows.reduce((total, row) => total + row[key], 0)
+  return { examples: sum('size'), kept: sum('kept') }
+}
+
+/** Sums up the rows of each cluster. */
+function clusterRows(counted: readonly Counted[], budget: number): ClusterRow[] {
+  const sums = new Map<Cluster, Counted>()
+  for (const { cluster, size, kept } of counted) {
+    const sum = sums.get(cluster) ?? { cluster, size: 0, kept: 0 }
+    sums.set(cluster, { cluster, size: sum.size + size, kept: sum.kept + kept })
+  }
+  const rows = [...sums.values()].sort((a, b) => b.size - a.size)
+  const quotas = new Map(batchQuotas(rows, budget).map(row => [row.cluster, row.taken]))
+  return rows.map(row => ({ ...row, quota: quotas.get(row.cluster) ?? 0 }))
 }
 
 async function readFlow(
@@ -136,7 +157,7 @@ type Gathered = {
 type ClusterGroup = {
   cluster: Cluster
   size: number
-  keptCount: number
+  kept: number
   keptSample: Reservoir<Drawn>
   droppedSample: Reservoir<Drawn>
   steadiest: Drawn[]
@@ -162,7 +183,7 @@ async function readAssignments(
     const group = clusters.get(cluster) ?? newGroup(cluster, random)
     clusters.set(cluster, group)
     group.size++
-    if (isKept) group.keptCount++
+    if (isKept) group.kept++
     const drawn = drawnOf(assignment, isKept)
     if (drawn === undefined) continue
     sample.offer(drawn)
@@ -177,7 +198,7 @@ function newGroup(cluster: Cluster, random: () => number): ClusterGroup {
   return {
     cluster,
     size: 0,
-    keptCount: 0,
+    kept: 0,
     keptSample: new Reservoir(TRAJECTORIES_MAX, random),
     droppedSample: new Reservoir(TRAJECTORIES_MAX, random),
     steadiest: [],

@@ -1,4 +1,6 @@
 /** The report as one HTML page that stands alone: no script, nothing fetched. */
+
+import type { Part } from '../observe/parts.ts'
 import {
   clusterChart,
   clusterName,
@@ -66,6 +68,7 @@ function summary(data: ReportData): string {
   const tiles: [string, string][] = [
     [count(data.examples), 'examples that count'],
     [`${count(data.kept)} · ${share.toFixed(1)} %`, `kept; the budget is ${count(data.budget)}`],
+    ...partTiles(data),
     [count(data.clusters.length), `clusters in use, ${count(capped)} cut to their quota`],
     [count(data.duplicates), 'duplicates dropped'],
     [count(data.deadLetters.reduce((sum, row) => sum + row.count, 0)), 'dead letters'],
@@ -76,6 +79,18 @@ function summary(data: ReportData): string {
     `<dl>${tiles.map(([value, name]) => `<div><dt>${name}</dt><dd>${value}</dd></div>`).join('')}</dl>`,
     letters.length === 0 ? '' : `<p class="note">Dead letters: ${letters.join(' · ')}</p>`,
   ].join('\n')
+}
+
+/** What N and the kept ones are made of, where that is more than the stream. */
+function partTiles({ parts }: ReportData): [string, string][] {
+  const { stream, baseline, control } = parts
+  const of = ({ kept, examples }: Part): string => `${count(kept)} of ${count(examples)}`
+  const tiles: [string, string][] = []
+  if (baseline.examples > 0) {
+    tiles.push([of(stream), 'kept of the stream'], [of(baseline), 'kept of the baseline'])
+  }
+  if (control.examples > 0) tiles.push([of(control), 'kept by lot, besides: the control arm'])
+  return tiles
 }
 
 function figure(title: string, caption: string, chart: string): string {

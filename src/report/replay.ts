@@ -3,6 +3,7 @@
  * other clusters. Nothing is published. Memory: some 250 bytes an example.
  */
 import type { Log, LogRecord } from '../log/log.ts'
+import type { Parts } from '../observe/parts.ts'
 import type { Cluster, Control } from '../record.ts'
 import { parseAssignment } from '../role/decision-outputs.ts'
 import { type ExampleStore, Fold, type KeyedRow, type SelectSettings } from '../select/fold.ts'
@@ -24,10 +25,9 @@ export type ReplayOptions = {
 }
 
 export type Replayed = {
-  /** N */
-  examples: number
+  parts: Parts
   duplicates: number
-  /** Key and instability (NaN: text-only) of what is kept, in log order. */
+  /** Key and instability (NaN: text-only) of what is kept of what came, in log order. */
   kept: { key: string; instability: number }[]
   clusters: { cluster: Cluster; size: number; quota: number }[]
 }
@@ -53,7 +53,7 @@ export async function replay(log: Log, options: ReplayOptions): Promise<Replayed
   fold.fold(SETTLE, next)
   const kept = Int32Array.from(fold.subset()).sort()
   return {
-    examples: fold.policy.examples,
+    parts: fold.parts,
     duplicates: fold.duplicates,
     kept: Array.from(kept, sequence => {
       const { key, instability } = store.row(sequence)

@@ -16,6 +16,7 @@ import { messageOf, XmasdError } from '../errors.ts'
 import type { Consumer, Log, LogRecord, OutRecord } from '../log/log.ts'
 import type { Logger } from '../observe/logger.ts'
 import { hideSelection, type Metrics } from '../observe/metrics.ts'
+import { PARTS } from '../observe/parts.ts'
 import { groupsOf } from '../open-log.ts'
 import type { Cluster, Control } from '../record.ts'
 import type { Folded } from '../select/fold.ts'
@@ -268,6 +269,11 @@ class Role implements SelectRole {
     const state = this.#state
     metrics.subset.set(state.kept)
     metrics.history.set(state.examples)
+    for (const part of PARTS) {
+      const { examples, kept } = state.parts[part]
+      metrics.parts.set({ part, state: 'kept' }, kept)
+      metrics.parts.set({ part, state: 'not_kept' }, examples - kept)
+    }
     metrics.pending.set(state.pending)
     metrics.budget.set(budgetShare(config.select, state.examples))
     const { examples, stabilityIndex, stabilityNoise, beyondShare } = drift.measure()

@@ -13,6 +13,8 @@ export class ControlArm {
   readonly #rate: number
   /** Sequence numbers of those that it keeps. */
   readonly kept: number[] = []
+  /** How many it has. */
+  examples = 0
 
   /** Percents, 0..100: of the stream that is drawn into it, and of those that it keeps. */
   constructor(percent: number, keepPercent: number) {
@@ -27,6 +29,7 @@ export class ControlArm {
   /** Decides a member. Returns whether it is kept. */
   take(content: Content, sequence: number): boolean {
     const isKept = hashedDraw(content, LOTS) < this.#rate
+    this.examples++
     if (isKept) this.kept.push(sequence)
     return isKept
   }

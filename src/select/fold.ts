@@ -11,6 +11,7 @@
  *                                 drop, near_duplicate ◄─ else ──┘
  */
 import { XmasdError } from '../errors.ts'
+import type { Parts } from '../observe/parts.ts'
 import { type Control, type Decision, keyOf } from '../record.ts'
 import type { Row } from './blocks.ts'
 import { ControlArm } from './control.ts'
@@ -96,12 +97,16 @@ export class Fold {
     return this.#duplicates
   }
 
-  /** How many the subset holds, those of the control arm too. */
-  get kept(): number {
-    return this.policy.kept + this.#control.kept.length
+  get parts(): Parts {
+    const { examples, kept, baseline } = this.policy
+    return {
+      stream: { examples: examples - baseline.examples, kept: kept - baseline.kept },
+      baseline,
+      control: { examples: this.#control.examples, kept: this.#control.kept.length },
+    }
   }
 
-  /** Sequence numbers of the subset, in no particular order. */
+  /** Sequence numbers of what is kept of what came, the control arm's too, in no particular order. */
   *subset(): Generator<number> {
     yield* this.policy.subset()
     yield* this.#control.kept

@@ -6,6 +6,7 @@
  * judged again when the state is opened, with the same result.
  */
 import { deserialize, serialize } from 'node:v8'
+import type { Part } from '../observe/parts.ts'
 import type { Cluster, Reason } from '../record.ts'
 import type { Content } from './duplicates.ts'
 import { Ledger } from './ledger.ts'
@@ -100,14 +101,14 @@ export class Irrevocable implements Policy {
   begin({ clusters, textOnly, members }: Beginning): void {
     this.#hasBegun = true
     this.#reserve(clusters + 1)
-    const { baseline = 'continue', budgetExamples } = this.#settings
+    const { baseline = 'continue' } = this.#settings
     if (members === undefined || baseline === 'ignore') return
     const { ledger, sketches, learned } = this.#history
     members.cluster.forEach((cluster, i) => {
       sketches.add(slotOf(cluster), members.instability[i]!)
       if (i % REFRESH_EVERY === 0) sketches.refresh()
     })
-    if (baseline === 'continue' && budgetExamples === undefined) {
+    if (goesOnFrom(this.#settings)) {
       ledger.begin(members, textOnly, budgetOf(this.#settings))
       this.#judge.begin()
       return
@@ -127,6 +128,11 @@ export class Irrevocable implements Policy {
 
   get kept(): number {
     return this.#history.ledger.keptTotal
+  }
+
+  get baseline(): Part {
+    const { baseline, baselineKept } = this.#history.ledger
+    return { examples: baseline, kept: baselineKept }
   }
 
   get bytes(): number {
@@ -230,4 +236,12 @@ export class Irrevocable implements Policy {
     if (name === PASSED_OVER) this.skip()
     else this.add(name, instability[i]!, '', { high: high[i]!, low: low[i]! })
   }
+}
+
+/** Whether a baseline that the bundle holds is the beginning of the history. */
+export function goesOnFrom({
+  baseline = 'continue',
+  budgetExamples,
+}: IrrevocableSettings): boolean {
+  return baseline === 'continue' && budgetExamples === undefined
 }

@@ -2,6 +2,8 @@
  * What the fold drives: a policy takes examples one by one and says which are kept. It knows them by sequence
  * number; their keys and ids lie with the fold.
  */
+
+import type { Part } from '../observe/parts.ts'
 import type { Action, Cluster, Reason } from '../record.ts'
 import type { Content } from './duplicates.ts'
 import { TEXT_SLOT } from './level.ts'
@@ -55,6 +57,8 @@ export interface Policy {
   /** How many examples have been decided: sequence numbers below it. */
   readonly settled: number
   readonly kept: number
+  /** Of both, what came from the bundle's data. */
+  readonly baseline: Part
   /** Bytes held for the examples. */
   readonly bytes: number
   /** Whether `begin` is to come before the first example. */

@@ -100,6 +100,9 @@ export class Revisable implements Policy {
     return this.#kept
   }
 
+  /** Its history is the stream alone. */
+  readonly baseline = { examples: 0, kept: 0 }
+
   readonly wantsBeginning = false
 
   begin(): void {}

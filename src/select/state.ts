@@ -22,6 +22,7 @@
 import { z } from 'zod'
 import { XmasdError } from '../errors.ts'
 import type { StateReader, StateWriter } from '../log/log.ts'
+import type { Parts } from '../observe/parts.ts'
 import type { Control, Decision, SubsetEntry } from '../record.ts'
 import { Fold, type Folded, type NearOf, type SelectSettings } from './fold.ts'
 import type { FoldedAssignment } from './parse.ts'
@@ -93,7 +94,7 @@ export class SelectState {
     return this.#fold.lastOffset + 1
   }
 
-  /** N: examples that count, pending ones included. */
+  /** N: examples that count, pending ones and those of a baseline included. */
   get examples(): number {
     return this.#fold.policy.examples
   }
@@ -107,9 +108,14 @@ export class SelectState {
     return this.#fold.duplicates
   }
 
-  /** How many the subset holds. */
+  /** How many of them are kept. */
   get kept(): number {
-    return this.#fold.kept
+    return this.#fold.policy.kept
+  }
+
+  /** Of which parts both are, and what the control arm has besides. */
+  get parts(): Parts {
+    return this.#fold.parts
   }
 
   /** Bytes of memory held for the examples, all together. */

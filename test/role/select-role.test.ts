@@ -12,7 +12,7 @@ import { EXAMPLES, site } from './site.ts'
 
 const CLUSTERS = 7
 const OF_THE_SELECTION =
-  /^xmasd_(subset|budget|history|level|balance|evenness|quota|redundant|pending|drift|regret|bundle_in_force|shadow)_.*$/gm
+  /^xmasd_(subset|budget|history|level|balance|evenness|quota|part|redundant|pending|drift|regret|bundle_in_force|shadow)_.*$/gm
 
 /** As a group deals it: whoever has no partition has no positions and polls nothing. */
 class Dealt {
@@ -92,7 +92,7 @@ test('only the member that has the partition shows gauges of the selection: befo
     dealt.deal(true)
     await until(async () => (await scrape()).includes(decided) && select.isDeciding)
     const names = new Set((await shown()).map(line => line.split(/[ {]/)[0]))
-    assert.equal(names.size, 18, `round ${round}: ${[...names].join(', ')}`)
+    assert.equal(names.size, 19, `round ${round}: ${[...names].join(', ')}`)
     dealt.deal(false)
     await until(async () => !select.isDeciding)
     assert.deepEqual(await shown(), [], `round ${round}`)

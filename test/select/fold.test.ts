@@ -119,7 +119,11 @@ test('a control arm is decided by lot, at once, and the batch rule holds for the
       const kept = [...subset.kept].filter(key => !drawn.has(key))
       assert.deepEqual(kept.sort(), selected.map(index => others[index]!.key).sort())
       assert.equal(state.examples, others.length)
-      assert.equal(state.kept, subset.kept.size)
+      assert.equal(state.kept, selected.length)
+      const { stream: ofPolicy, baseline, control } = state.parts
+      assert.deepEqual(ofPolicy, { examples: others.length, kept: selected.length })
+      assert.deepEqual(baseline, { examples: 0, kept: 0 })
+      assert.deepEqual(control, { examples: drawn.size, kept: subset.kept.size - kept.length })
       const exported = [...state.subset()].map(({ key }) => key)
       assert.deepEqual(exported.sort(), [...subset.kept].sort())
     }),

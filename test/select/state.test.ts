@@ -65,6 +65,7 @@ test('stopped and started anywhere, with or without a commit, the fold decides t
       const all = [straight.examples, straight.kept, straight.duplicates, straight.pending]
       assert.deepEqual(counts, all)
       assert.deepEqual([...state.subset()], [...straight.subset()])
+      assert.deepEqual(state.parts, straight.parts)
       assert.deepEqual(state.regret(), straight.regret())
     }),
     { numRuns: 300 },
