@@ -9,7 +9,7 @@ import { BUILD_HINT, describeTensorflow } from '../engine/tensorflow-backend.ts'
 import { messageOf, XmasdError } from '../errors.ts'
 import { backlogOf, ROLES } from '../gauges.ts'
 import { checkImageRoot } from '../ingest/fetch-image.ts'
-import { checkWritable, nearestExisting } from '../log/environment.ts'
+import { checkWritable, isUnwritten, nearestExisting } from '../log/environment.ts'
 import type { Log } from '../log/log.ts'
 import { groupsOf, logPlace, openLogToRead } from '../open-log.ts'
 import { checkpointBytes, openSchedule, type Schedule } from '../proxy/schedule.ts'
@@ -148,11 +148,11 @@ function scheduleOf(config: Config): Schedule | undefined {
 async function findLog(config: Config): Promise<Finding> {
   checkWritable(config.log.path)
   const place = logPlace(config)
-  if (config.log.kind === 'local' && !existsSync(config.log.path)) {
+  if (config.log.kind === 'local' && isUnwritten(config.log.path)) {
     return {
       name: 'log',
       status: 'ok',
-      detail: `${place} is not there yet: the first run makes it`,
+      detail: `${place} is empty yet: the first run makes the log`,
     }
   }
   const log = await openLogToRead(config).catch((error: unknown) => {

@@ -22,7 +22,7 @@ const FORMAT_KEY = 'format'
 const LMDB_MAGIC = 0xbeefc0de
 const LMDB_VERSION = 2
 const FOREIGN = 'not a database'
-const FILES = ['data.mdb', 'lock.mdb']
+const FILES = ['data.mdb', 'lock.mdb'] as const
 
 /** [topic number, partition, offset] */
 export type RecordKey = [number, number, number]
@@ -158,6 +158,12 @@ function openEnvironment(path: string, readonly: boolean): Environment {
     if (error instanceof XmasdError) throw error
     throw unopened(path, error)
   }
+}
+
+/** Whether a log would begin at `path`: it is a folder without one, or is not there yet. */
+export function isUnwritten(path: string): boolean {
+  const found = statSync(path, { throwIfNoEntry: false })
+  return found === undefined || (found.isDirectory() && !existsSync(join(path, FILES[0])))
 }
 
 /** lmdb ends the process where its files can't be opened or are not its own: look first. */

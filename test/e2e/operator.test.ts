@@ -94,6 +94,13 @@ test('doctor foretells what run refuses: another mode, other settings, another b
   await succeed(['doctor', '--config', site.config])
 })
 
+test('a folder that is there and empty, as a fresh volume, is ready for a log', async t => {
+  const site = makeSite(t)
+  mkdirSync(site.log)
+  const { stdout } = await succeed(['doctor', '--config', site.config])
+  assert.match(stdout, /✓ log .*the first run makes the log/)
+})
+
 test('doctor foretells what run refuses on a new machine, each finding blamed for its own', async t => {
   const site = makeSite(t)
   const file = writeLines(site, 'file', [])
