@@ -38,17 +38,22 @@ function tridiagonalOf(a: Float64Array, n: number): Tridiagonal {
   const image = new Float64Array(n)
   for (let k = 0; k < n - 1; k++) {
     diagonal[k] = a[k * n + k]!
+    let largest = 0
+    for (let i = k + 1; i < n; i++) largest = Math.max(largest, Math.abs(a[i * n + k]!))
+    beside[k] = a[(k + 1) * n + k]!
+    if (largest === 0 || k === n - 2) continue
+    // A power of two: squares neither vanish nor overflow, and nothing is rounded.
+    const scale = 2 ** Math.floor(Math.log2(largest))
     let squares = 0
     for (let i = k + 1; i < n; i++) {
-      mirror[i] = a[i * n + k]!
+      mirror[i] = a[i * n + k]! / scale
       squares += mirror[i]! ** 2
     }
     const first = mirror[k + 1]!
     const norm = Math.sqrt(squares)
-    const isReduced = norm === 0 || k === n - 2
-    beside[k] = isReduced ? first : first > 0 ? -norm : norm
-    if (isReduced) continue
-    mirror[k + 1] = first - beside[k]!
+    const mirrored = first > 0 ? -norm : norm
+    beside[k] = scale * mirrored
+    mirror[k + 1] = first - mirrored
     reflect(a, n, k + 1, { mirror, image, factor: 1 / (norm * (norm + Math.abs(first))) })
   }
   diagonal[n - 1] = a[n * n - 1]!

@@ -63,6 +63,19 @@ test('so they are at the sizes of the score, close together and far apart', () =
   }
 })
 
+test('entries whose squares vanish are no zeros', () => {
+  for (const small of [1e-100, 1e-86, 1e-170, 1e-300, 5e-324]) {
+    const [far, near] = [
+      symmetric(5, (i, j) => small * (1 + i + j)),
+      symmetric(5, (i, j) => 1 + i + j),
+    ]
+    far[3] = far[15] = 1
+    near[4] = near[20] = small
+    for (const matrix of [far, near])
+      assertClose(largestEigenvalues(matrix.slice(), 5, 5), matrix, 5)
+  }
+})
+
 test('equal eigenvalues come as often as they are there', () => {
   const identity = symmetric(7, (i, j) => (i === j ? 2 : 0))
   assert.deepEqual(largestEigenvalues(identity, 7, 5), [2, 2, 2, 2, 2])
