@@ -192,7 +192,7 @@ export class KafkaConsumer implements Consumer {
 
   #letGo(lane: Lane): void {
     if (lane.isHeld) this.epoch++
-    lane.isHeld = false
+    lane.letGo()
   }
 
   async poll(options: {

@@ -79,8 +79,9 @@ export class Fetcher {
   async #run(): Promise<void> {
     while (!this.#abort.signal.aborted) {
       this.#isPoked = false
-      const lanes = this.#wanted()
-      const bytes = this.#ahead.room(this.#options.lanes)
+      const delivering = [...this.#options.lanes].filter(lane => lane.isDelivering)
+      const bytes = this.#ahead.room(delivering)
+      const lanes = inTurn(delivering.filter(lane => !lane.isBeingFetched))
       if (lanes.length > 0 && bytes > 0) await this.#dispatch(lanes, bytes)
       await this.#poked()
     }
@@ -91,13 +92,6 @@ export class Fetcher {
     return new Promise(resolve => {
       this.#wake = resolve
     })
-  }
-
-  /** In turn: a broker fills its answer in the order of the request, and one lane may take all of it. */
-  #wanted(): Lane[] {
-    return [...this.#options.lanes]
-      .filter(lane => lane.isDelivering && !lane.isBeingFetched)
-      .sort((a, b) => a.filled - b.filled)
   }
 
   async #dispatch(lanes: readonly Lane[], bytes: number): Promise<void> {
@@ -189,4 +183,9 @@ export class Fetcher {
   #fail(error: unknown): void {
     if (!this.#abort.signal.aborted) this.#options.onFailed(error)
   }
+}
+
+/** A broker fills its answer in the order of the request, and one lane may take all of it. */
+function inTurn(lanes: readonly Lane[]): Lane[] {
+  return [...lanes].sort((a, b) => a.filled - b.filled)
 }

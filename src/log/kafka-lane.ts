@@ -76,7 +76,17 @@ export class Lane {
   restart(): void {
     this.isVoid = false
     this.delivered = this.committed
-    this.fetchFrom = this.committed
+    this.#drop()
+  }
+
+  /** What waits, or is being fetched, is somebody else's now. */
+  letGo(): void {
+    this.isHeld = false
+    this.#drop()
+  }
+
+  #drop(): void {
+    this.fetchFrom = this.delivered
     this.version++
     this.#queue = []
     this.#head = 0
