@@ -56,13 +56,18 @@ test('a worker killed in the middle of a batch is replaced, passes are halved an
     'utf8',
   )
   const [worker] = children.trim().split(' ').map(Number)
-  process.kill(worker!, 'SIGKILL')
-  const metrics = async () => (await fetch(`${url}/metrics`)).text()
-  let text = await metrics()
-  while (!text.includes('xmasd_examples_total{outcome="assigned"} 60')) {
-    await new Promise(resolve => setTimeout(resolve, 100))
-    text = await metrics()
+  const metrics = async (sign: string): Promise<string> => {
+    for (;;) {
+      const text = await (await fetch(`${url}/metrics`)).text()
+      if (text.includes(sign)) return text
+      await new Promise(resolve => setTimeout(resolve, 100))
+    }
   }
+  // Standing still it can't have ended what it was given.
+  process.kill(worker!, 'SIGSTOP')
+  await metrics('xmasd_busy_workers{stage="score"} 1')
+  process.kill(worker!, 'SIGKILL')
+  const text = await metrics('xmasd_examples_total{outcome="assigned"} 60')
   daemon.child.kill('SIGTERM')
   const { code, stderr } = await daemon.ended
   assert.equal(code, 0, stderr)
