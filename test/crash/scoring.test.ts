@@ -63,8 +63,9 @@ test('a worker killed in the middle of a batch is replaced, passes are halved an
       await new Promise(resolve => setTimeout(resolve, 100))
     }
   }
-  // Standing still it can't have ended what it was given.
+  // Standing still it can't have ended what it was given, once what it said before was heard.
   process.kill(worker!, 'SIGSTOP')
+  await new Promise(resolve => setTimeout(resolve, 300))
   await metrics('xmasd_busy_workers{stage="score"} 1')
   process.kill(worker!, 'SIGKILL')
   const text = await metrics('xmasd_examples_total{outcome="assigned"} 60')
