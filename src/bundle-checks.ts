@@ -6,6 +6,7 @@ import { XmasdError } from './errors.ts'
 import type { Log } from './log/log.ts'
 import { nearnessOf } from './role/clusters-in-force.ts'
 import { parseAssignment } from './role/decision-outputs.ts'
+import { shellWord } from './shell.ts'
 
 /** A bundle holds the trajectories of one schedule in one metric, mode and precision; others are nonsense to it. */
 export function checkBundleFits(
@@ -56,7 +57,7 @@ export async function checkBundleContinues(
   throw new XmasdError(
     'BUNDLE_MISMATCH',
     `${assignments} holds assignments of bundle ${begun}, ${config.bundle} is ${bundle.id}`,
-    `put the old bundle back and swap: xmasd bundle swap --bundle ${config.bundle}; or start over in a new log.path, or with new log.topics and groups`,
+    `put the old bundle back and swap: xmasd bundle swap --bundle ${shellWord(config.bundle)}; or start over in a new log.path, or with new log.topics and groups`,
   )
 }
 

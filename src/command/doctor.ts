@@ -7,7 +7,7 @@ import { openBundle } from '../cluster/bundle.ts'
 import { type Config, loadConfig } from '../config.ts'
 import { BUILD_HINT, describeTensorflow } from '../engine/tensorflow-backend.ts'
 import { messageOf, XmasdError } from '../errors.ts'
-import { backlogOf, ROLES } from '../gauges.ts'
+import { backlogOf, ROLES, type Role } from '../gauges.ts'
 import { checkImageRoot } from '../ingest/fetch-image.ts'
 import { checkWritable, isUnwritten, nearestExisting } from '../log/environment.ts'
 import type { Log } from '../log/log.ts'
@@ -18,8 +18,9 @@ import { checkNearSettings } from '../select/near-duplicates.ts'
 import { readInForce } from '../select/scope.ts'
 import { checkSettings } from '../select/state.ts'
 import { findDevices } from './find-devices.ts'
+import { rolesOption } from './options.ts'
 
-type Options = { config?: string; json?: boolean }
+type Options = { config?: string; roles: Role[]; json?: boolean }
 
 /** `warn`: something is missing that is not needed for what works now. */
 export type Finding = { name: string; status: 'ok' | 'warn' | 'fail'; detail: string; fix?: string }
@@ -30,21 +31,20 @@ export function doctorCommand(): Command {
       'Look at engines, devices, proxy, bundle, log, images, disk: what works, what to do.',
     )
     .option('--config <file>', 'configuration file')
+    .addOption(rolesOption())
     .option('--json', 'one JSON document on stdout')
     .action(doctor)
 }
 
 async function doctor(options: Options): Promise<void> {
   const config = loadConfig(options.config)
+  const scores = options.roles.includes('score')
   const findings = [
     machine(),
-    await attempt('onnx engine', findOnnx),
-    await attempt('tensorflow', () => findTensorflow(config)),
-    ...(await findDevices(config)),
-    await attempt('proxy', () => findProxy(config)),
+    ...(scores ? await findScoring(config) : []),
     await attempt('bundle', () => findBundle(config)),
     await attempt('log', () => findLog(config)),
-    await attempt('images', () => findImages(config)),
+    ...(scores ? [await attempt('images', () => findImages(config))] : []),
     await attempt('disk', () => findDisk(config)),
   ]
   const isFit = findings.every(({ status }) => status !== 'fail')
@@ -81,6 +81,15 @@ function machine(): Finding {
   const memory = (totalmem() / 2 ** 30).toFixed(1)
   const detail = `Node ${process.versions.node}, ${availableParallelism()} cores, ${memory} GiB of memory`
   return { name: 'machine', status: 'ok', detail }
+}
+
+async function findScoring(config: Config): Promise<Finding[]> {
+  return [
+    await attempt('onnx engine', findOnnx),
+    await attempt('tensorflow', () => findTensorflow(config)),
+    ...(await findDevices(config)),
+    await attempt('proxy', () => findProxy(config)),
+  ]
 }
 
 async function findOnnx(): Promise<Finding> {

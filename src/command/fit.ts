@@ -10,6 +10,7 @@ import { XmasdError } from '../errors.ts'
 import { startProgress } from '../observe/progress.ts'
 import { type CountedOnce, countOnce } from '../select/duplicates.ts'
 import { SMALL_CLUSTER_SIZE_MAX } from '../select/quotas.ts'
+import { shellWord } from '../shell.ts'
 import { describeNear, type NearReport, nearnessOf, nearReport } from './fit-nearness.ts'
 import {
   describeComparison,
@@ -323,7 +324,7 @@ function report(
 function describeBundle(options: Options, found: BundleReport): string {
   const { sizes } = found
   const how = found.isConverged ? '' : ', not yet at rest'
-  const flag = configFlag(options)
+  const [out, flag] = [shellWord(found.out), configFlag(options)]
   return (
     `bundle ${found.bundle}: ${found.clusters} clusters of ${found.points} trajectories\n` +
     `  signature   ${found.signature}\n` +
@@ -336,7 +337,7 @@ function describeBundle(options: Options, found: BundleReport): string {
     `  near        ${describeNear(found.near)}\n` +
     `written to ${found.out}\n` +
     (options.assignments === true
-      ? `next: xmasd replay --bundle ${found.out}${flag}; xmasd bundle shadow --bundle ${found.out}${flag}\n`
-      : `next: xmasd select --trajectories ${found.from} --bundle ${found.out} --percent 20 --out subset.json\n`)
+      ? `next: xmasd replay --bundle ${out}${flag}; xmasd bundle shadow --bundle ${out}${flag}\n`
+      : `next: xmasd select --trajectories ${shellWord(found.from)} --bundle ${out} --percent 20 --out subset.json\n`)
   )
 }

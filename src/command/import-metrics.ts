@@ -8,6 +8,7 @@ import { isTextOnly, type Named, namesOf, uniqueIds } from '../ingest/unique-id.
 import { METRICS, type Metric } from '../score/metric.ts'
 import { VALUES } from '../score/singular.ts'
 import { instabilityOf } from '../score/trajectory.ts'
+import { shellWord } from '../shell.ts'
 import { writeJsonLines } from './json-array.ts'
 
 type Options = {
@@ -131,6 +132,6 @@ function report(options: Options, { metric, steps }: MetricFiles, lines: readonl
   }
   process.stdout.write(
     `${scored} trajectories over ${steps.length} checkpoints (${metric}), ${textOnly} text-only, ${failed} failed\n` +
-      `written to ${out}\nnext: xmasd fit --trajectories ${out} --out bundle\n`,
+      `written to ${out}\nnext: xmasd fit --trajectories ${shellWord(out)} --out bundle\n`,
   )
 }

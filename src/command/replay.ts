@@ -13,7 +13,7 @@ import { startProgress } from '../observe/progress.ts'
 import { openLogToRead } from '../open-log.ts'
 import type { Assignment, Cluster } from '../record.ts'
 import { assignmentTexts, readSubset } from '../report/history.ts'
-import { readReigns } from '../report/reigns.ts'
+import { type Reign, readReigns } from '../report/reigns.ts'
 import { type Replayed, type ReplayOptions, replay } from '../report/replay.ts'
 import { ClustersInForce, fetchNearness } from '../role/clusters-in-force.ts'
 import { NearDuplicates } from '../select/near-duplicates.ts'
@@ -85,14 +85,15 @@ async function replayed(options: Options): Promise<void> {
   try {
     const topic = config.log.topics.assignments
     const { policy, percent, budgetExamples = null } = config.select
-    const clusters = await clustersOf(log, config, options)
+    const reigns = await readReigns(log, config)
+    const clusters = await clustersOf(log, config, reigns, options)
     const progress = startProgress('replay', (await log.ends(topic))[0])
     const found = await replay(log, {
       topic,
       // A subset does not depend on when it was settled before.
       settings: { ...config.select, settleEvery: Number.MAX_SAFE_INTEGER },
       ...clusters,
-      near: await nearDuplicatesOf(log, config),
+      near: await nearDuplicatesOf(log, config, reigns[0]),
       onProgress: offset => progress.update(offset),
     })
     progress.stop()
@@ -115,26 +116,40 @@ async function replayed(options: Options): Promise<void> {
 }
 
 /** As the select role finds them: by what the first bundle has learned. */
-async function nearDuplicatesOf(log: Log, config: Config): Promise<NearDuplicates | undefined> {
+async function nearDuplicatesOf(
+  log: Log,
+  config: Config,
+  first: Reign | undefined,
+): Promise<NearDuplicates | undefined> {
   const { enabled, exemplarsMax } = config.select.nearDuplicates
-  const first = (await readReigns(log, config))[0]?.bundle
   if (!enabled || first === undefined) return undefined
   const near = new NearDuplicates({ exemplarsMax })
-  near.learn(await fetchNearness(log, config.log.topics.bundles, first))
+  near.learn(await fetchNearness(log, config.log.topics.bundles, first.bundle))
   return near
 }
 
 type Clusters = Pick<ReplayOptions, 'seen' | 'beginning'>
 
-async function clustersOf(log: Log, config: Config, options: Options): Promise<Clusters> {
-  if (options.signature !== undefined) return fittedHere(log, config, options.signature, options)
+async function clustersOf(
+  log: Log,
+  config: Config,
+  reigns: readonly Reign[],
+  options: Options,
+): Promise<Clusters> {
+  const inForce = reigns.at(-1)?.bundle
+  if (options.signature !== undefined) {
+    const wanted = options.clusters ?? (await clustersOfBundle(log, config, inForce))
+    return fittedHere(log, config, options.signature, wanted)
+  }
   const clusters = new ClustersInForce(log, config.log.topics.bundles)
   const given = options.bundle === undefined ? undefined : await openBundle(options.bundle)
   if (given !== undefined) clusters.add(given)
-  const id = given?.id ?? (await readReigns(log, config)).at(-1)?.bundle
+  const id = given?.id ?? inForce
+  // As after a swap, where another one has been in force.
+  const isFirst = reigns.every(({ bundle }) => bundle === id)
   return {
     seen: (record, value) => (id === undefined ? value : clusters.of(record, value, id)),
-    beginning: first => clusters.beginning(id ?? first.bundle),
+    beginning: first => clusters.beginning(id ?? first.bundle, { isFirst }),
   }
 }
 
@@ -143,14 +158,13 @@ async function fittedHere(
   log: Log,
   config: Config,
   signature: Signature,
-  { clusters }: Options,
+  wanted: number,
 ): Promise<Clusters> {
   const name = config.log.topics.assignments
   const read = await readTrajectoryLines(assignmentTexts(log, config), name, {
     signatures: [signature],
   })
   const points = read.signatures.get(signature)!
-  const wanted = clusters ?? (await clustersInForce(log, config))
   const { centroids, standardisation } = fitWithProgress(points, {
     signature,
     clusters: wanted,
@@ -167,8 +181,11 @@ async function fittedHere(
   }
 }
 
-async function clustersInForce(log: Log, config: Config): Promise<number> {
-  const inForce = (await readReigns(log, config)).at(-1)?.bundle
+async function clustersOfBundle(
+  log: Log,
+  config: Config,
+  inForce: string | undefined,
+): Promise<number> {
   if (inForce === undefined) return (await openBundle(config.bundle)).manifest.clusters
   return (await fetchBundle(log, config.log.topics.bundles, inForce)).manifest.clusters
 }

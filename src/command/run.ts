@@ -1,11 +1,12 @@
 /** `run`: the daemon. */
-import { Command, InvalidArgumentError } from 'commander'
+import { Command } from 'commander'
 import { loadConfig } from '../config.ts'
 import { type Daemon, startDaemon } from '../daemon.ts'
-import { ROLES, type Role } from '../gauges.ts'
+import type { Role } from '../gauges.ts'
 import { createLogger } from '../observe/logger.ts'
 import { summaryOf, summaryText } from '../observe/summary.ts'
 import { endThreads } from '../score/host.ts'
+import { rolesOption } from './options.ts'
 
 type Options = { config?: string; roles: Role[]; untilIdle?: boolean; json?: boolean }
 
@@ -13,19 +14,10 @@ export function runCommand(): Command {
   return new Command('run')
     .description('Read examples, score, assign, decide; until SIGTERM. Logs go to stderr.')
     .option('--config <file>', 'configuration file (default: $XMASD_CONFIG, else all defaults)')
-    .option('--roles <list>', 'score, select or both', parseRoles, [...ROLES])
+    .addOption(rolesOption())
     .option('--until-idle', 'exit once every topic is read to its end')
     .option('--json', 'at the end, one JSON document with the counters on stdout')
     .action(run)
-}
-
-function parseRoles(text: string): Role[] {
-  const roles = text.split(',').map(role => role.trim())
-  const known = roles.filter((role): role is Role => (ROLES as readonly string[]).includes(role))
-  if (known.length === roles.length && known.length > 0) return known
-  throw new InvalidArgumentError(
-    `"${text}": give ${ROLES.join(', ')} or both, separated by a comma`,
-  )
 }
 
 async function run(options: Options): Promise<void> {

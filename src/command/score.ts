@@ -13,6 +13,7 @@ import type { ChosenDevice } from '../score/device.ts'
 import type { OutOfMemory } from '../score/guard.ts'
 import { type Measured, type Measurer, startMeasuring } from '../score/measure.ts'
 import { METRICS } from '../score/metric.ts'
+import { shellWord } from '../shell.ts'
 import { chunks } from './export.ts'
 import { positiveInteger } from './options.ts'
 
@@ -184,6 +185,8 @@ function report(options: Options, { counts, steps, seconds, chosen }: Done): voi
     `${counts.scored} scored over ${steps.length} checkpoints, ${counts.textOnly} text-only, ` +
       `${failed} failed${failed > 0 ? ` (${codes.join(', ')})` : ''}; ${rate}/s on ${chosen.device}\n` +
       `written to ${options.out}\n` +
-      (counts.scored > 0 ? `next: xmasd fit --trajectories ${options.out} --out bundle\n` : ''),
+      (counts.scored > 0
+        ? `next: xmasd fit --trajectories ${shellWord(options.out)} --out bundle\n`
+        : ''),
   )
 }

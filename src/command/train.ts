@@ -5,6 +5,7 @@ import { Command } from 'commander'
 import { XmasdError } from '../errors.ts'
 import { readExamples } from '../ingest/data.ts'
 import { startProgress } from '../observe/progress.ts'
+import { shellWord } from '../shell.ts'
 import { evenCheckpoints, type RunOptions, type RunReport, runTraining } from '../train/run.ts'
 import { SMALL_PROXY } from '../train/shape.ts'
 import { TRAINING } from '../train/train.ts'
@@ -155,7 +156,7 @@ function text(report: RunReport, options: Options): string {
     `schedule: ${report.out}/checkpoint-{${report.checkpoints}}`,
     '',
     'Score with it:',
-    `  xmasd score --proxy ${options.out} --data ${options.data} --images ${options.images} --out trajectories.jsonl`,
+    `  xmasd score --proxy ${shellWord(options.out)} --data ${shellWord(options.data)} --images ${shellWord(options.images)} --out trajectories.jsonl`,
     '',
   ].join('\n')
 }

@@ -27,7 +27,13 @@ export async function readBaseline(log: Log, config: Config): Promise<Baseline> 
   const [first, ...others] = await readReigns(log, config)
   if (first === undefined || others.length > 0) return none
   const clusters = new ClustersInForce(log, config.log.topics.bundles)
-  const { clusters: count, textOnly, members } = await clusters.beginning(first.bundle)
+  const {
+    clusters: count,
+    textOnly,
+    members,
+  } = await clusters.beginning(first.bundle, {
+    isFirst: true,
+  })
   if (members === undefined) return none
   const ledger = new Ledger()
   ledger.reserve(count + 1)

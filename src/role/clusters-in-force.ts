@@ -38,10 +38,14 @@ export class ClustersInForce {
     return { ...value, cluster: clusterOf(whole), bundle }
   }
 
-  /** What `bundle` knows before the first example. Throws BUNDLE_INVALID, BUNDLE_ALTERED. */
-  async beginning(bundle: string): Promise<Beginning> {
+  /**
+   * What `bundle` knows before the first example. A later bundle may be fitted to the stream itself, whose
+   * examples would count twice: only the first one has members. Throws BUNDLE_INVALID, BUNDLE_ALTERED.
+   */
+  async beginning(bundle: string, { isFirst }: { isFirst: boolean }): Promise<Beginning> {
     if (!this.#beginnings.has(bundle)) await this.#load(bundle)
-    return this.#beginnings.get(bundle)!
+    const beginning = this.#beginnings.get(bundle)!
+    return isFirst ? beginning : { ...beginning, members: undefined }
   }
 
   /** How many clusters `bundle` has, where it has been needed already. */

@@ -35,10 +35,8 @@ export async function foldInto(
   if ('control' in value) return state.fold(value, record.offset)
   selection.bundle ??= value.bundle
   if (state.wantsBeginning) {
-    const beginning = await clusters.beginning(selection.bundle)
-    // A later bundle may be fitted to this very stream: its examples would count twice.
     const isFirst = selection.scope === null
-    state.begin(isFirst ? beginning : { ...beginning, members: undefined })
+    state.begin(await clusters.beginning(selection.bundle, { isFirst }))
   }
   const seen = clusters.of(record, value, selection.bundle)
   return state.fold(seen instanceof Promise ? await seen : seen, record.offset, nearOf)

@@ -88,6 +88,23 @@ for (const policy of ['final', 'naive']) {
   })
 }
 
+test('behind a swap decisions for good go on from no baseline, and a replay says so too', async t => {
+  const select = '{ policy: final, percent: 30 }'
+  const { site, ask } = await siteOf(t, select, { baseline: true })
+  const other = join(site.folder, 'other')
+  await ask('fit', '--assignments', '--clusters', '4', '--out', other)
+  const foretold = JSON.parse((await ask('replay', '--bundle', other, '--json')).stdout)
+  await ask('bundle', 'swap', '--bundle', other)
+  const ran = JSON.parse((await ask('run', '--until-idle', '--json')).stdout)
+  const replayed = JSON.parse((await ask('replay', '--json')).stdout)
+  const page = join(site.folder, 'report.html')
+  const report = JSON.parse((await ask('report', '--out', page, '--json')).stdout)
+  for (const { parts } of [foretold, replayed, ran, report]) {
+    assert.deepEqual(parts.baseline, { examples: 0, kept: 0 })
+    assert.equal(parts.stream.examples, IMAGES + TEXTS)
+  }
+})
+
 test('a control arm is in neither history nor subset, is counted apart, and explain names it', async t => {
   const select = '{ percent: 20, controlPercent: 25 }'
   const { site, ask, counted } = await siteOf(t, select, { baseline: false })

@@ -119,9 +119,13 @@ test('doctor foretells what run refuses on a new machine, each finding blamed fo
     const ended = await run(['run', '--config', site.config, '--until-idle'], env)
     assert.equal(ended.code, code, ended.stderr)
   }
-  // The select role alone looks at no image.
-  const select = ['run', '--config', site.config, '--until-idle', '--roles', 'select']
-  await succeed(select, { XMASD_IMAGES_ROOT: none })
+  // The select role alone looks at no image and needs no proxy.
+  const lone = ['--config', site.config, '--roles', 'select']
+  const env = { XMASD_IMAGES_ROOT: none, XMASD_PROXY_PATH: none }
+  const { stdout } = await succeed(['doctor', ...lone], env)
+  assert.match(stdout, /^✓ bundle .*no proxy/m)
+  assert.doesNotMatch(stdout, /images|engine|device/)
+  await succeed(['run', ...lone, '--until-idle'], env)
 })
 
 test("another's record among the assignments ends run with RECORD_INVALID, which names its place", async t => {
