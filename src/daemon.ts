@@ -4,7 +4,6 @@
  */
 import { checkBundleContinues, checkBundleFits } from './bundle-checks.ts'
 import { type Bundle, openBundle } from './cluster/bundle.ts'
-import { DriftWindow } from './cluster/drift.ts'
 import type { Config } from './config.ts'
 import { backlogOf, type Role } from './gauges.ts'
 import { checkImageRoot } from './ingest/fetch-image.ts'
@@ -169,8 +168,8 @@ async function openSelect(parts: Parts): Promise<SelectRole> {
   const { options, releasers, metrics, log, bundle } = parts
   const status = parts.statuses.find(({ role }) => role === 'select')!
   const { config, logger } = options
-  const drift = new DriftWindow(bundle.manifest)
-  const role = await openSelectRole({ config, log, metrics, logger, status, drift })
+  const { manifest } = bundle
+  const role = await openSelectRole({ config, log, metrics, logger, status, bundle: manifest })
   releasers.push(() => role.close())
   parts.loaded.select = role
   return role

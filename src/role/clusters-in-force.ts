@@ -3,6 +3,7 @@
  * again, from its trajectory, so that what the score roles run with never changes what is decided.
  */
 import type { Bundle, Manifest } from '../cluster/bundle.ts'
+import type { Found } from '../cluster/hnsw.ts'
 import type { Nearness } from '../cluster/nearness.ts'
 import { fetchBundle } from '../cluster/published.ts'
 import { type SignatureSource, signatureOf } from '../cluster/signature.ts'
@@ -16,7 +17,8 @@ export class ClustersInForce {
   readonly #log: Log
   readonly #topic: string
   readonly #beginnings = new Map<string, Beginning>()
-  readonly #clusterOf = new Map<string, (example: SignatureSource) => number>()
+  readonly #manifests = new Map<string, Manifest>()
+  readonly #nearest = new Map<string, (example: SignatureSource) => Found>()
 
   /** `topic` is the one of published bundles. */
   constructor(log: Log, topic: string) {
@@ -30,12 +32,11 @@ export class ClustersInForce {
    */
   of<T extends FoldedAssignment>(record: LogRecord, value: T, bundle: string): T | Promise<T> {
     if (value.bundle === bundle) return value
-    const clusterOf = this.#clusterOf.get(bundle)
-    if (clusterOf === undefined)
-      return this.#load(bundle).then(() => this.of(record, value, bundle))
+    const nearest = this.#nearest.get(bundle)
+    if (nearest === undefined) return this.#load(bundle).then(() => this.of(record, value, bundle))
     if (value.cluster === 'text') return { ...value, bundle }
     const whole = JSON.parse(Buffer.from(record.value!).toString()) as Assignment
-    return { ...value, cluster: clusterOf(whole), bundle }
+    return { ...value, ...nearest(whole), bundle }
   }
 
   /**
@@ -48,6 +49,12 @@ export class ClustersInForce {
     return isFirst ? beginning : { ...beginning, members: undefined }
   }
 
+  /** Throws BUNDLE_INVALID, BUNDLE_ALTERED. */
+  async manifest(bundle: string): Promise<Manifest> {
+    if (!this.#manifests.has(bundle)) await this.#load(bundle)
+    return this.#manifests.get(bundle)!
+  }
+
   /** How many clusters `bundle` has, where it has been needed already. */
   countOf(bundle: string | null): number | undefined {
     return bundle === null ? undefined : this.#beginnings.get(bundle)?.clusters
@@ -56,7 +63,8 @@ export class ClustersInForce {
   /** A bundle that need not lie on the log. */
   add({ id, manifest, index, members }: Bundle): void {
     const read = signatureOf(manifest)
-    this.#clusterOf.set(id, example => index.nearest(read(example)).cluster)
+    this.#nearest.set(id, example => index.nearest(read(example)))
+    this.#manifests.set(id, manifest)
     const { clusters, baseline } = manifest
     this.#beginnings.set(id, { clusters, textOnly: baseline.textOnly, members })
   }

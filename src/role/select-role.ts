@@ -10,20 +10,18 @@
  *
  * One member of the group has the one partition of `assignments`; the others stand by without a state.
  */
-import type { DriftWindow } from '../cluster/drift.ts'
 import type { Config } from '../config.ts'
 import { messageOf, XmasdError } from '../errors.ts'
 import type { Consumer, Log, LogRecord, OutRecord } from '../log/log.ts'
 import type { Logger } from '../observe/logger.ts'
-import { hideSelection, type Metrics } from '../observe/metrics.ts'
-import { PARTS } from '../observe/parts.ts'
+import type { Metrics } from '../observe/metrics.ts'
 import { groupsOf } from '../open-log.ts'
 import type { Cluster, Control } from '../record.ts'
 import type { Folded } from '../select/fold.ts'
 import type { Regret } from '../select/policy.ts'
-import type { Budget } from '../select/quotas.ts'
 import type { SelectState } from '../select/state.ts'
 import { oldestOf, positionsAfter } from './outcome.ts'
+import { type Fitted, SelectionGauges } from './selection-gauges.ts'
 import { FOLD_RECORDS, Selections } from './selections.ts'
 import type { RoleStatus } from './status.ts'
 
@@ -33,7 +31,8 @@ export type SelectRoleParts = {
   metrics: Metrics
   logger: Logger
   status: RoleStatus
-  drift: DriftWindow
+  /** The configured one. */
+  bundle: Fitted
 }
 
 export type SelectRole = {
@@ -58,8 +57,6 @@ const GAP_LOG_EVERY_MS = 5_000
 const GAP_COMMIT_RECORDS = 65_536
 const REOPEN_WAIT_MS = 20
 const REOPEN_TRIES_MAX = 500
-/** Comparing two subsets is a pass over both. */
-const COMPARE_EVERY_MS = 10_000
 
 export async function openSelectRole(parts: SelectRoleParts): Promise<SelectRole> {
   const { config, log } = parts
@@ -77,11 +74,12 @@ class Role implements SelectRole {
   #selections: Selections | undefined
   #epoch = -1
   #idleSince = performance.now()
-  #comparedAt = Number.NEGATIVE_INFINITY
+  readonly #gauges: SelectionGauges
 
   constructor(parts: SelectRoleParts, consumer: Consumer) {
     this.#parts = parts
     this.#consumer = consumer
+    this.#gauges = new SelectionGauges(parts)
   }
 
   get #opened(): Selections {
@@ -101,8 +99,8 @@ class Role implements SelectRole {
       if (await this.#tryOpen(tries >= REOPEN_TRIES_MAX)) break
       await new Promise(resolve => setTimeout(resolve, REOPEN_WAIT_MS))
     }
-    if (this.#selections !== undefined) this.#gauges()
-    else hideSelection(this.#parts.metrics)
+    if (this.#selections !== undefined) await this.#gauges.opened(this.#selections)
+    else this.#gauges.hide()
   }
 
   async #tryOpen(isLast: boolean): Promise<boolean> {
@@ -112,7 +110,6 @@ class Role implements SelectRole {
       if (this.#selections !== undefined) logger.warn({ role: 'select' }, 'another member decides')
       else logger.info({ role: 'select' }, 'standing by: another member decides')
       this.#selections = undefined
-      this.#comparedAt = Number.NEGATIVE_INFINITY
       return true
     }
     const to = position.offset
@@ -184,7 +181,7 @@ class Role implements SelectRole {
       status.idle = records.length === 0 && (this.#selections?.state.pending ?? 0) === 0
       status.oldest = oldestOf(records)
       if (records.length > 0) await this.#step(records)
-      else if (this.#selections !== undefined) await this.#settleWhenIdle()
+      else if (this.#selections !== undefined) await this.#whenIdle(this.#selections)
     }
   }
 
@@ -224,10 +221,8 @@ class Role implements SelectRole {
       const one = await this.#opened.fold(record)
       folded.push(one.folded)
       outputs.push(...one.outputs)
-      const { value } = one
-      if (one.folded.outcome === 'assigned' && !('control' in value)) {
-        this.#parts.drift.add(value.cluster, value.distance)
-      }
+      const counting = this.#gauges.folded(this.#opened, one)
+      if (counting !== undefined) await counting
       if (i % FOLD_RECORDS === FOLD_RECORDS - 1) await new Promise(setImmediate)
     }
     return { folded, outputs }
@@ -242,7 +237,8 @@ class Role implements SelectRole {
   }
 
   /** A settlement out of turn is itself a record of the log, so that a replay settles there too. */
-  async #settleWhenIdle(): Promise<void> {
+  async #whenIdle(selections: Selections): Promise<void> {
+    this.#gauges.compareShadow(selections)
     const { config, log } = this.#parts
     const isDue = performance.now() - this.#idleSince >= config.select.idleSettleMs
     if (this.#state.pending === 0 || !isDue) return
@@ -261,49 +257,12 @@ class Role implements SelectRole {
         logger.debug({ key, action, reason }, 'decision')
       }
     }
-    this.#gauges()
-  }
-
-  #gauges(): void {
-    const { metrics, config, drift } = this.#parts
-    const state = this.#state
-    metrics.subset.set(state.kept)
-    metrics.history.set(state.examples)
-    for (const part of PARTS) {
-      const { examples, kept } = state.parts[part]
-      metrics.parts.set({ part, state: 'kept' }, kept)
-      metrics.parts.set({ part, state: 'not_kept' }, examples - kept)
-    }
-    metrics.pending.set(state.pending)
-    metrics.budget.set(budgetShare(config.select, state.examples))
-    const { examples, stabilityIndex, stabilityNoise, beyondShare } = drift.measure()
-    metrics.driftWindow.set(examples)
-    metrics.driftStability.set(stabilityIndex)
-    metrics.driftNoise.set(stabilityNoise)
-    metrics.driftBeyond.set(beyondShare)
-    metrics.redundant.set(shareOf(state.duplicates, state.duplicates + state.examples))
-    this.#bundleGauges()
-  }
-
-  #bundleGauges(): void {
-    const { metrics } = this.#parts
-    const { inForce, shadow } = this.#opened.bundles
-    metrics.bundleInForce.reset()
-    metrics.bundleInForce.set({ bundle: inForce ?? '', shadow: shadow ?? '' }, 1)
-    const isDue = performance.now() - this.#comparedAt >= COMPARE_EVERY_MS
-    if (shadow !== null && !isDue) return
-    this.#comparedAt = performance.now()
-    metrics.shadowDifference.set(this.#opened.shadowDifference ?? 0)
+    this.#gauges.show(this.#opened)
   }
 
   async close(): Promise<void> {
     await this.#consumer.close()
   }
-}
-
-/** What share of the history the subset is to hold. */
-function budgetShare({ percent, budgetExamples }: Budget, examples: number): number {
-  return budgetExamples === undefined ? percent / 100 : Math.min(1, budgetExamples / examples)
 }
 
 /** A line now and then: how far, how fast, how long still. */
@@ -330,8 +289,4 @@ function stateLeads(from: number, to: number): XmasdError {
 
 function isFenced(error: unknown): boolean {
   return error instanceof XmasdError && error.code === 'LOG_FENCED'
-}
-
-function shareOf(part: number, whole: number): number {
-  return whole === 0 ? 0 : part / whole
 }

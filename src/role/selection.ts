@@ -23,23 +23,27 @@ export function writeSelection({ state, scope }: Selection, writer: StateWriter)
   state.write(scopedWriter(writer, scope))
 }
 
-/** Folds `value`, read from `record`, as the selection's bundle sees it. Throws as `Fold.fold` and `fetchBundle`. */
+/**
+ * Folds `value`, read from `record`, as the selection's bundle sees it: `seen`, of an assignment. Throws as
+ * `Fold.fold` and `fetchBundle`.
+ */
 export async function foldInto(
   selection: Selection,
   clusters: ClustersInForce,
   record: LogRecord,
   value: FoldedAssignment | Control,
   nearOf: NearOf | undefined,
-): Promise<Folded> {
+): Promise<{ folded: Folded; seen?: FoldedAssignment }> {
   const { state } = selection
-  if ('control' in value) return state.fold(value, record.offset)
+  if ('control' in value) return { folded: state.fold(value, record.offset) }
   selection.bundle ??= value.bundle
   if (state.wantsBeginning) {
     const isFirst = selection.scope === null
     state.begin(await clusters.beginning(selection.bundle, { isFirst }))
   }
-  const seen = clusters.of(record, value, selection.bundle)
-  return state.fold(seen instanceof Promise ? await seen : seen, record.offset, nearOf)
+  const own = clusters.of(record, value, selection.bundle)
+  const seen = own instanceof Promise ? await own : own
+  return { folded: state.fold(seen, record.offset, nearOf), seen }
 }
 
 /**

@@ -7,10 +7,11 @@
  *   {swap: B}   ─► B's fold is brought up to here (a shadow is there already), the difference of the two
  *                  subsets is published as evicts and restores, B is in force
  */
+import type { Manifest } from '../cluster/bundle.ts'
 import type { Config } from '../config.ts'
 import type { Consumer, Log, LogRecord, OutRecord, StateWriter } from '../log/log.ts'
 import type { Logger } from '../observe/logger.ts'
-import type { Control, Decision } from '../record.ts'
+import type { Decision } from '../record.ts'
 import type { Folded, NearOf } from '../select/fold.ts'
 import { type NearDuplicates, openNearDuplicates } from '../select/near-duplicates.ts'
 import type { FoldedAssignment } from '../select/parse.ts'
@@ -41,8 +42,8 @@ const RAISE_COMMIT_RECORDS = 65_536
 export const FOLD_RECORDS = 256
 
 export type FoldedRecord = {
-  /** As it stands in the record. */
-  value: FoldedAssignment | Control
+  /** An assignment as the bundle in force sees it. */
+  seen: FoldedAssignment | undefined
   /** By the selection in force. */
   folded: Folded
   outputs: OutRecord[]
@@ -89,6 +90,11 @@ export class Selections {
     return { inForce: this.#active.bundle, shadow: this.#shadow?.bundle ?? null }
   }
 
+  /** Of a bundle that is or was in force. Throws BUNDLE_INVALID, BUNDLE_ALTERED. */
+  manifest(bundle: string): Promise<Manifest> {
+    return this.#clusters.manifest(bundle)
+  }
+
   /** How far the shadow's subset is from the one in force; undefined without a shadow. */
   get shadowDifference(): number | undefined {
     return this.#shadow && differenceOf(this.#active.state, this.#shadow.state)
@@ -100,7 +106,13 @@ export class Selections {
     const value = parseAssignment(record, { withTrajectory: this.#near !== undefined })
     const beside = this.#shadow
     if (!('control' in value)) await this.#begin(value.bundle)
-    const folded = await foldInto(this.#active, this.#clusters, record, value, this.#near?.identify)
+    const { folded, seen } = await foldInto(
+      this.#active,
+      this.#clusters,
+      record,
+      value,
+      this.#near?.identify,
+    )
     const besides =
       beside && (await foldInto(beside, this.#clusters, record, value, this.#nearOfBefore))
     if ('control' in value && value.control === 'swap') {
@@ -111,8 +123,10 @@ export class Selections {
     }
     const trace = folded.decisions.length === 0 ? {} : traceOf(record)
     const outputs = folded.decisions.flatMap(one => decisionOutputs(one, topics, trace))
-    outputs.push(...(besides?.decisions ?? []).map(decision => shadowOutput(decision, topics)))
-    return { value, folded, outputs }
+    outputs.push(
+      ...(besides?.folded.decisions ?? []).map(decision => shadowOutput(decision, topics)),
+    )
+    return { seen, folded, outputs }
   }
 
   /** What is near is learned once, from the bundle that the log begins with. */

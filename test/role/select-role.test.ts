@@ -1,7 +1,6 @@
 import assert from 'node:assert/strict'
 import test from 'node:test'
 import { setTimeout } from 'node:timers/promises'
-import { DriftWindow } from '../../src/cluster/drift.ts'
 import { createGauges } from '../../src/gauges.ts'
 import type { Consumer, Log } from '../../src/log/log.ts'
 import { createLogger } from '../../src/observe/logger.ts'
@@ -67,9 +66,9 @@ test('only the member that has the partition shows gauges of the selection: befo
   const status = newStatus('select')
   const sizes = new Array<number>(CLUSTERS).fill(10)
   const baseline = { examples: 10 * CLUSTERS, textOnly: 0, sizes }
-  const drift = new DriftWindow({ clusters: CLUSTERS, baseline, radii: undefined })
+  const bundle = { id: '0123456789ab', clusters: CLUSTERS, baseline, radii: undefined }
   const logger = createLogger('silent')
-  const select = await openSelectRole({ config, log, metrics, logger, status, drift })
+  const select = await openSelectRole({ config, log, metrics, logger, status, bundle })
   t.after(() => select.close())
   const refresh = createGauges()
   const common = { config, metrics, log, isReached: true, statuses: [status], engine: undefined }

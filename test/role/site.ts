@@ -19,6 +19,7 @@ async function bundleOf(t: TestContext, count: number): Promise<Bundle> {
     schedule: { fingerprint: 'abc', steps: null, T: 2 },
     mode: 'reference',
     signature: 'sum',
+    radii: new Array<number>(count).fill(0.1 / count ** 2),
     baseline: { examples: 10 * count, textOnly: 0, sizes: new Array<number>(count).fill(10) },
     centroids: {
       data: Float32Array.from({ length: 2 * count }, (_, i) => ((i >> 1) + 0.5) / count),
@@ -33,7 +34,8 @@ async function bundleOf(t: TestContext, count: number): Promise<Bundle> {
   return openBundle(dir)
 }
 
-function assignmentOf(i: number, bundle: Bundle): Assignment {
+/** The `i`th example, scored with `bundle`. */
+export function assignmentOf(i: number, bundle: Bundle): Assignment {
   const score = ((i * 0.618) % 1) ** 2
   const content = (i * 2654435761).toString(16).padStart(16, '0').padEnd(64, 'a')
   const { cluster, distance } = bundle.index.nearest([score, score])
@@ -52,8 +54,10 @@ function assignmentOf(i: number, bundle: Bundle): Assignment {
   }
 }
 
+export type RoleSite = { log: Log; config: Config; bundles: [first: Bundle, second: Bundle] }
+
 /** A log with assignments of one bundle and a swap to another one on the way. */
-export async function site(t: TestContext): Promise<{ log: Log; config: Config }> {
+export async function site(t: TestContext, policy = 'final'): Promise<RoleSite> {
   const path = temporaryFolder(t)
   const log = await openLocalLog({ path })
   t.after(() => log.close())
@@ -63,15 +67,25 @@ export async function site(t: TestContext): Promise<{ log: Log; config: Config }
     { name: 'subset', partitions: 1, compacted: true },
     { name: 'bundles', partitions: 1, compacted: true },
   ])
-  const [first, second] = [await bundleOf(t, 7), await bundleOf(t, 5)]
-  for (const bundle of [first, second]) await publishBundle(log, 'bundles', bundle)
+  const bundles: RoleSite['bundles'] = [await bundleOf(t, 7), await bundleOf(t, 5)]
+  const [first, second] = bundles
+  for (const bundle of bundles) await publishBundle(log, 'bundles', bundle)
   const values: unknown[] = Array.from({ length: EXAMPLES }, (_, i) => assignmentOf(i, first))
   values.splice(SWAP_AT, 0, { v: 1, control: 'swap', bundle: second.id })
-  const topic = 'assignments'
+  await append(log, values)
+  const config = loadConfig(undefined, {}, { 'log.path': path, 'select.policy': policy })
+  return { log, config, bundles }
+}
+
+/** To `assignments`: controls, or assignments. */
+export async function append(log: Log, values: readonly unknown[]): Promise<void> {
   const toRecord = (value: unknown): OutRecord => {
-    return { topic, key: null, value: Buffer.from(JSON.stringify(value)), partition: 0 }
+    return {
+      topic: 'assignments',
+      key: null,
+      value: Buffer.from(JSON.stringify(value)),
+      partition: 0,
+    }
   }
   await log.append(values.map(toRecord))
-  const config = loadConfig(undefined, {}, { 'log.path': path, 'select.policy': 'final' })
-  return { log, config }
 }
