@@ -7,7 +7,7 @@ import { printable } from '../observe/printable.ts'
 import { openLogToRead } from '../open-log.ts'
 import type { Assignment, Cluster, Decision } from '../record.ts'
 import { readBaseline } from '../report/baseline.ts'
-import { assignmentsInForce, decisionsOf } from '../report/history.ts'
+import { assignmentsInForce, decisionsOf, type InForce } from '../report/history.ts'
 import { batchQuotas, budgetOf } from '../select/quotas.ts'
 
 type Options = { config?: string; json?: boolean }
@@ -17,7 +17,9 @@ export type Explanation = {
   key: string
   keptNow: boolean
   assignment: Assignment
-  /** Place in its cluster, 1 is the steadiest; null where it joins none (a duplicate, the control arm), and for text. */
+  /** The select role has come to it. */
+  folded: boolean
+  /** Place in its cluster, 1 is the steadiest; null where it joins none (a duplicate, the control arm, not folded), and for text. */
   rank: number | null
   /** Of those that count: the baseline's too, none of the control arm's. */
   clusterSize: number
@@ -54,8 +56,8 @@ export function explainCommand(): Command {
 
 async function explain(log: Log, config: Config, wanted: string): Promise<Explanation> {
   const { outside, decisions } = await readDecisions(log, config, wanted)
-  const { assignment, sizes, steadier } = await readHistory(log, config, wanted, outside)
-  const isOutside = outside.has(assignment.key)
+  const { assignment, isFolded, sizes, steadier } = await readHistory(log, config, wanted, outside)
+  const isOutside = outside.has(assignment.key) || !isFolded
   const total = [...sizes.values()].reduce((sum, size) => sum + size, 0)
   const quotas = batchQuotas(
     [...sizes].map(([cluster, size]) => ({ cluster, size })),
@@ -69,6 +71,7 @@ async function explain(log: Log, config: Config, wanted: string): Promise<Explan
     key: assignment.key,
     keptNow: last === 'keep' || last === 'restore',
     assignment,
+    folded: isFolded,
     rank: isOutside || assignment.instability === null ? null : steadier + 1,
     clusterSize: sizes.get(assignment.cluster) ?? 0,
     quota: quotas.find(({ cluster }) => cluster === assignment.cluster)?.taken ?? 0,
@@ -91,7 +94,7 @@ async function readDecisions(
   return { outside, decisions }
 }
 
-type History = { assignment: Assignment; sizes: Map<Cluster, number>; steadier: number }
+type History = InForce & { sizes: Map<Cluster, number>; steadier: number }
 
 /** The wanted assignment, the clusters' sizes, and how many of its cluster are steadier. */
 async function readHistory(
@@ -100,7 +103,7 @@ async function readHistory(
   wanted: string,
   outside: Set<string>,
 ): Promise<History> {
-  const assignment = await findAssignment(log, config, wanted)
+  const { assignment, isFolded } = await findAssignment(log, config, wanted)
   const { clusters, members } = await readBaseline(log, config)
   const sizes = new Map<Cluster, number>(clusters.map(({ cluster, size }) => [cluster, size]))
   const seen = new Set<string>()
@@ -112,15 +115,15 @@ async function readHistory(
     }
   })
   let isBefore = true
-  for await (const other of assignmentsInForce(log, config)) {
-    if (outside.has(other.key) || seen.has(other.key)) continue
+  for await (const { assignment: other, isFolded } of assignmentsInForce(log, config)) {
+    if (!isFolded || outside.has(other.key) || seen.has(other.key)) continue
     seen.add(other.key)
     sizes.set(other.cluster, (sizes.get(other.cluster) ?? 0) + 1)
     if (other.key === assignment.key) isBefore = false
     else if (other.cluster === assignment.cluster)
       steadier += isSteadier(other, assignment, isBefore)
   }
-  return { assignment, sizes, steadier }
+  return { assignment, isFolded, sizes, steadier }
 }
 
 function isSteadier(other: Assignment, than: Assignment, isBefore: boolean): number {
@@ -129,9 +132,9 @@ function isSteadier(other: Assignment, than: Assignment, isBefore: boolean): num
   return other.instability < than.instability ? 1 : 0
 }
 
-async function findAssignment(log: Log, config: Config, wanted: string): Promise<Assignment> {
-  for await (const assignment of assignmentsInForce(log, config)) {
-    if (assignment.key === wanted || assignment.id === wanted) return assignment
+async function findAssignment(log: Log, config: Config, wanted: string): Promise<InForce> {
+  for await (const one of assignmentsInForce(log, config)) {
+    if (one.assignment.key === wanted || one.assignment.id === wanted) return one
   }
   throw new XmasdError(
     'KEY_UNKNOWN',
@@ -140,12 +143,18 @@ async function findAssignment(log: Log, config: Config, wanted: string): Promise
   )
 }
 
+function verdictOn({ keptNow, folded, decisions }: Explanation): string {
+  if (!folded) return 'not decided yet: the select role has not come to it'
+  if (decisions.length === 0) return 'not decided yet: it waits for the next settlement'
+  return keptNow ? 'kept' : 'not kept'
+}
+
 function describe(explanation: Explanation): string[] {
   const { assignment, rank, clusterSize, quota, arm, decisions } = explanation
   const { topic, partition, offset } = assignment.source
   const numbers = (values: number[]): string => values.map(x => x.toPrecision(5)).join(' ')
   return [
-    `${explanation.key} is ${explanation.keptNow ? 'kept' : 'not kept'}`,
+    `${explanation.key} is ${verdictOn(explanation)}`,
     `  from        ${topic}/${partition}@${offset}, bundle ${assignment.bundle}`,
     `  trajectory  ${assignment.trajectory === null ? 'none: text-only' : numbers(assignment.trajectory)}`,
     `  instability ${assignment.instability?.toPrecision(6) ?? 'none'}`,

@@ -52,9 +52,10 @@ function jsonOf({ sample, trajectories, ends, flow, ...counted }: ReportData): s
 }
 
 function textOf(data: ReportData, out: string): string {
+  const waiting = data.waiting === 0 ? '' : `, ${data.waiting} not decided yet`
   return (
     `${out}: ${partsText(data.parts, `; budget ${data.budget}`)}; ${data.clusters.length} clusters, ` +
-    `${data.duplicates} duplicates; open it in a browser\n`
+    `${data.duplicates} duplicates${waiting}; open it in a browser\n`
   )
 }
 

@@ -37,6 +37,8 @@ export type ReportData = {
   kept: number
   parts: Parts
   duplicates: number
+  /** Assigned ones that the select role has not come to yet; in none of these numbers. */
+  waiting: number
   deadLetters: { code: string; count: number }[]
   /** Of N, descending by size. `quota` is the batch rule's over the whole history. */
   clusters: ClusterRow[]
@@ -84,6 +86,7 @@ export async function collectReport(log: Log, config: Config): Promise<ReportDat
     budget,
     parts,
     duplicates: duplicates.size,
+    waiting: gathered.waiting,
     deadLetters: await readDeadLetters(log, config),
     clusters: clusterRows([...groups, ...baseline], budget),
     flow,
@@ -152,6 +155,7 @@ type Gathered = {
   clusters: Map<Cluster, ClusterGroup>
   bundles: Set<string>
   sample: Drawn[]
+  waiting: number
 }
 
 type ClusterGroup = {
@@ -174,8 +178,13 @@ async function readAssignments(
   const clusters = new Map<Cluster, ClusterGroup>()
   const bundles = new Set<string>()
   const seen = new Set<string>()
-  for await (const assignment of assignmentsInForce(log, config)) {
+  let waiting = 0
+  for await (const { assignment, isFolded } of assignmentsInForce(log, config)) {
     const { key, cluster, bundle } = assignment
+    if (!isFolded) {
+      waiting++
+      continue
+    }
     if (outside.has(key) || seen.has(key)) continue
     seen.add(key)
     bundles.add(bundle)
@@ -191,7 +200,7 @@ async function readAssignments(
     if (isKept) keepFirst(group.steadiest, drawn, (a, b) => a.instability - b.instability)
     else keepFirst(group.leastSteady, drawn, (a, b) => b.instability - a.instability)
   }
-  return { clusters, bundles, sample: sample.items }
+  return { clusters, bundles, sample: sample.items, waiting }
 }
 
 function newGroup(cluster: Cluster, random: () => number): ClusterGroup {

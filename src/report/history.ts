@@ -1,6 +1,7 @@
 /** What the log says of single examples, read for people: `explain`, `export`, `report`. */
 import type { Config } from '../config.ts'
 import type { Log, LogRecord } from '../log/log.ts'
+import { groupsOf } from '../open-log.ts'
 import type { Assignment, Control, Decision } from '../record.ts'
 import { ClustersInForce } from '../role/clusters-in-force.ts'
 import { readReigns } from './reigns.ts'
@@ -12,12 +13,19 @@ export async function* assignmentsOf(log: Log, config: Config): AsyncGenerator<A
   for await (const { assignment } of recordsOf(log, config)) yield assignment
 }
 
+/** Not `isFolded`: the select role has not come to it yet, and nothing is known of it but this. */
+export type InForce = { assignment: Assignment; isFolded: boolean }
+
 /** The same with the clusters of the bundle that is in force now. */
-export async function* assignmentsInForce(log: Log, config: Config): AsyncGenerator<Assignment> {
-  const clusters = new ClustersInForce(log, config.log.topics.bundles)
+export async function* assignmentsInForce(log: Log, config: Config): AsyncGenerator<InForce> {
+  const { bundles, assignments } = config.log.topics
+  const clusters = new ClustersInForce(log, bundles)
   const inForce = (await readReigns(log, config)).at(-1)?.bundle
+  const [position = 0] = await log.committed(groupsOf(config).select, assignments)
   for await (const { record, assignment } of recordsOf(log, config)) {
-    yield await clusters.of(record, assignment, inForce ?? assignment.bundle)
+    const bundle = inForce ?? assignment.bundle
+    const isFolded = record.offset < position
+    yield { assignment: await clusters.of(record, assignment, bundle), isFolded }
   }
 }
 

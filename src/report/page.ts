@@ -30,6 +30,7 @@ export function reportPage(
 }
 
 function sections(data: ReportData, steps: readonly number[]): string[] {
+  if (data.examples === 0 && data.waiting > 0) return ['<p>Nothing has been decided yet.</p>']
   if (data.examples === 0) return ['<p>No example has been assigned yet.</p>']
   const scored = data.sample.length > 0
   return [
@@ -71,6 +72,7 @@ function summary(data: ReportData): string {
     ...partTiles(data),
     [count(data.clusters.length), `clusters in use, ${count(capped)} cut to their quota`],
     [count(data.duplicates), 'duplicates dropped'],
+    ...waitingTiles(data),
     [count(data.deadLetters.reduce((sum, row) => sum + row.count, 0)), 'dead letters'],
   ]
   const letters = data.deadLetters.map(row => `${escaped(row.code)} ${count(row.count)}`)
@@ -79,6 +81,10 @@ function summary(data: ReportData): string {
     `<dl>${tiles.map(([value, name]) => `<div><dt>${name}</dt><dd>${value}</dd></div>`).join('')}</dl>`,
     letters.length === 0 ? '' : `<p class="note">Dead letters: ${letters.join(' · ')}</p>`,
   ].join('\n')
+}
+
+function waitingTiles({ waiting }: ReportData): [string, string][] {
+  return waiting === 0 ? [] : [[count(waiting), 'assigned, not decided yet']]
 }
 
 /** What N and the kept ones are made of, where that is more than the stream. */

@@ -88,6 +88,32 @@ for (const policy of ['final', 'naive']) {
   })
 }
 
+test('what the select role has not come to is in no number, and explain says so', async t => {
+  const { site, ask, counted } = await siteOf(t, '{ percent: 30 }', { baseline: false })
+  const late = writeLines(site, 'late.jsonl', [
+    example('late', undefined, 'and when?'),
+    example('later', undefined, 'why 3?'),
+  ])
+  await ask('produce', '--data', late)
+  await ask('run', '--roles', 'score', '--until-idle')
+  const page = join(site.folder, 'report.html')
+  const report = async () => JSON.parse((await ask('report', '--out', page, '--json')).stdout)
+  const explain = (id: string, ...args: string[]) => ask('explain', id, ...args)
+  const behind = await report()
+  assert.deepEqual([behind.waiting, behind.duplicates, behind.parts], [2, 0, counted.parts])
+  assert.match((await ask('report', '--out', page)).stdout, /, 2 not decided yet;/)
+  assert.match((await explain('later')).stdout, /^later@\w+ is not decided yet: the select role/)
+  const size = async (id: string) =>
+    JSON.parse((await explain(id, '--json')).stdout).clusterSize as number
+  assert.deepEqual([await size('t3'), await size('later')], [TEXTS, TEXTS])
+
+  await ask('run', '--roles', 'select', '--until-idle')
+  const done = await report()
+  assert.deepEqual([done.waiting, done.duplicates, done.examples], [0, 1, counted.examples + 1])
+  assert.match((await explain('later')).stdout, /^later@\w+ is not kept\n/)
+  assert.equal(await size('later'), TEXTS + 1)
+})
+
 test('behind a swap decisions for good go on from no baseline, and a replay says so too', async t => {
   const select = '{ policy: final, percent: 30 }'
   const { site, ask } = await siteOf(t, select, { baseline: true })
