@@ -56,11 +56,15 @@ export async function runSurviving<Item, Result>(
   return (await Promise.all(parts)).flat()
 }
 
-/** Whatever is scored would fail: nothing of it may be blamed. */
-export function deviceFailed(why: string): XmasdError {
+/** Whatever is scored would fail: nothing of it may be blamed. `last` is how it failed. */
+export function deviceFailed(why: string, last?: Pick<Failure, 'code'>): XmasdError {
+  const first =
+    last?.code === 'SCORE_NOT_FINITE'
+      ? 'Look for NaN and infinities in the weights of the checkpoint that is named; else at'
+      : 'Look at'
   return new XmasdError(
     'DEVICE_FAILED',
     `scoring is broken, no example is to blame: ${why}`,
-    'Look at the device, its driver and the memory (`xmasd doctor`); what was not committed is done again.',
+    `${first} the device, its driver and the memory (\`xmasd doctor\`); what was not committed is done again.`,
   )
 }

@@ -35,6 +35,7 @@ export type Guard = (sequences: readonly Sequence[]) => Promise<Scored[]>
 export function createGuard({ pool, config, tokensMax, onOutOfMemory }: GuardOptions): Guard {
   let limit = tokensMax
   let good = builtInSequence(config)
+  let hasScored = false
   let blamed = 0
 
   /** Passes stay short: memory that was short once will be again, and on a CPU they cost next to nothing. */
@@ -67,11 +68,12 @@ export function createGuard({ pool, config, tokensMax, onOutOfMemory }: GuardOpt
     const again = await survived(pool.run({ sequences: [good], tokensMax: limit }))
     const trouble = 'failure' in again ? again.failure : errorOf(again.result[0]!)
     if (trouble !== undefined) {
-      throw deviceFailed(`${message}; and what scored before fails now: ${trouble.message}`)
+      const other = hasScored ? 'what scored before fails now' : 'the simplest example fails alike'
+      throw deviceFailed(`${message}; and ${other}: ${trouble.message}`, trouble)
     }
     blamed++
     if (blamed >= BLAMED_IN_A_ROW_MAX) {
-      throw deviceFailed(`${blamed} examples in a row failed; the last: ${message}`)
+      throw deviceFailed(`${blamed} examples in a row failed; the last: ${message}`, { code })
     }
     return { error: { code, message, hint } }
   }
@@ -80,11 +82,12 @@ export function createGuard({ pool, config, tokensMax, onOutOfMemory }: GuardOpt
     const sound = results.findLastIndex(scored => errorOf(scored) === undefined)
     if (sound >= 0) {
       good = sequences[sound]!
-      blamed = 0
+      hasScored = true
     }
     for (const scored of results) {
       const error = errorOf(scored)
-      if (error?.code === 'SCORE_NOT_FINITE') await blame(error)
+      if (error === undefined) blamed = 0
+      else if (error.code === 'SCORE_NOT_FINITE') await blame(error)
     }
     return results
   }

@@ -142,8 +142,7 @@ async function scoreSound(parts: Parts, sequences: readonly Sequence[]): Promise
     const batch = indices.map(i => sequences[i]!)
     return { indices, packed: packBatch(batch, config) }
   })
-  const rows: Row[][] = sequences.map(() => [])
-  const errors = new Map<number, XmasdError>()
+  const rows: (Row | XmasdError)[][] = sequences.map(() => [])
   const shared = visionShared ? await featuresOfAll(parts, runs, 0) : undefined
   for (const t of checkpoints.keys()) {
     const features = shared ?? (await featuresOfAll(parts, runs, t))
@@ -151,18 +150,23 @@ async function scoreSound(parts: Parts, sequences: readonly Sequence[]): Promise
       for (const [r, { indices, packed }] of runs.entries()) {
         const batch = { packed, sequences: indices.map(i => sequences[i]!) }
         for (const [at, row] of (await score.rows(batch, features[r]!)).entries()) {
-          if (row instanceof XmasdError) errors.set(indices[at]!, row)
-          else rows[indices[at]!]!.push(row)
+          rows[indices[at]!]!.push(row)
         }
       }
     })
   }
-  return rows.map((own, i) => scoredOf(parts.metric, own, errors.get(i)))
+  return rows.map(own => scoredOf(parts, own))
 }
 
-/** What its checkpoints gave; an operating error at one of them is the example's end. */
-function scoredOf(metric: Metric, rows: readonly Row[], error: XmasdError | undefined): Scored {
-  if (error !== undefined) return failed(error.code, error.message, error.hint)
+/** What its checkpoints gave; an operating error at one of them is the example's end, and names it. */
+function scoredOf({ metric, schedule }: Parts, given: readonly (Row | XmasdError)[]): Scored {
+  const rows: Row[] = []
+  for (const [t, row] of given.entries()) {
+    if (row instanceof XmasdError) {
+      return failed(row.code, `${row.message}, with ${schedule.checkpoints[t]!.dir}`, row.hint)
+    }
+    rows.push(row)
+  }
   if (metric === 'loss') return { losses: rows.map(({ values: [loss] }) => loss!) }
   const singularValues = rows.map(({ values }) => values)
   return { singularValues, embedding: rows.at(-1)?.embedding ?? '' }

@@ -5,7 +5,7 @@ import { fileURLToPath } from 'node:url'
 import { type ErrorCode, XmasdError } from '../../src/errors.ts'
 import type { Sequence } from '../../src/score/batch.ts'
 import { TYPICAL_PROXY } from '../../src/score/device.ts'
-import { runSurviving } from '../../src/score/failures.ts'
+import { type Failure, runSurviving } from '../../src/score/failures.ts'
 import {
   BLAMED_IN_A_ROW_MAX,
   createGuard,
@@ -128,6 +128,39 @@ test('too many in a row that only the engine rejects stop it; a good one between
   await guard([sequenceOf(1)])
   for (let i = 1; i < BLAMED_IN_A_ROW_MAX; i++) await guard([sequenceOf(100 + i)])
   await assert.rejects(guard([sequenceOf(100)]), isDeviceFailed)
+})
+
+/** A guard whose device gives no number for examples from 100 on; `isBroken`: for none. */
+function numberless(isBroken = false) {
+  return createGuard({
+    pool: {
+      run: async job =>
+        numbersOf(job).map((number): Scored => {
+          if (number < 100 && !isBroken) return { losses: [number] }
+          const error = { code: 'SCORE_NOT_FINITE', message: `no number with c${number}`, hint: '' }
+          return { error: error as Failure }
+        }),
+    },
+    config: TYPICAL_PROXY,
+    tokensMax: 64,
+  })
+}
+
+test('those in a row are counted in order: good ones within a batch start the count again', async () => {
+  const guard = numberless()
+  const mixed = Array.from({ length: 200 }, (_, i) => sequenceOf(i % 4 === 0 ? 1 : 100 + i))
+  assert.equal(summaryOf(await guard(mixed)).filter(one => one === 'SCORE_NOT_FINITE').length, 150)
+  const row = Array.from({ length: BLAMED_IN_A_ROW_MAX - 1 }, (_, i) => sequenceOf(100 + i))
+  await guard([sequenceOf(1), ...row, sequenceOf(1), ...row])
+  await assert.rejects(guard([sequenceOf(100)]), isDeviceFailed)
+})
+
+test('weights that give no number for anything are named, with what to look for', async () => {
+  await assert.rejects(numberless(true)([sequenceOf(5)]), (error: XmasdError) => {
+    assert.match(error.message, /no number with c5; and the simplest example fails alike/)
+    assert.match(error.hint, /^Look for NaN and infinities in the weights of the checkpoint/)
+    return isDeviceFailed(error)
+  })
 })
 
 test('what no example is to blame for is thrown as it is', async () => {

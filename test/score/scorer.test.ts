@@ -274,7 +274,7 @@ test('an example without text rows or with an id outside the vocabulary fails al
   await scorer.close()
 })
 
-test('a checkpoint with a NaN gives SCORE_NOT_FINITE, never a number', async t => {
+test('a checkpoint with a NaN gives SCORE_NOT_FINITE, which names it, never a number', async t => {
   const dir = temporaryFolder(t)
   const { saveWeights } = await import('../fixtures-tiny-proxy.ts')
   const weights = writeTinyProxy(dir)[1]!
@@ -284,5 +284,6 @@ test('a checkpoint with a NaN gives SCORE_NOT_FINITE, never a number', async t =
   const scorer = await loadScorer({ schedule, mode: 'reference', threads: 1 })
   const [scored] = await scorer.scoreBatch(sequences(schedule.config, 11, 1))
   assert.ok('error' in scored! && scored.error.code === 'SCORE_NOT_FINITE')
+  assert.ok(scored.error.message.endsWith(`with ${dir}/checkpoint-10`), scored.error.message)
   await scorer.close()
 })
