@@ -1,5 +1,5 @@
 /** tokenizer.json to token ids, and a prompt to the positions that the score needs. */
-import { readFileSync } from 'node:fs'
+import { existsSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { Tokenizer as HfTokenizer } from '@huggingface/tokenizers'
 import { messageOf, XmasdError } from '../errors.ts'
@@ -25,14 +25,17 @@ export type EncodedPrompt = {
 /** Rows begin this far behind the last image position. */
 const ROWS_AFTER_IMAGE = 2
 
+/** A file's JSON object. */
+type Json = Record<string, unknown>
+
 /**
- * Reads tokenizer.json, and tokenizer_config.json for the BOS token, of a checkpoint. Throws
- * TOKENIZER_INVALID naming the file.
+ * Reads tokenizer.json, and for the BOS token tokenizer_config.json and special_tokens_map.json, of
+ * a checkpoint. Throws TOKENIZER_INVALID naming the file.
  */
 export function readTokenizer(checkpointDir: string): Tokenizer {
   const file = join(checkpointDir, 'tokenizer.json')
   const config = readObject(join(checkpointDir, 'tokenizer_config.json'))
-  const bos = bosOf(config)
+  const bos = bosOf(config, join(checkpointDir, 'special_tokens_map.json'))
   try {
     const tokenizer = new HfTokenizer(readObject(file), config)
     // The library is lazy about some faults: one encoding shows them here and not at an example.
@@ -45,17 +48,19 @@ export function readTokenizer(checkpointDir: string): Tokenizer {
   }
 }
 
-function bosOf(config: Record<string, unknown>): string | null {
-  const bos = config.bos_token
+/** As AutoTokenizer: what special_tokens_map.json says wins where no `added_tokens_decoder` stands. */
+function bosOf(config: Json, mapFile: string): string | null {
+  const isAsked = !('added_tokens_decoder' in config) && existsSync(mapFile)
+  const { bos_token: bos } = isAsked ? { ...config, ...readObject(mapFile) } : config
   const text =
     typeof bos === 'object' && bos !== null ? (bos as { content?: unknown }).content : bos
   return typeof text === 'string' && text !== '' ? text : null
 }
 
-function readObject(file: string): Record<string, unknown> {
+function readObject(file: string): Json {
   try {
     const json: unknown = JSON.parse(readFileSync(file, 'utf8'))
-    if (typeof json === 'object' && json !== null) return json as Record<string, unknown>
+    if (typeof json === 'object' && json !== null) return json as Json
     throw new Error('it is no JSON object')
   } catch (error) {
     throw invalid(file, messageOf(error), error)

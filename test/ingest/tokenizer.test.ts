@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict'
-import { copyFileSync, readFileSync, writeFileSync } from 'node:fs'
+import { copyFileSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import test from 'node:test'
 import { encodePrompt, readTokenizer, type Tokenizer } from '../../src/ingest/tokenizer.ts'
@@ -103,12 +103,27 @@ test('a missing or broken tokenizer is an error that names the file', t => {
   }
 })
 
-test('a BOS token may be written as an object', t => {
+test('the BOS token is the one that AutoTokenizer reads from either file', t => {
   const golden = shared(t, 'goldens/tokenizer-spm/legacy')
   if (golden === undefined) return
   const folder = temporaryFolder(t)
   copyFileSync(join(golden, 'tokenizer.json'), join(folder, 'tokenizer.json'))
-  const config = { bos_token: { content: '<s>', special: true } }
-  writeFileSync(join(folder, 'tokenizer_config.json'), JSON.stringify(config))
-  assert.equal(readTokenizer(folder).bosId, 1)
+  const bosId = (config: object, map?: object) => {
+    writeFileSync(join(folder, 'tokenizer_config.json'), JSON.stringify(config))
+    const file = join(folder, 'special_tokens_map.json')
+    if (map === undefined) rmSync(file, { force: true })
+    else writeFileSync(file, JSON.stringify(map))
+    return readTokenizer(folder).bosId
+  }
+  const asObject = { bos_token: { content: '<s>', special: true } }
+  assert.equal(bosId(asObject), 1)
+  assert.equal(bosId({}), null)
+  assert.equal(bosId({}, { bos_token: '<s>' }), 1)
+  assert.equal(bosId({}, asObject), 1)
+  assert.equal(bosId({ bos_token: null }, { bos_token: '<s>' }), 1)
+  assert.equal(bosId({ bos_token: '</s>' }, { bos_token: '<s>' }), 1)
+  assert.equal(bosId({ bos_token: '</s>' }, { eos_token: '</s>' }), 2)
+  const modern = { added_tokens_decoder: {} }
+  assert.equal(bosId({ ...modern, bos_token: '</s>' }, { bos_token: '<s>' }), 2)
+  assert.equal(bosId({ ...modern, bos_token: null }, { bos_token: '<s>' }), null)
 })
