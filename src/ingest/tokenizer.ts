@@ -37,7 +37,10 @@ export function readTokenizer(checkpointDir: string): Tokenizer {
   const config = readObject(join(checkpointDir, 'tokenizer_config.json'))
   const bos = bosOf(config, join(checkpointDir, 'special_tokens_map.json'))
   try {
-    const tokenizer = new HfTokenizer(readObject(file), config)
+    const json = readObject(file)
+    checkAddedTokens(json, file)
+    const split = { ...json, pre_tokenizer: withOwnSplit(json.pre_tokenizer) }
+    const tokenizer = new HfTokenizer(split, config)
     // The library is lazy about some faults: one encoding shows them here and not at an example.
     tokenizer.encode('a b')
     const bosId = bos === null ? null : (tokenizer.token_to_id(bos) ?? null)
@@ -55,6 +58,35 @@ function bosOf(config: Json, mapFile: string): string | null {
   const text =
     typeof bos === 'object' && bos !== null ? (bos as { content?: unknown }).content : bos
   return typeof text === 'string' && text !== '' ? text : null
+}
+
+/** The library does not look for word boundaries: it would find such a token within words too. */
+function checkAddedTokens({ added_tokens: tokens }: Json, file: string): void {
+  if (!Array.isArray(tokens)) return
+  const alone = tokens.find(token => token?.single_word === true)
+  if (alone === undefined) return
+  throw new XmasdError(
+    'TOKENIZER_INVALID',
+    `${file}: the added token ${JSON.stringify(alone.content)} has single_word, which is not supported`,
+    'use a proxy whose tokenizer has no such token',
+  )
+}
+
+/** What ByteLevel splits by where `use_regex` is not false. */
+const BYTE_LEVEL_REGEX =
+  "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+"
+
+/** The library's ByteLevel takes U+FEFF for white space and U+0085 for none; its Split does not. */
+function withOwnSplit(json: unknown): unknown {
+  if (typeof json !== 'object' || json === null) return json
+  const { type, pretokenizers, use_regex, add_prefix_space } = json as Json
+  if (Array.isArray(pretokenizers)) {
+    return { ...json, pretokenizers: pretokenizers.map(withOwnSplit) }
+  }
+  if (type !== 'ByteLevel' || use_regex === false || add_prefix_space !== false) return json
+  const pattern = { Regex: BYTE_LEVEL_REGEX }
+  const split = { type: 'Split', pattern, behavior: 'Isolated', invert: false }
+  return { type: 'Sequence', pretokenizers: [split, { ...json, use_regex: false }] }
 }
 
 function readObject(file: string): Json {
