@@ -37,7 +37,7 @@ export function readTokenizer(checkpointDir: string): Tokenizer {
   const config = readObject(join(checkpointDir, 'tokenizer_config.json'))
   const bos = bosOf(config, join(checkpointDir, 'special_tokens_map.json'))
   try {
-    const json = readObject(file)
+    const json = readTokenizerJson(checkpointDir)
     checkAddedTokens(json, file)
     const split = { ...json, pre_tokenizer: withOwnSplit(json.pre_tokenizer) }
     const tokenizer = new HfTokenizer(split, config)
@@ -49,6 +49,12 @@ export function readTokenizer(checkpointDir: string): Tokenizer {
     if (error instanceof XmasdError) throw error
     throw invalid(file, messageOf(error), error)
   }
+}
+
+/** tokenizer.json without what a tokenizer does to a batch, which trainers vary and nothing here asks for. */
+export function readTokenizerJson(checkpointDir: string): Json {
+  const { padding, truncation, ...json } = readObject(join(checkpointDir, 'tokenizer.json'))
+  return json
 }
 
 /** As AutoTokenizer: what special_tokens_map.json says wins where no `added_tokens_decoder` stands. */
