@@ -4,6 +4,7 @@
  */
 import sharp, { type Metadata, type Sharp } from 'sharp'
 import { messageOf, XmasdError } from '../errors.ts'
+import { onCanvas, readGif } from './gif.ts'
 
 /** Decoded pixels: rows from the top, `data` has width × height × 3 bytes. */
 export type Rgb = { width: number; height: number; data: Uint8Array }
@@ -47,8 +48,10 @@ const FAIL_ON = 'truncated'
 export async function decodeImage(bytes: Uint8Array, limits: ImageLimits): Promise<Rgb> {
   checkBytes(bytes.length, limits)
   const metadata = await readHeader(bytes)
+  const gif = metadata.format === 'gif' ? readGif(bytes) : undefined
   checkHeader(bytes, metadata, limits)
-  const pipeline = sharp(withoutGifTransparency(bytes, metadata), {
+  if (gif !== undefined) checkPixels(gif, limits, 'image')
+  const pipeline = sharp(gif?.opaque ?? bytes, {
     failOn: FAIL_ON,
     ignoreIcc: true,
     limitInputPixels: limits.pixelsMax,
@@ -58,7 +61,8 @@ export async function decodeImage(bytes: Uint8Array, limits: ImageLimits): Promi
     const late = /timeout/i.test(messageOf(error))
     throw late ? timedOut(limits) : undecodable(messageOf(error), error)
   })
-  return await withinTime(decoding, limits)
+  const rgb = await withinTime(decoding, limits)
+  return gif === undefined ? rgb : onCanvas(rgb, gif)
 }
 
 /** Throws IMAGE_TOO_MANY_BYTES where `bytes` is over the limit. */
@@ -168,24 +172,6 @@ function isAnimatedPng(bytes: Uint8Array): boolean {
     if (type === 'IDAT') return false
   }
   return false
-}
-
-/**
- * A copy of a GIF whose transparent colour counts as any other: Pillow gives such pixels their palette
- * colour, libvips black. Other images come back as they are.
- */
-function withoutGifTransparency(bytes: Uint8Array, metadata: Metadata): Uint8Array {
-  if (metadata.format !== 'gif' || !metadata.hasAlpha) return bytes
-  const copy = Uint8Array.from(bytes)
-  const tableBytes = (packed: number) => ((packed & 0x80) === 0 ? 0 : 3 * 2 ** ((packed & 7) + 1))
-  let at = 13 + tableBytes(copy[10] ?? 0)
-  while (copy[at] === 0x21) {
-    if (copy[at + 1] === 0xf9 && at + 3 < copy.length) copy[at + 3]! &= 0xfe
-    at += 2
-    while (at < copy.length && copy[at] !== 0) at += copy[at]! + 1
-    at++
-  }
-  return copy
 }
 
 /** sharp counts whole seconds and only while it makes pixels; this bounds the wait itself. */

@@ -25,7 +25,8 @@ export type ImageProcessor = {
   std: readonly number[]
 }
 
-const sides = z.looseObject({ height: z.int().min(1), width: z.int().min(1) })
+const side = z.int().min(1)
+const sides = z.looseObject({ height: side, width: side })
 const triple = z.array(z.number()).length(3)
 const flag = z.boolean().nullish()
 
@@ -37,10 +38,8 @@ const ProcessorFile = z.looseObject({
   do_rescale: flag,
   do_normalize: flag,
   do_pad: flag,
-  size: z
-    .union([z.int().min(1), z.looseObject({ shortest_edge: z.int().min(1) }), sides])
-    .nullish(),
-  crop_size: z.union([z.int().min(1), sides]).nullish(),
+  size: z.union([side, z.record(z.string(), side.nullish())]).nullish(),
+  crop_size: z.union([side, sides]).nullish(),
   resample: z.union([z.literal(0), z.literal(1), z.literal(2), z.literal(3)]).nullish(),
   rescale_factor: z.number().nullish(),
   image_mean: triple.nullish(),
@@ -78,7 +77,7 @@ export function readImageProcessor(
   const normalises = do_normalize ?? true
   return {
     aspect,
-    size: (do_resize ?? true) ? targetSize(said.size, family) : null,
+    size: (do_resize ?? true) ? targetSize(said.size, family, file) : null,
     crop: crops ? cropSize(said.crop_size ?? defaults.side) : null,
     resample: said.resample ?? RESAMPLE.bicubic,
     rescale: (do_rescale ?? true) ? (said.rescale_factor ?? RESCALE) : 1,
@@ -134,24 +133,32 @@ function familyOf(json: ProcessorFile, file: string): 'clip' | 'siglip' {
   const type = json.image_processor_type ?? json.feature_extractor_type ?? 'CLIPImageProcessor'
   const family = /^(CLIP|Siglip)(ImageProcessor|FeatureExtractor)/.exec(type)?.[1]?.toLowerCase()
   if ((family === 'clip' || family === 'siglip') && json.do_pad !== true) return family
-  throw new XmasdError(
-    'PROXY_UNSUPPORTED',
-    `${file} asks for ${type}${json.do_pad === true ? ' with do_pad' : ''}`,
+  throw unsupported(
+    file,
+    `${type}${json.do_pad === true ? ' with do_pad' : ''}`,
     'use a proxy whose image processor is CLIPImageProcessor or SiglipImageProcessor',
   )
 }
 
+/** transformers 4 and 5 make different images of any other. */
+const SIZE_HINT = 'give size as shortest_edge alone, or as height and width'
+
 function targetSize(
   size: ProcessorFile['size'],
   family: 'clip' | 'siglip',
+  file: string,
 ): ImageProcessor['size'] {
-  const { side } = DEFAULTS[family]
-  const said = size ?? side
+  const said = size ?? DEFAULTS[family].side
   if (typeof said === 'number') {
     return family === 'clip' ? { shortestEdge: said } : { width: said, height: said }
   }
-  if ('shortest_edge' in said) return { shortestEdge: said.shortest_edge as number }
-  return { width: said.width as number, height: said.height as number }
+  const { shortest_edge: shortestEdge, height, width } = said
+  const read = shortestEdge ? ['shortest_edge'] : ['height', 'width']
+  const other = Object.keys(said).find(key => said[key] && !read.includes(key))
+  if (other !== undefined) throw unsupported(file, `a size with ${other}`, SIZE_HINT)
+  if (shortestEdge) return { shortestEdge }
+  if (height && width) return { width, height }
+  throw invalid(file, 'its size has neither shortest_edge nor height and width')
 }
 
 function cropSize(size: NonNullable<ProcessorFile['crop_size']>): Size {
@@ -274,6 +281,10 @@ function targetOf({ width, height }: Size, size: ImageProcessor['size']): Size {
   return width <= height
     ? { width: edge, height: Math.trunc((edge * height) / width) }
     : { width: Math.trunc((edge * width) / height), height: edge }
+}
+
+function unsupported(file: string, what: string, hint: string): XmasdError {
+  return new XmasdError('PROXY_UNSUPPORTED', `${file} asks for ${what}`, hint)
 }
 
 function invalid(file: string, why: string, cause?: unknown): XmasdError {

@@ -1,5 +1,5 @@
 /** tokenizer.json to token ids, and a prompt to the positions that the score needs. */
-import { readFileSync } from 'node:fs'
+import { existsSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { Tokenizer as HfTokenizer } from '@huggingface/tokenizers'
 import { messageOf, XmasdError } from '../errors.ts'
@@ -25,16 +25,22 @@ export type EncodedPrompt = {
 /** Rows begin this far behind the last image position. */
 const ROWS_AFTER_IMAGE = 2
 
+/** A file's JSON object. */
+type Json = Record<string, unknown>
+
 /**
- * Reads tokenizer.json, and tokenizer_config.json for the BOS token, of a checkpoint. Throws
- * TOKENIZER_INVALID naming the file.
+ * Reads tokenizer.json, and for the BOS token tokenizer_config.json and special_tokens_map.json, of
+ * a checkpoint. Throws TOKENIZER_INVALID naming the file.
  */
 export function readTokenizer(checkpointDir: string): Tokenizer {
   const file = join(checkpointDir, 'tokenizer.json')
   const config = readObject(join(checkpointDir, 'tokenizer_config.json'))
-  const bos = bosOf(config)
+  const bos = bosOf(config, join(checkpointDir, 'special_tokens_map.json'))
   try {
-    const tokenizer = new HfTokenizer(readObject(file), config)
+    const json = readTokenizerJson(checkpointDir)
+    checkAddedTokens(json, file)
+    const split = { ...json, pre_tokenizer: withOwnSplit(json.pre_tokenizer) }
+    const tokenizer = new HfTokenizer(split, config)
     // The library is lazy about some faults: one encoding shows them here and not at an example.
     tokenizer.encode('a b')
     const bosId = bos === null ? null : (tokenizer.token_to_id(bos) ?? null)
@@ -45,17 +51,54 @@ export function readTokenizer(checkpointDir: string): Tokenizer {
   }
 }
 
-function bosOf(config: Record<string, unknown>): string | null {
-  const bos = config.bos_token
+/** tokenizer.json without what a tokenizer does to a batch, which trainers vary and nothing here asks for. */
+export function readTokenizerJson(checkpointDir: string): Json {
+  const { padding, truncation, ...json } = readObject(join(checkpointDir, 'tokenizer.json'))
+  return json
+}
+
+/** As AutoTokenizer: what special_tokens_map.json says wins where no `added_tokens_decoder` stands. */
+function bosOf(config: Json, mapFile: string): string | null {
+  const isAsked = !('added_tokens_decoder' in config) && existsSync(mapFile)
+  const { bos_token: bos } = isAsked ? { ...config, ...readObject(mapFile) } : config
   const text =
     typeof bos === 'object' && bos !== null ? (bos as { content?: unknown }).content : bos
   return typeof text === 'string' && text !== '' ? text : null
 }
 
-function readObject(file: string): Record<string, unknown> {
+/** The library does not look for word boundaries: it would find such a token within words too. */
+function checkAddedTokens({ added_tokens: tokens }: Json, file: string): void {
+  if (!Array.isArray(tokens)) return
+  const alone = tokens.find(token => token?.single_word === true)
+  if (alone === undefined) return
+  throw new XmasdError(
+    'TOKENIZER_INVALID',
+    `${file}: the added token ${JSON.stringify(alone.content)} has single_word, which is not supported`,
+    'use a proxy whose tokenizer has no such token',
+  )
+}
+
+/** What ByteLevel splits by where `use_regex` is not false. */
+const BYTE_LEVEL_REGEX =
+  "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+"
+
+/** The library's ByteLevel takes U+FEFF for white space and U+0085 for none; its Split does not. */
+function withOwnSplit(json: unknown): unknown {
+  if (typeof json !== 'object' || json === null) return json
+  const { type, pretokenizers, use_regex, add_prefix_space } = json as Json
+  if (Array.isArray(pretokenizers)) {
+    return { ...json, pretokenizers: pretokenizers.map(withOwnSplit) }
+  }
+  if (type !== 'ByteLevel' || use_regex === false || add_prefix_space !== false) return json
+  const pattern = { Regex: BYTE_LEVEL_REGEX }
+  const split = { type: 'Split', pattern, behavior: 'Isolated', invert: false }
+  return { type: 'Sequence', pretokenizers: [split, { ...json, use_regex: false }] }
+}
+
+function readObject(file: string): Json {
   try {
     const json: unknown = JSON.parse(readFileSync(file, 'utf8'))
-    if (typeof json === 'object' && json !== null) return json as Record<string, unknown>
+    if (typeof json === 'object' && json !== null) return json as Json
     throw new Error('it is no JSON object')
   } catch (error) {
     throw invalid(file, messageOf(error), error)

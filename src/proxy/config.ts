@@ -4,7 +4,8 @@
  * 5.x (`rope_parameters`, everything written).
  */
 import { join } from 'node:path'
-import { ConfigReader, readJson } from './config-reader.ts'
+import { XmasdError } from '../errors.ts'
+import { ConfigReader, type Json, readJson } from './config-reader.ts'
 import { readPositions, readText } from './config-text.ts'
 import { readVision } from './config-vision.ts'
 import type { Activation } from './ops.ts'
@@ -79,6 +80,7 @@ export function readProxyConfig(checkpointDir: string): ProxyConfig {
   const file = join(checkpointDir, 'config.json')
   const json = readJson(file)
   const reader = new ConfigReader(file, json)
+  checkLayout(reader, json)
   const kind =
     reader.oneOf('model_type', ['llava', 'tinyllava']) === 'tinyllava' ? 'tinyllava' : 'llava'
   reader.absent('quantization_config')
@@ -98,6 +100,23 @@ export function readProxyConfig(checkpointDir: string): ProxyConfig {
     lengthMax,
     aspect: reader.oneOf('image_aspect_ratio', ['square', 'pad']) === 'pad' ? 'pad' : 'square',
   }
+}
+
+const REPOSITORY_KEYS = ['mm_vision_tower', 'mm_projector_type', 'mm_hidden_size']
+
+/** The LLaVA repository's configs say llava too; its weights have other names and no vision tower. */
+function checkLayout(reader: ConfigReader, json: Json): void {
+  const classes = reader.list('architectures').map(String)
+  if (json.model_type === 'tinyllava' || classes.includes('LlavaForConditionalGeneration')) return
+  const sign =
+    classes.find(name => /^Llava\w+ForCausalLM$/.test(name)) ??
+    REPOSITORY_KEYS.find(key => (json[key] ?? null) !== null)
+  if (sign === undefined) return
+  throw new XmasdError(
+    'PROXY_UNSUPPORTED',
+    `${reader.file} has ${sign}: the LLaVA repository's own layout`,
+    'Convert every checkpoint to Hugging Face llava: convert_llava_weights_to_hf.py of transformers 4.',
+  )
 }
 
 function readConnector(reader: ConfigReader, kind: ProxyConfig['kind']): ConnectorConfig {

@@ -7,6 +7,7 @@ import type { Config } from '../config.ts'
 import { XmasdError } from '../errors.ts'
 import type { ImageSource } from '../ingest/fetch-image.ts'
 import type { PreparerOptions } from '../ingest/prepare.ts'
+import { checkSamePreparation } from '../ingest/same-preparation.ts'
 import { resolveTemplate } from '../ingest/template.ts'
 import type { Schedule } from '../proxy/schedule.ts'
 import type { Sequence } from './batch.ts'
@@ -88,6 +89,8 @@ export async function startMeasuring(
   let ingest: Pool<IngestJob, Ingested[]> | undefined
   try {
     const preparer = preparerOptions(config, scoring.schedule)
+    const folders = scoring.schedule.checkpoints.map(({ dir }) => dir)
+    checkSamePreparation(folders, preparer)
     ingest = await startIngest(config, preparer, hooks)
   } catch (error) {
     await scoring.close()

@@ -115,16 +115,21 @@ export function planResidency(
   const featureBytesMax = Math.min(FEATURE_BYTES_MAX, Math.floor(bytesMax * FEATURE_SHARE))
   const shared = visionShared ? tower : 0
   const unit = visionShared ? score : tower + score
-  const fixed = (examples: number): number => shared + examples * example + featureBytesMax
-  const all = fixed(jobExamples.resident) + checkpoints * unit
+  const all = shared + jobExamples.resident * example + checkpoints * unit
   const slot = visionShared ? score : Math.max(tower, score)
-  const none = fixed(jobExamples.streamed) + slot
-  const kept = Math.floor((bytesMax - none) / unit)
-  const residents = all <= bytesMax ? checkpoints : Math.min(checkpoints - 1, kept)
+  const none = shared + jobExamples.streamed * example + slot
+  const left = bytesMax - featureBytesMax
+  const kept = Math.floor((left - none) / unit)
+  const residents = all <= left ? checkpoints : Math.min(checkpoints - 1, kept)
   return {
     residency: residents < 0 ? undefined : { residents, featureBytesMax },
-    bytesMin: none,
+    bytesMin: withFeatures(Math.min(all, none)),
   }
+}
+
+/** The budget of which `bytes` are left when the features have their part. */
+function withFeatures(bytes: number): number {
+  return Math.ceil(Math.min(bytes / (1 - FEATURE_SHARE), bytes + FEATURE_BYTES_MAX))
 }
 
 /** Of the memory that is free at the start, the scoring workers may take so much. */

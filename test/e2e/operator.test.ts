@@ -1,11 +1,12 @@
 /** What an operator types to look: tail, doctor, explain, and how commands end where nothing came of them. */
 import assert from 'node:assert/strict'
-import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { cpSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import test from 'node:test'
 import { openLocalLog } from '../../src/log/local.ts'
 import type { Decision } from '../../src/record.ts'
 import {
+  DEMO_PROXY,
   distinct,
   example,
   jsonOf,
@@ -138,6 +139,21 @@ test("another's record among the assignments ends run with RECORD_INVALID, which
   const { code, stderr } = await run(['run', '--config', site.config, '--until-idle'])
   assert.equal(code, 1)
   assert.match(stderr, /assignments\/0@2 is no assignment.* \[RECORD_INVALID\]\n {2}\S/)
+})
+
+test('a schedule whose later checkpoint prepares pictures in another way is refused, and it is named', async t => {
+  const site = makeSite(t)
+  const proxy = join(site.folder, 'proxy')
+  cpSync(DEMO_PROXY, proxy, { recursive: true })
+  const file = join(proxy, 'checkpoint-500', 'preprocessor_config.json')
+  const processor = JSON.parse(readFileSync(file, 'utf8'))
+  writeFileSync(file, JSON.stringify({ ...processor, image_mean: [0.5, 0.5, 0.5] }))
+  const data = writeLines(site, 'data.jsonl', await distinct(1))
+  const out = join(site.folder, 'out.jsonl')
+  const { code, stderr } = await run(['score', '--proxy', proxy, '--data', data, '--out', out])
+  assert.equal(code, 1)
+  assert.match(stderr, /checkpoint-500\/preprocessor_config\.json says another mean than .*-70\//)
+  assert.match(stderr, /\[CHECKPOINT_INVALID\]/)
 })
 
 test('explain shows control characters of an id as escapes', async t => {

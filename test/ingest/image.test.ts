@@ -15,7 +15,8 @@ type Case = {
   rgb: { width: number; height: number; sha256: string } | null
 }
 
-for (const { name, base64, rgb } of readFixture<Case>('images.jsonl')) {
+const cases = ['images.jsonl', 'gif.jsonl'].flatMap(name => readFixture<Case>(name))
+for (const { name, base64, rgb } of cases) {
   const bytes = Buffer.from(base64, 'base64')
   if (rgb === null) {
     test(`${name} is refused, as Pillow refuses it`, () =>
@@ -65,6 +66,13 @@ test('a PNG of 30,000 × 30,000 pixels is refused by its header, quickly', async
   const refused = hasCode('IMAGE_TOO_MANY_PIXELS')
   await assert.rejects(decodeImage(pngHeader(30_000, 30_000), IMAGE_LIMITS), refused)
   assert.ok(performance.now() - started < 2_000)
+})
+
+test('a GIF whose canvas is larger than what libvips makes of it is held to the limit too', async () => {
+  const { base64 } = readFixture<Case>('gif.jsonl').find(({ name }) => name === 'screen.gif')!
+  const limits = { ...IMAGE_LIMITS, pixelsMax: 640 * 480 - 1 }
+  const refused = decodeImage(Buffer.from(base64, 'base64'), limits)
+  await assert.rejects(refused, hasCode('IMAGE_TOO_MANY_PIXELS'))
 })
 
 test('decoding that takes too long is given up', async () => {

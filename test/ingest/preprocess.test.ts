@@ -116,6 +116,30 @@ test('a missing, broken or foreign processor is an error with its own code', t =
   assert.throws(read(folderWith(t, other)), hasCode('PROXY_UNSUPPORTED'))
 })
 
+test('a size with a key whose meaning varies is refused, and the key named', t => {
+  const read = (size: unknown, own: object = {}) =>
+    readImageProcessor(folderWith(t, { ...siglip(8), ...own, size }), square)
+  const both = { shortest_edge: 8, longest_edge: 9 }
+  const refused: [size: object, key: string][] = [
+    [both, 'longest_edge'],
+    [{ longest_edge: 9 }, 'longest_edge'],
+    [{ max_height: 8, max_width: 8 }, 'max_height'],
+    [{ min_pixels: 8, max_pixels: 8 }, 'min_pixels'],
+    [{ height: 8, width: 8, longest_edge: 9 }, 'longest_edge'],
+    [{ shortest_edge: 8, height: 8, width: 8 }, 'height'],
+  ]
+  for (const [size, key] of refused) {
+    assert.throws(() => read(size), hasCode('PROXY_UNSUPPORTED'))
+    assert.throws(() => read(size), new RegExp(`a size with ${key}`))
+  }
+  for (const size of [{}, { height: 8 }, { shortest_edge: 0 }]) {
+    assert.throws(() => read(size), hasCode('PROXY_INVALID'))
+  }
+  const absent = { shortest_edge: 8, longest_edge: null, height: null }
+  assert.deepEqual(read(absent).size, { shortestEdge: 8 })
+  assert.equal(read(both, { do_resize: false }).size, null)
+})
+
 test('a TinyLLaVA checkpoint without one has its base model’s, which its trainer loads', t => {
   const read = (base: string, model_type = 'tinyllava') =>
     readImageProcessor(

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
-import { copyFileSync, readFileSync, writeFileSync } from 'node:fs'
+import { copyFileSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import test from 'node:test'
+import test, { type TestContext } from 'node:test'
 import { encodePrompt, readTokenizer, type Tokenizer } from '../../src/ingest/tokenizer.ts'
 import { shared, temporaryFolder } from '../support.ts'
 import { hasCode } from './fixtures.ts'
@@ -103,12 +103,74 @@ test('a missing or broken tokenizer is an error that names the file', t => {
   }
 })
 
-test('a BOS token may be written as an object', t => {
+test('the BOS token is the one that AutoTokenizer reads from either file', t => {
   const golden = shared(t, 'goldens/tokenizer-spm/legacy')
   if (golden === undefined) return
   const folder = temporaryFolder(t)
   copyFileSync(join(golden, 'tokenizer.json'), join(folder, 'tokenizer.json'))
-  const config = { bos_token: { content: '<s>', special: true } }
-  writeFileSync(join(folder, 'tokenizer_config.json'), JSON.stringify(config))
-  assert.equal(readTokenizer(folder).bosId, 1)
+  const bosId = (config: object, map?: object) => {
+    writeFileSync(join(folder, 'tokenizer_config.json'), JSON.stringify(config))
+    const file = join(folder, 'special_tokens_map.json')
+    if (map === undefined) rmSync(file, { force: true })
+    else writeFileSync(file, JSON.stringify(map))
+    return readTokenizer(folder).bosId
+  }
+  const asObject = { bos_token: { content: '<s>', special: true } }
+  assert.equal(bosId(asObject), 1)
+  assert.equal(bosId({}), null)
+  assert.equal(bosId({}, { bos_token: '<s>' }), 1)
+  assert.equal(bosId({}, asObject), 1)
+  assert.equal(bosId({ bos_token: null }, { bos_token: '<s>' }), 1)
+  assert.equal(bosId({ bos_token: '</s>' }, { bos_token: '<s>' }), 1)
+  assert.equal(bosId({ bos_token: '</s>' }, { eos_token: '</s>' }), 2)
+  const modern = { added_tokens_decoder: {} }
+  assert.equal(bosId({ ...modern, bos_token: '</s>' }, { bos_token: '<s>' }), 2)
+  assert.equal(bosId({ ...modern, bos_token: null }, { bos_token: '<s>' }), null)
+})
+
+/** A byte-level BPE of 256 letters, with two merges that go over what Python holds for a word's end. */
+function byteLevel(preTokenizer: object): Record<string, unknown> {
+  const bytes = Array.from({ length: 256 }, (_, byte) => byte)
+  const isPlain = (byte: number) => /[!-~¡-¬®-ÿ]/.test(String.fromCodePoint(byte))
+  const others = bytes.filter(byte => !isPlain(byte)).map((_, i) => 256 + i)
+  const letters = [...bytes.filter(isPlain), ...others].map(code => String.fromCodePoint(code))
+  const vocab = Object.fromEntries([...letters, 'Ġï', 'ħÂ'].map((token, id) => [token, id]))
+  const merges = ['Ġ ï', 'ħ Â']
+  return {
+    added_tokens: [],
+    normalizer: null,
+    pre_tokenizer: preTokenizer,
+    post_processor: null,
+    decoder: null,
+    model: { type: 'BPE', vocab, merges },
+  }
+}
+
+function folderOf(t: TestContext, tokenizer: object): string {
+  const folder = temporaryFolder(t)
+  writeFileSync(join(folder, 'tokenizer.json'), JSON.stringify(tokenizer))
+  writeFileSync(join(folder, 'tokenizer_config.json'), '{}')
+  return folder
+}
+
+test('white space at which ByteLevel splits is what Python counts as such', t => {
+  const level = { type: 'ByteLevel', add_prefix_space: false, trim_offsets: true }
+  const digits = { type: 'Digits', individual_digits: true }
+  const sequence = { type: 'Sequence', pretokenizers: [digits, level] }
+  for (const preTokenizer of [level, { ...level, use_regex: true }, sequence]) {
+    const { encode } = readTokenizer(folderOf(t, byteLevel(preTokenizer)))
+    // The ids of tokenizers 0.23.3.
+    assert.deepEqual(encode(' \n \ufeffa'), [220, 198, 256, 119, 123, 64])
+    assert.deepEqual(encode('a\u0085\u0085b'), [64, 126, 227, 126, 227, 65])
+  }
+})
+
+test('a tokenizer with a token that counts only as a whole word is refused, with its name', t => {
+  const tokenizer = byteLevel({ type: 'ByteLevel', add_prefix_space: false })
+  const token = { id: 258, content: '<dog>', special: false, normalized: false }
+  const read = (single_word: boolean) => () =>
+    readTokenizer(folderOf(t, { ...tokenizer, added_tokens: [{ ...token, single_word }] }))
+  read(false)()
+  assert.throws(read(true), /added token "<dog>" has single_word/)
+  assert.throws(read(true), hasCode('TOKENIZER_INVALID'))
 })

@@ -117,6 +117,28 @@ test('what a family leaves out is what its own class fills in', t => {
   assert.equal(vision.activation, 'gelu_pytorch_tanh')
 })
 
+test("the LLaVA repository's own layout is named as such; Hugging Face's and TinyLLaVA's go on", t => {
+  const signs: [config: Json, sign: RegExp][] = [
+    [{ architectures: ['LlavaLlamaForCausalLM'] }, /LlavaLlamaForCausalLM/],
+    [{ architectures: ['LlavaMistralForCausalLM'], model_type: 'llava_mistral' }, /LlavaMistral/],
+    [{ mm_vision_tower: 'openai/clip-vit-large-patch14-336' }, /mm_vision_tower/],
+    [{ mm_projector_type: 'mlp2x_gelu' }, /mm_projector_type/],
+  ]
+  for (const [config, sign] of signs) {
+    const { code, message, hint } = refusal(t, { model_type: 'llava', ...config })
+    assert.equal(code, 'PROXY_UNSUPPORTED')
+    assert.match(message, sign)
+    assert.match(message, /the LLaVA repository's own layout/)
+    assert.match(hint, /Convert every checkpoint to Hugging Face llava/)
+  }
+  const left = { mm_vision_tower: 'openai/clip-vit-large-patch14-336' }
+  const architectures = ['LlavaForConditionalGeneration']
+  assert.equal(read(t, { model_type: 'llava', architectures, ...left }).kind, 'llava')
+  assert.equal(read(t, { model_type: 'llava', mm_vision_tower: null }).kind, 'llava')
+  const tiny = { model_type: 'tinyllava', vision_config: { model_type: 'clip_vision_model' } }
+  assert.equal(read(t, { ...tiny, ...left }).kind, 'tinyllava')
+})
+
 test('TinyLLaVA has its own defaults, names and image id', t => {
   const bare = read(t, { model_type: 'tinyllava', text_config: { model_type: 'stablelm' } })
   assert.deepEqual([bare.kind, bare.imageTokenId, bare.lengthMax], ['tinyllava', -200, 2048])

@@ -29,21 +29,23 @@ function peak(need: MemoryNeed, options: ResidencyOptions, residents: number, fe
   return most
 }
 
+/** Small numbers, so that a naive count can follow. */
+const NEEDS = fc.record({
+  tower: fc.integer({ min: 1, max: 500 }),
+  score: fc.integer({ min: 1, max: 500 }),
+  pass: fc.constant(0),
+  example: fc.integer({ min: 0, max: 3 }),
+})
+const OPTIONS = fc.record({
+  bytesMax: fc.integer({ min: 1, max: 5000 }),
+  checkpoints: fc.integer({ min: 1, max: 12 }),
+  visionShared: fc.boolean(),
+  jobExamples: fc.constantFrom({ resident: 64, streamed: 64 }, { resident: 8, streamed: 32 }),
+})
+
 test('as many checkpoints stay as the budget holds, and never more', () => {
-  const needs = fc.record({
-    tower: fc.integer({ min: 1, max: 500 }),
-    score: fc.integer({ min: 1, max: 500 }),
-    pass: fc.constant(0),
-    example: fc.integer({ min: 0, max: 3 }),
-  })
-  const options = fc.record({
-    bytesMax: fc.integer({ min: 1, max: 5000 }),
-    checkpoints: fc.integer({ min: 1, max: 12 }),
-    visionShared: fc.boolean(),
-    jobExamples: fc.constantFrom({ resident: 64, streamed: 64 }, { resident: 8, streamed: 32 }),
-  })
   fc.assert(
-    fc.property(needs, options, (need, drawn) => {
+    fc.property(NEEDS, OPTIONS, (need, drawn) => {
       const { residency, bytesMin } = planResidency(need, drawn)
       const features = Math.floor(drawn.bytesMax / 8)
       const fits = (residents: number) => peak(need, drawn, residents, features) <= drawn.bytesMax
@@ -51,6 +53,22 @@ test('as many checkpoints stay as the budget holds, and never more', () => {
       const most = counts.filter(fits).at(-1)
       assert.equal(residency?.residents, most)
       if (most === undefined) assert.ok(bytesMin > drawn.bytesMax)
+    }),
+    { numRuns: 500, seed: 3 },
+  )
+})
+
+test('the budget that a refused one is told to be is taken, and a little less is not', () => {
+  const scales = fc.constantFrom(1, 2 ** 20)
+  fc.assert(
+    fc.property(NEEDS, OPTIONS, scales, ({ tower, score, pass, example }, drawn, scale) => {
+      const need = { tower: tower * scale, score: score * scale, pass, example: example * scale }
+      const plan = (bytesMax: number) => planResidency(need, { ...drawn, bytesMax })
+      const { bytesMin } = plan(1)
+      for (const more of [0, 0.5, 1, 7, 8, scale]) assert.ok(plan(bytesMin + more).residency)
+      // Features take whole bytes: one less may do as well.
+      assert.equal(plan(bytesMin - 2).residency, undefined)
+      assert.equal(plan(bytesMin - 2).bytesMin, bytesMin)
     }),
     { numRuns: 500, seed: 3 },
   )
@@ -78,7 +96,8 @@ test('a budget that is set and does not hold one checkpoint is refused with what
   assert.equal(error.code, 'CONFIG_INVALID')
   assert.match(error.message, /proxy\.memoryMax is 1000/)
   const bytes = Number(/set it to (\d+)/.exec(error.hint)![1])
-  assert.ok(chooseResidency(schedule, { ...options, memoryMax: bytes * 2 }).residents >= 0)
+  assert.ok(chooseResidency(schedule, { ...options, memoryMax: bytes }).residents >= 0)
+  assert.match(refused(bytes - 4).hint, new RegExp(`set it to ${bytes} `))
   const free = chooseResidency(schedule, { ...options, memoryMax: undefined })
   assert.equal(free.residents, schedule.checkpoints.length)
 })
