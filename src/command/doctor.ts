@@ -9,6 +9,9 @@ import { BUILD_HINT, describeTensorflow } from '../engine/tensorflow-backend.ts'
 import { messageOf, XmasdError } from '../errors.ts'
 import { backlogOf, ROLES, type Role } from '../gauges.ts'
 import { checkImageRoot } from '../ingest/fetch-image.ts'
+import { readImageProcessor } from '../ingest/preprocess.ts'
+import { checkSamePreparation } from '../ingest/same-preparation.ts'
+import { readTokenizer } from '../ingest/tokenizer.ts'
 import { checkWritable, isUnwritten, nearestExisting } from '../log/environment.ts'
 import type { Log } from '../log/log.ts'
 import { groupsOf, logPlace, openLogToRead } from '../open-log.ts'
@@ -116,6 +119,10 @@ function findProxy(config: Config): Finding {
   if (!existsSync(config.proxy.path)) return missing('proxy', config.proxy.path, 'proxy.path')
   const schedule = openSchedule(config.proxy.path, reachOf(config.proxy.metric))
   const { checkpoints, config: proxy, fingerprint, visionShared } = schedule
+  const folders = checkpoints.map(({ dir }) => dir)
+  readTokenizer(folders[0]!)
+  readImageProcessor(folders[0]!, proxy)
+  checkSamePreparation(folders, proxy)
   const megabytes = (checkpointBytes(checkpoints[0]!) / 2 ** 20).toFixed(1)
   const steps = checkpoints.map(({ step }) => step).join(', ')
   const detail =

@@ -154,6 +154,11 @@ test('a schedule whose later checkpoint prepares pictures in another way is refu
   assert.equal(code, 1)
   assert.match(stderr, /checkpoint-500\/preprocessor_config\.json says another mean than .*-70\//)
   assert.match(stderr, /\[CHECKPOINT_INVALID\]/)
+  const doctor = await run(['doctor', '--config', site.config], { XMASD_PROXY_PATH: proxy })
+  assert.match(
+    doctor.stdout,
+    /✗ proxy .*checkpoint-500\/preprocessor_config\.json says another mean/,
+  )
 })
 
 test('explain shows control characters of an id as escapes', async t => {
