@@ -4,7 +4,6 @@ import { openBundle } from '../cluster/bundle.ts'
 import { buildIndex } from '../cluster/hnsw.ts'
 import { fetchBundle } from '../cluster/published.ts'
 import { SIGNATURES, type Signature, signatureOf } from '../cluster/signature.ts'
-import { readTrajectoryLines } from '../cluster/trajectories.ts'
 import { type Config, loadConfig } from '../config.ts'
 import type { Log } from '../log/log.ts'
 import { balanceOf } from '../observe/balance.ts'
@@ -12,7 +11,7 @@ import { type Parts, partsText, policyPart } from '../observe/parts.ts'
 import { startProgress } from '../observe/progress.ts'
 import { openLogToRead } from '../open-log.ts'
 import type { Assignment, Cluster } from '../record.ts'
-import { assignmentTexts, readSubset } from '../report/history.ts'
+import { readSubset } from '../report/history.ts'
 import { type Reign, readReigns } from '../report/reigns.ts'
 import { type Replayed, type ReplayOptions, replay } from '../report/replay.ts'
 import { ClustersInForce, fetchNearness } from '../role/clusters-in-force.ts'
@@ -20,6 +19,7 @@ import { NearDuplicates } from '../select/near-duplicates.ts'
 import { POLICIES, type PolicyName } from '../select/policy.ts'
 import { type Budget, batchQuotas, budgetOf } from '../select/quotas.ts'
 import { fitWithProgress } from './fit.ts'
+import { historyOf, readAssigned } from './fit-source.ts'
 import { writeJsonArray } from './json-array.ts'
 import { percent, positiveInteger } from './options.ts'
 
@@ -160,11 +160,8 @@ async function fittedHere(
   signature: Signature,
   wanted: number,
 ): Promise<Clusters> {
-  const name = config.log.topics.assignments
-  const read = await readTrajectoryLines(assignmentTexts(log, config), name, {
-    signatures: [signature],
-  })
-  const points = read.signatures.get(signature)!
+  const source = await readAssigned(log, config, { signatures: [signature] })
+  const points = historyOf(source, signature).signatures.get(signature)!
   const { centroids, standardisation } = fitWithProgress(points, {
     signature,
     clusters: wanted,

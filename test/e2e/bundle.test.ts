@@ -89,6 +89,24 @@ test('a replay at another percent, or with another signature, keeps that many', 
   assert.ok(used <= 10)
 })
 
+test('a replay with a signature keeps what the bundle that fit makes of it would, in a log with duplicates', async t => {
+  const { site } = await siteWithOther(t)
+  await assignAgain(site, undefined)
+  const keys = [join(site.folder, 'here.json'), join(site.folder, 'fitted.json')]
+  for (const signature of ['sum', 'spectrum']) {
+    const bundle = join(site.folder, signature)
+    const asked = ['--signature', signature, '--clusters', '12']
+    await replayOf(site, ...asked, '--out', keys[0]!)
+    const fit = ['fit', '--assignments', '--config', site.config, '--out', bundle, ...asked]
+    const { stdout } = await succeed([...fit, '--json'])
+    const { duplicates, redelivered } = JSON.parse(stdout)
+    assert.ok(duplicates > 0 && redelivered >= 150)
+    await replayOf(site, '--bundle', bundle, '--out', keys[1]!)
+    const [here, fitted] = keys.map(file => JSON.parse(readFileSync(file, 'utf8')))
+    assert.deepEqual(here, fitted, signature)
+  }
+})
+
 test('assignments of another bundle than the one in force are counted by the one in force', async t => {
   const { site, other } = await siteWithOther(t)
   await succeed(['bundle', 'swap', '--bundle', other, '--config', site.config])
@@ -155,15 +173,18 @@ test('under the final policy a swap takes nothing back, and a replay from zero d
   }
 })
 
-/** Appends what is assigned already once more, with other content. */
-async function assignAgain(site: Site, name: string): Promise<void> {
+/** Appends what is assigned already once more, with other content where there is a name to make it of. */
+async function assignAgain(site: Site, name: string | undefined): Promise<void> {
   const log = await openLocalLog({ path: site.log })
   await log.ensureTopics([{ name: 'assignments', partitions: 1 }])
   const records: OutRecord[] = []
   for await (const { value } of log.read('assignments')) {
     const assignment = JSON.parse(Buffer.from(value!).toString()) as Assignment | Control
     if ('control' in assignment || records.length === 150) continue
-    const content = createHash('sha256').update(`${assignment.content}${name}`).digest('hex')
+    const content =
+      name === undefined
+        ? assignment.content
+        : createHash('sha256').update(`${assignment.content}${name}`).digest('hex')
     const changed = { ...assignment, content, key: keyOf(assignment.id, content) }
     const bytes = Buffer.from(JSON.stringify(changed))
     records.push({ topic: 'assignments', key: changed.key, value: bytes, partition: 0 })
