@@ -1,5 +1,6 @@
 /** `bundle`: which clusters are in force, and other ones put in their place while everything runs. */
 import { Command } from 'commander'
+import { checkSameScores } from '../bundle-checks.ts'
 import { type Bundle, openBundle } from '../cluster/bundle.ts'
 import {
   type ClusterMap,
@@ -166,33 +167,6 @@ async function currentBundle(log: Log, config: Config): Promise<Bundle> {
     'no example has been assigned yet: there is nothing to swap',
     'set `bundle` in the configuration to the folder of the one you want and start the daemon',
   )
-}
-
-/** Clusters of other scores mean nothing here: another schedule, metric or mode is another family of topics. */
-function checkSameScores(current: Bundle, next: Bundle): void {
-  const [a, b] = [current.manifest, next.manifest]
-  const mismatch =
-    a.schedule.T !== b.schedule.T
-      ? `${b.schedule.T} checkpoints, not ${a.schedule.T}`
-      : differs(a.schedule.fingerprint, b.schedule.fingerprint)
-        ? `schedule ${b.schedule.fingerprint}, not ${a.schedule.fingerprint}`
-        : differs(a.mode, b.mode)
-          ? `mode ${b.mode}, not ${a.mode}`
-          : (a.metric ?? 'attention') !== (b.metric ?? 'attention')
-            ? `metric ${b.metric ?? 'attention'}, not ${a.metric ?? 'attention'}`
-            : a.precision !== b.precision
-              ? `precision ${b.precision ?? 'float32'}, not ${a.precision ?? 'float32'}`
-              : undefined
-  if (mismatch === undefined) return
-  throw new XmasdError(
-    'BUNDLE_MISMATCH',
-    `bundle ${next.id} is for ${mismatch} of bundle ${current.id}, which is in force`,
-    'fit it to the assignments of this log (xmasd fit --assignments); a new schedule starts new topics',
-  )
-}
-
-function differs(a: string | null, b: string | null): boolean {
-  return a !== null && b !== null && a !== b
 }
 
 function report(options: Options, map: ClusterMap): void {

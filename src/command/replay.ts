@@ -1,5 +1,6 @@
 /** `replay`: what would have been kept under other settings or clusters, and what would change. */
 import { Command, Option } from 'commander'
+import { checkSameScores } from '../bundle-checks.ts'
 import { openBundle } from '../cluster/bundle.ts'
 import { buildIndex } from '../cluster/hnsw.ts'
 import { fetchBundle } from '../cluster/published.ts'
@@ -143,7 +144,12 @@ async function clustersOf(
   }
   const clusters = new ClustersInForce(log, config.log.topics.bundles)
   const given = options.bundle === undefined ? undefined : await openBundle(options.bundle)
-  if (given !== undefined) clusters.add(given)
+  if (given !== undefined) {
+    if (inForce !== undefined) {
+      checkSameScores(await fetchBundle(log, config.log.topics.bundles, inForce), given)
+    }
+    clusters.add(given)
+  }
   const id = given?.id ?? inForce
   // As after a swap, where another one has been in force.
   const isFirst = reigns.every(({ bundle }) => bundle === id)

@@ -6,7 +6,16 @@ import test, { type TestContext } from 'node:test'
 import { openLocalLog } from '../../src/log/local.ts'
 import type { OutRecord } from '../../src/log/log.ts'
 import { type Assignment, type Control, type Decision, keyOf } from '../../src/record.ts'
-import { jsonOf, makeSite, readTopic, run, type Site, succeed } from './command.ts'
+import {
+  DEMO_BUNDLE,
+  jsonOf,
+  makeSite,
+  readTopic,
+  run,
+  type Site,
+  succeed,
+  writeLines,
+} from './command.ts'
 
 /** A site whose log holds a run of the demo's stream, and a bundle fitted to what it assigned. */
 async function siteWithOther(t: TestContext): Promise<{ site: Site; other: string }> {
@@ -208,6 +217,33 @@ test('a swap that can mean nothing is refused with what to do', async t => {
     unknown.stderr,
     /ffffffffffff does not lie in the topic bundles.*\n.*bundle list.*bundle swap/,
   )
+})
+
+test('a bundle whose scores are others is refused by swap, shadow and replay', async t => {
+  const { site } = await siteWithOther(t)
+  const current = JSON.parse(readFileSync(join(DEMO_BUNDLE, 'bundle.json'), 'utf8'))
+  const { fingerprint, steps } = current.schedule
+  const others: [string, number[], { fingerprint: string | null; mode: string | null }, RegExp][] =
+    [
+      ['mode', steps, { fingerprint, mode: 'paper' }, /for mode paper, not reference/],
+      ['schedule', steps, { fingerprint: 'f00', mode: 'reference' }, /for schedule f00, not /],
+      ['length', [1, 2], { fingerprint: null, mode: null }, /for 2 checkpoints, not /],
+    ]
+  for (const [name, steps, { fingerprint, mode }, message] of others) {
+    const trajectories = Array.from({ length: 9 }, (_, i) => {
+      return { id: `${i}`, trajectory: steps.map((_, t) => t + i * i) }
+    })
+    const file = writeLines(site, `${name}.jsonl`, trajectories)
+    writeLines(site, `${name}.jsonl.meta.json`, [{ v: 1, schedule: { fingerprint, steps }, mode }])
+    const dir = join(site.folder, name)
+    await succeed(['fit', '--trajectories', file, '--clusters', '2', '--out', dir])
+    for (const command of [['bundle', 'shadow'], ['bundle', 'swap'], ['replay']]) {
+      const refused = await run([...command, '--bundle', dir, '--config', site.config])
+      assert.equal(refused.code, 1, `${command.join(' ')}: ${refused.stderr}`)
+      assert.match(refused.stderr, message)
+      assert.match(refused.stderr, /\[BUNDLE_MISMATCH\]\n {2}\S.*\n$/)
+    }
+  }
 })
 
 test('a swap to what is in force is refused; a rollback passes over those that a log holds', async t => {
