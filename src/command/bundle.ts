@@ -80,7 +80,7 @@ async function swap(log: Log, config: Config, options: Options): Promise<void> {
   await putInForce(log, config, options, await wanted(log, config, options))
 }
 
-/** The bundle that the flags name, on the log from here on. */
+/** The bundle that the flags name. */
 async function wanted(log: Log, config: Config, { bundle: dir, to }: Options): Promise<Bundle> {
   if ((dir === undefined) === (to === undefined)) {
     throw new XmasdError(
@@ -89,11 +89,9 @@ async function wanted(log: Log, config: Config, { bundle: dir, to }: Options): P
       '`xmasd bundle list` shows what lies on the log',
     )
   }
+  if (dir !== undefined) return openBundle(dir)
   const { bundles } = config.log.topics
-  if (dir === undefined) return fetchBundle(log, bundles, await wholeId(log, bundles, to!))
-  const bundle = await openBundle(dir)
-  await publishBundle(log, bundles, bundle)
-  return bundle
+  return fetchBundle(log, bundles, await wholeId(log, bundles, to!))
 }
 
 /** The one published id that begins with `prefix`; itself where there is none. */
@@ -109,7 +107,10 @@ async function wholeId(log: Log, topic: string, prefix: string): Promise<string>
 
 async function shadow(log: Log, config: Config, options: Options): Promise<void> {
   const bundle = options.off === true ? null : await wanted(log, config, options)
-  if (bundle !== null) checkSameScores(await currentBundle(log, config), bundle)
+  if (bundle !== null) {
+    checkSameScores(await currentBundle(log, config), bundle)
+    await publishBundle(log, config.log.topics.bundles, bundle)
+  }
   await appendControl(log, config, { v: 1, control: 'shadow', bundle: bundle?.id ?? null })
   const document = { v: 1, shadow: bundle?.id ?? null }
   process.stdout.write(
@@ -140,7 +141,7 @@ async function rollback(log: Log, config: Config, options: Options): Promise<voi
   await putInForce(log, config, options, next)
 }
 
-/** The swap itself is one record of `assignments`; the cluster map is published before it. */
+/** The swap itself is one record of `assignments`; bundle and cluster map are published before it. */
 async function putInForce(log: Log, config: Config, options: Options, next: Bundle): Promise<void> {
   const { bundles } = config.log.topics
   const current = await currentBundle(log, config)
@@ -154,6 +155,7 @@ async function putInForce(log: Log, config: Config, options: Options, next: Bund
   }
   checkSameScores(current, next)
   const map = await mapClusters(log, config, current, next)
+  await publishBundle(log, bundles, next)
   await publishMap(log, bundles, map)
   await appendControl(log, config, { v: 1, control: 'swap', bundle: next.id })
   report(options, map)

@@ -219,8 +219,11 @@ test('a swap that can mean nothing is refused with what to do', async t => {
   )
 })
 
-test('a bundle whose scores are others is refused by swap, shadow and replay', async t => {
+test('a bundle whose scores are others is refused by swap, shadow and replay, and stays off the log', async t => {
   const { site } = await siteWithOther(t)
+  const listed = async () =>
+    JSON.parse((await succeed(['bundle', 'list', '--config', site.config, '--json'])).stdout)
+  const before = await listed()
   const current = JSON.parse(readFileSync(join(DEMO_BUNDLE, 'bundle.json'), 'utf8'))
   const { fingerprint, steps } = current.schedule
   const others: [string, number[], { fingerprint: string | null; mode: string | null }, RegExp][] =
@@ -244,6 +247,7 @@ test('a bundle whose scores are others is refused by swap, shadow and replay', a
       assert.match(refused.stderr, /\[BUNDLE_MISMATCH\]\n {2}\S.*\n$/)
     }
   }
+  assert.deepEqual(await listed(), before)
 })
 
 test('a swap to what is in force is refused; a rollback passes over those that a log holds', async t => {
