@@ -1,5 +1,5 @@
 /** `bundle`: which clusters are in force, and other ones put in their place while everything runs. */
-import { Command } from 'commander'
+import { Command, Option } from 'commander'
 import { checkSameScores } from '../bundle-checks.ts'
 import { type Bundle, openBundle } from '../cluster/bundle.ts'
 import {
@@ -35,7 +35,7 @@ export function bundleCommand(): Command {
       subcommand('shadow', 'Let another bundle decide beside it, into the topic `shadow`.', shadow)
         .option('--bundle <dir>', 'folder that `xmasd fit` wrote')
         .option('--to <id>', 'a bundle that lies on the log already; its first digits will do')
-        .option('--off', 'end it'),
+        .addOption(new Option('--off', 'end it').conflicts(['bundle', 'to'])),
     )
     .addCommand(subcommand('rollback', 'Put the bundle before the last swap in force.', rollback))
 }

@@ -250,6 +250,18 @@ test('a bundle whose scores are others is refused by swap, shadow and replay, an
   assert.deepEqual(await listed(), before)
 })
 
+test('ending a shadow takes no bundle with it', async t => {
+  const site = makeSite(t)
+  for (const flag of [
+    ['--bundle', DEMO_BUNDLE],
+    ['--to', 'abc'],
+  ]) {
+    const refused = await run(['bundle', 'shadow', '--off', ...flag, '--config', site.config])
+    assert.equal(refused.code, 2)
+    assert.match(refused.stderr, /'--off' cannot be used with option '--(bundle|to) </)
+  }
+})
+
 test('a swap to what is in force is refused; a rollback passes over those that a log holds', async t => {
   const { site, other } = await siteWithOther(t)
   const bundle = (...args: string[]) => run(['bundle', ...args, '--config', site.config])
