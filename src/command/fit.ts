@@ -1,5 +1,4 @@
 /** `fit`: trajectories -> clusters -> a bundle. */
-import { existsSync, readdirSync } from 'node:fs'
 import { Command, Option } from 'commander'
 import { readCentroids, writeBundle } from '../cluster/bundle.ts'
 import { type Fitted, fitClusters, fitGiven, fitLabelled } from '../cluster/fit.ts'
@@ -20,6 +19,7 @@ import {
 } from './fit-report.ts'
 import { type History, historyOf, readSource, type Source } from './fit-source.ts'
 import { configFlag, integer, percent, positiveInteger } from './options.ts'
+import { namesIn, notEmpty } from './out-folder.ts'
 
 /** Of the number of clusters that is proposed where all were too small. */
 const EXAMPLES_A_CLUSTER = 20
@@ -119,14 +119,11 @@ function warnOfSmall({ points, clusters, sizes }: BundleReport): void {
 }
 
 function checkOut({ out, force }: Options): void {
-  if (out === undefined || force === true || !existsSync(out)) return
-  const names = readdirSync(out)
+  if (out === undefined || force === true) return
+  const names = namesIn(out)
   if (names.length === 0) return
-  throw new XmasdError(
-    'FILE_EXISTS',
-    `${out} is not empty: ${names.slice(0, 5).join(', ')}`,
-    'Name another folder, or --force to replace the bundle that is there.',
-  )
+  const hint = 'Name another folder, or --force to replace the bundle that is there.'
+  throw notEmpty(out, names, hint)
 }
 
 async function makeBundle(
