@@ -70,9 +70,20 @@ async function score(options: Options): Promise<void> {
     'images.root': options.images,
   })
   const started = performance.now()
+  const examples = await countExamples(options.data, options.limit)
+  if (examples === 0) {
+    throw new XmasdError(
+      'DATA_INVALID',
+      `${options.data} holds no examples`,
+      'give a LLaVA .json or .jsonl file',
+    )
+  }
   const measurer = await startMeasuring(config, { onOutOfMemory: warn })
   try {
-    const counts = await scoreFile(measurer, options, config.score.batchExamplesMax)
+    const counts = await scoreFile(measurer, options, {
+      examples,
+      chunkExamples: config.score.batchExamplesMax,
+    })
     const { steps, fingerprint } = measurer.schedule
     const { metric, precision } = config.proxy
     const mode = metric === 'attention' ? config.proxy.mode : null
@@ -95,13 +106,13 @@ type Counts = { scored: number; textOnly: number; failed: Record<string, number>
 async function scoreFile(
   measurer: Measurer,
   options: Options,
-  chunkExamples: number,
+  { examples, chunkExamples }: { examples: number; chunkExamples: number },
 ): Promise<Counts> {
   const temporary = `${options.out}.${process.pid}.tmp`
   const out = await openOut(temporary)
   const counts: Counts = { scored: 0, textOnly: 0, failed: {} }
   const { data, limit } = options
-  const progress = startProgress('scored', await countExamples(data, limit))
+  const progress = startProgress('scored', examples)
   let done = 0
   const inFlight: Promise<Measured[]>[] = []
   const writeFirst = async (): Promise<void> => {
@@ -164,13 +175,6 @@ type Done = { counts: Counts; steps: number[]; seconds: number; chosen: ChosenDe
 function report(options: Options, { counts, steps, seconds, chosen }: Done): void {
   const failed = Object.values(counts.failed).reduce((sum, n) => sum + n, 0)
   const total = counts.scored + counts.textOnly + failed
-  if (total === 0) {
-    throw new XmasdError(
-      'DATA_INVALID',
-      `${options.data} holds no examples`,
-      'give a LLaVA .json or .jsonl file',
-    )
-  }
   if (failed === total) process.exitCode = 1
   if (options.json === true) {
     const { device, why } = chosen

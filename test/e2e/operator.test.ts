@@ -1,11 +1,12 @@
 /** What an operator types to look: tail, doctor, explain, and how commands end where nothing came of them. */
 import assert from 'node:assert/strict'
-import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import test from 'node:test'
 import { openLocalLog } from '../../src/log/local.ts'
 import type { Decision } from '../../src/record.ts'
 import {
+  DEMO_PROXY,
   distinct,
   example,
   jsonOf,
@@ -171,4 +172,28 @@ test('where nothing came of it a command ends with exit code 1 and says why', as
   const nowhere = join(site.folder, 'nowhere/out.jsonl')
   const onNothing = await run(['score', '--proxy', proxy, '--data', good, '--out', nowhere])
   assert.match(onNothing.stderr, /nowhere.* \[FILE_UNWRITABLE\]\n {2}\S/)
+})
+
+test('what stands at --out of score stays where the data hold no example, or are broken', async t => {
+  const site = makeSite(t)
+  const out = writeLines(site, 'out.jsonl', [{ id: 'before' }])
+  const meta = writeLines(site, 'out.jsonl.meta.json', [{ v: 1 }])
+  const broken = join(site.folder, 'broken.json')
+  writeFileSync(broken, `[${JSON.stringify(example('t', undefined, 'what?'))},`)
+  for (const data of [writeLines(site, 'empty.jsonl', []), broken]) {
+    const scored = await run(['score', '--proxy', DEMO_PROXY, '--data', data, '--out', out])
+    assert.equal(scored.code, 1)
+    assert.match(
+      scored.stderr,
+      /^xmasd: .*(empty\.jsonl holds no examples|never ends) \[DATA_INVALID\]\n/m,
+    )
+    assert.deepEqual(
+      [out, meta].map(file => readFileSync(file, 'utf8')),
+      ['{"id":"before"}\n', '{"v":1}\n'],
+    )
+    assert.deepEqual(
+      readdirSync(site.folder).filter(name => name.endsWith('.tmp')),
+      [],
+    )
+  }
 })
