@@ -1,4 +1,4 @@
-/** May this bundle be used with this proxy, and on this log: what `run` refuses and `doctor` foretells. */
+/** May this bundle be used with this proxy, and on this log: what `run`, `bundle` and `replay` refuse and `doctor` foretells. */
 import type { Bundle } from './cluster/bundle.ts'
 import { publishBundle, publishedIds } from './cluster/published.ts'
 import type { Config } from './config.ts'
@@ -33,6 +33,37 @@ export function checkBundleFits(
     `${config.bundle} does not fit ${config.proxy.path}: ${mismatch}`,
     'score and fit with this proxy, metric, mode and precision, or point proxy.path and bundle at a pair that belongs together',
   )
+}
+
+/**
+ * Clusters of other scores mean nothing to a log: another schedule, metric or mode is another family of topics.
+ *
+ * @throws XmasdError BUNDLE_MISMATCH
+ */
+export function checkSameScores(current: Bundle, next: Bundle): void {
+  const [a, b] = [current.manifest, next.manifest]
+  const mismatch =
+    a.schedule.T !== b.schedule.T
+      ? `${b.schedule.T} checkpoints, not ${a.schedule.T}`
+      : differs(a.schedule.fingerprint, b.schedule.fingerprint)
+        ? `schedule ${b.schedule.fingerprint}, not ${a.schedule.fingerprint}`
+        : differs(a.mode, b.mode)
+          ? `mode ${b.mode}, not ${a.mode}`
+          : (a.metric ?? 'attention') !== (b.metric ?? 'attention')
+            ? `metric ${b.metric ?? 'attention'}, not ${a.metric ?? 'attention'}`
+            : a.precision !== b.precision
+              ? `precision ${b.precision ?? 'float32'}, not ${a.precision ?? 'float32'}`
+              : undefined
+  if (mismatch === undefined) return
+  throw new XmasdError(
+    'BUNDLE_MISMATCH',
+    `bundle ${next.id} is for ${mismatch} of bundle ${current.id}, which is in force`,
+    'fit it to the assignments of this log (xmasd fit --assignments); a new schedule starts new topics',
+  )
+}
+
+function differs(a: string | null, b: string | null): boolean {
+  return a !== null && b !== null && a !== b
 }
 
 /**

@@ -87,7 +87,8 @@ async function main(argv: string[]): Promise<number> {
   const asked = argv[0] === 'help' ? argv[1] : argv[0]
   for (const [name, { summary, load }] of Object.entries(COMMANDS)) {
     const command = name === asked ? await load() : new Command(name).description(summary)
-    program.addCommand(command.exitOverride())
+    for (const one of [command, ...command.commands]) one.exitOverride()
+    program.addCommand(command)
   }
   try {
     await program.parseAsync(argv, { from: 'user' })

@@ -1,5 +1,6 @@
 /** `bundle`: which clusters are in force, and other ones put in their place while everything runs. */
-import { Command } from 'commander'
+import { Command, Option } from 'commander'
+import { checkSameScores } from '../bundle-checks.ts'
 import { type Bundle, openBundle } from '../cluster/bundle.ts'
 import {
   type ClusterMap,
@@ -34,7 +35,7 @@ export function bundleCommand(): Command {
       subcommand('shadow', 'Let another bundle decide beside it, into the topic `shadow`.', shadow)
         .option('--bundle <dir>', 'folder that `xmasd fit` wrote')
         .option('--to <id>', 'a bundle that lies on the log already; its first digits will do')
-        .option('--off', 'end it'),
+        .addOption(new Option('--off', 'end it').conflicts(['bundle', 'to'])),
     )
     .addCommand(subcommand('rollback', 'Put the bundle before the last swap in force.', rollback))
 }
@@ -79,7 +80,7 @@ async function swap(log: Log, config: Config, options: Options): Promise<void> {
   await putInForce(log, config, options, await wanted(log, config, options))
 }
 
-/** The bundle that the flags name, on the log from here on. */
+/** The bundle that the flags name. */
 async function wanted(log: Log, config: Config, { bundle: dir, to }: Options): Promise<Bundle> {
   if ((dir === undefined) === (to === undefined)) {
     throw new XmasdError(
@@ -88,11 +89,9 @@ async function wanted(log: Log, config: Config, { bundle: dir, to }: Options): P
       '`xmasd bundle list` shows what lies on the log',
     )
   }
+  if (dir !== undefined) return openBundle(dir)
   const { bundles } = config.log.topics
-  if (dir === undefined) return fetchBundle(log, bundles, await wholeId(log, bundles, to!))
-  const bundle = await openBundle(dir)
-  await publishBundle(log, bundles, bundle)
-  return bundle
+  return fetchBundle(log, bundles, await wholeId(log, bundles, to!))
 }
 
 /** The one published id that begins with `prefix`; itself where there is none. */
@@ -108,7 +107,10 @@ async function wholeId(log: Log, topic: string, prefix: string): Promise<string>
 
 async function shadow(log: Log, config: Config, options: Options): Promise<void> {
   const bundle = options.off === true ? null : await wanted(log, config, options)
-  if (bundle !== null) checkSameScores(await currentBundle(log, config), bundle)
+  if (bundle !== null) {
+    checkSameScores(await currentBundle(log, config), bundle)
+    await publishBundle(log, config.log.topics.bundles, bundle)
+  }
   await appendControl(log, config, { v: 1, control: 'shadow', bundle: bundle?.id ?? null })
   const document = { v: 1, shadow: bundle?.id ?? null }
   process.stdout.write(
@@ -139,7 +141,7 @@ async function rollback(log: Log, config: Config, options: Options): Promise<voi
   await putInForce(log, config, options, next)
 }
 
-/** The swap itself is one record of `assignments`; the cluster map is published before it. */
+/** The swap itself is one record of `assignments`; bundle and cluster map are published before it. */
 async function putInForce(log: Log, config: Config, options: Options, next: Bundle): Promise<void> {
   const { bundles } = config.log.topics
   const current = await currentBundle(log, config)
@@ -153,6 +155,7 @@ async function putInForce(log: Log, config: Config, options: Options, next: Bund
   }
   checkSameScores(current, next)
   const map = await mapClusters(log, config, current, next)
+  await publishBundle(log, bundles, next)
   await publishMap(log, bundles, map)
   await appendControl(log, config, { v: 1, control: 'swap', bundle: next.id })
   report(options, map)
@@ -166,33 +169,6 @@ async function currentBundle(log: Log, config: Config): Promise<Bundle> {
     'no example has been assigned yet: there is nothing to swap',
     'set `bundle` in the configuration to the folder of the one you want and start the daemon',
   )
-}
-
-/** Clusters of other scores mean nothing here: another schedule, metric or mode is another family of topics. */
-function checkSameScores(current: Bundle, next: Bundle): void {
-  const [a, b] = [current.manifest, next.manifest]
-  const mismatch =
-    a.schedule.T !== b.schedule.T
-      ? `${b.schedule.T} checkpoints, not ${a.schedule.T}`
-      : differs(a.schedule.fingerprint, b.schedule.fingerprint)
-        ? `schedule ${b.schedule.fingerprint}, not ${a.schedule.fingerprint}`
-        : differs(a.mode, b.mode)
-          ? `mode ${b.mode}, not ${a.mode}`
-          : (a.metric ?? 'attention') !== (b.metric ?? 'attention')
-            ? `metric ${b.metric ?? 'attention'}, not ${a.metric ?? 'attention'}`
-            : a.precision !== b.precision
-              ? `precision ${b.precision ?? 'float32'}, not ${a.precision ?? 'float32'}`
-              : undefined
-  if (mismatch === undefined) return
-  throw new XmasdError(
-    'BUNDLE_MISMATCH',
-    `bundle ${next.id} is for ${mismatch} of bundle ${current.id}, which is in force`,
-    'fit it to the assignments of this log (xmasd fit --assignments); a new schedule starts new topics',
-  )
-}
-
-function differs(a: string | null, b: string | null): boolean {
-  return a !== null && b !== null && a !== b
 }
 
 function report(options: Options, map: ClusterMap): void {

@@ -1,5 +1,6 @@
 /** `export-metrics`: trajectories and a bundle -> the files that the published code works on. */
-import { join } from 'node:path'
+import { rmSync } from 'node:fs'
+import { basename, dirname, join } from 'node:path'
 import { Command } from 'commander'
 import { nearestClusters } from '../cluster/assign.ts'
 import { openBundle } from '../cluster/bundle.ts'
@@ -16,9 +17,17 @@ import { readExamples } from '../ingest/data.ts'
 import { type Named, namesOf, uniqueIds } from '../ingest/unique-id.ts'
 import type { Metric } from '../score/metric.ts'
 import { VALUES } from '../score/singular.ts'
+import { namesIn, notEmpty } from './out-folder.ts'
 import { checkBundleFits } from './select.ts'
 
-type Options = { trajectories: string; data?: string; bundle?: string; out: string; json?: boolean }
+type Options = {
+  trajectories: string
+  data?: string
+  bundle?: string
+  out: string
+  force?: boolean
+  json?: boolean
+}
 
 export function exportMetricsCommand(): Command {
   return new Command('export-metrics')
@@ -30,6 +39,7 @@ export function exportMetricsCommand(): Command {
     )
     .option('--data <file>', 'the LLaVA file that was scored: unique ids, and unique2orig.json')
     .option('--bundle <dir>', 'folder that `xmasd fit` wrote: …_cluster_idxs.json')
+    .option('--force', 'replace what an earlier export left in --out')
     .option('--json', 'report as one JSON document on stdout')
     .action(exportMetrics)
 }
@@ -41,6 +51,7 @@ async function exportMetrics(options: Options): Promise<void> {
   const { out, trajectories } = options
   const bundle = options.bundle === undefined ? undefined : await openBundle(options.bundle)
   const meta = await metaOf(trajectories)
+  const earlier = earlierFiles(options, meta.metric)
   const own = meta.metric === 'loss' ? 'sum' : 'spectrum'
   const signatures = [own, bundle?.manifest.signature ?? own] as const
   const read = await readTrajectories(trajectories, { signatures })
@@ -50,6 +61,7 @@ async function exportMetrics(options: Options): Promise<void> {
   }
   const ids =
     options.data === undefined ? read.keys : await uniqueIdsOf(options.data, options, read)
+  for (const file of earlier) rmSync(file, { force: true })
   const scored = [...ids.keys()].filter(index => read.rows[index]! >= 0)
   const byId = <T>(from: (index: number) => T): [string, T][] =>
     scored.map(index => [ids[index]!, from(index)])
@@ -58,27 +70,27 @@ async function exportMetrics(options: Options): Promise<void> {
     writeById(join(out, name), entries)
     files.push(name)
   }
-  const name = NAMES[meta.metric]
   for (const [t, step] of meta.schedule.steps.entries()) {
     write(
       metricFile(meta.metric, step),
       byId(index => valueAt(read, own, index, t)),
     )
   }
+  const { stability, clusters: ofClusters, order } = namesOfOthers(meta.metric)
   write(
-    `${name}_stability_vals_top-${VALUES}_singular_vals.json`,
+    stability,
     byId(i => read.instability[i]!),
   )
   if (bundle !== undefined) {
     const clusters = nearestClusters(read, bundle)
     write(
-      `${name}_cluster_idxs.json`,
+      ofClusters,
       byId(index => clusters[index]!),
     )
   }
   if (options.data !== undefined) {
     write(
-      'unique2orig.json',
+      order,
       ids.map((id, index) => [id, read.lines[index]!]),
     )
   }
@@ -89,6 +101,40 @@ function metricFile(metric: Metric, step: number): string {
   return metric === 'loss'
     ? `loss_files/checkpoint-${step}_loss.json`
     : `attn_svd_files/checkpoint-${step}_attn_svd_full_vals_top${VALUES}.json`
+}
+
+/** What goes with the metric files. */
+function namesOfOthers(metric: Metric): { stability: string; clusters: string; order: string } {
+  const name = NAMES[metric]
+  return {
+    stability: `${name}_stability_vals_top-${VALUES}_singular_vals.json`,
+    clusters: `${name}_cluster_idxs.json`,
+    order: 'unique2orig.json',
+  }
+}
+
+/**
+ * What an export of this metric may have left in the folder, with --force: its files beside new ones would be read
+ * as one schedule. Throws FILE_EXISTS without it, or where there are metric files that no export has written.
+ */
+function earlierFiles({ out, force }: Options, metric: Metric): string[] {
+  const names = namesIn(out)
+  if (force !== true && names.length > 0) {
+    const hint = 'Name another folder, or --force to replace an earlier export.'
+    throw notEmpty(out, names, hint)
+  }
+  const folder = join(out, dirname(metricFile(metric, 0)))
+  const files = namesIn(folder)
+  const foreign = files.filter(name => {
+    const step = Number(/^checkpoint-(\d+)_/.exec(name)?.[1])
+    return name !== basename(metricFile(metric, step))
+  })
+  if (foreign.length > 0) {
+    const hint = 'Name another folder; --force removes only what an earlier export left.'
+    throw notEmpty(folder, foreign, hint)
+  }
+  const others = Object.values(namesOfOthers(metric)).map(name => join(out, name))
+  return [...files.map(name => join(folder, name)), ...others]
 }
 
 /** At checkpoint `t`: the 5 singular values, or the loss. */

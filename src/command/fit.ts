@@ -1,5 +1,4 @@
 /** `fit`: trajectories -> clusters -> a bundle. */
-import { existsSync, readdirSync } from 'node:fs'
 import { Command, Option } from 'commander'
 import { readCentroids, writeBundle } from '../cluster/bundle.ts'
 import { type Fitted, fitClusters, fitGiven, fitLabelled } from '../cluster/fit.ts'
@@ -8,20 +7,19 @@ import { readClusterIndices } from '../cluster/metric-files.ts'
 import { SIGNATURES, type Signature } from '../cluster/signature.ts'
 import { XmasdError } from '../errors.ts'
 import { startProgress } from '../observe/progress.ts'
-import { type CountedOnce, countOnce } from '../select/duplicates.ts'
 import { SMALL_CLUSTER_SIZE_MAX } from '../select/quotas.ts'
 import { shellWord } from '../shell.ts'
 import { describeNear, type NearReport, nearnessOf, nearReport } from './fit-nearness.ts'
 import {
   describeComparison,
-  rowsOf,
   type SignatureReport,
   type Sizes,
   signatureReport,
   sizeQuantiles,
 } from './fit-report.ts'
-import { readSource, type Source } from './fit-source.ts'
+import { type History, historyOf, readSource, type Source } from './fit-source.ts'
 import { configFlag, integer, percent, positiveInteger } from './options.ts'
+import { namesIn, notEmpty } from './out-folder.ts'
 
 /** Of the number of clusters that is proposed where all were too small. */
 const EXAMPLES_A_CLUSTER = 20
@@ -91,38 +89,18 @@ export function fitCommand(): Command {
     })
 }
 
-/** Of the examples that count and have a trajectory, each once, in order; `scored` says which they are. */
-type History = {
-  signatures: Map<Signature, Points>
-  keys: string[]
-  scored: number[]
-  instability: Float32Array
-  counts: CountedOnce
-}
-
 async function fit(options: Options): Promise<void> {
   checkOut(options)
   const signatures = options.report === true ? SIGNATURES : [options.signature]
   const progress = startProgress('read', undefined)
   const source = await readSource(options, signatures, lines => progress.update(lines))
   progress.stop()
-  const { read } = source
-  checkInput(options, source)
-  const counts = countOnce(read.ids, read.keys)
-  const scored = counts.counted.filter(index => read.rows[index]! >= 0)
-  const rows = scored.map(index => read.rows[index]!)
-  const history: History = {
-    signatures: new Map([...read.signatures].map(([name, points]) => [name, rowsOf(points, rows)])),
-    keys: scored.map(index => read.keys[index]!),
-    instability: Float32Array.from(scored, index => read.instability[index]!),
-    scored,
-    counts,
-  }
+  const history = historyOf(source, options.signature)
   const { out } = options
   const bundle = out === undefined ? undefined : await makeBundle(out, options, source, history)
   const comparison =
     options.report === true
-      ? signatureReport(history.signatures, read.lacking.keys(), options)
+      ? signatureReport(history.signatures, source.read.lacking.keys(), options)
       : undefined
   if (bundle !== undefined) warnOfSmall(bundle)
   report(options, bundle, comparison)
@@ -141,14 +119,11 @@ function warnOfSmall({ points, clusters, sizes }: BundleReport): void {
 }
 
 function checkOut({ out, force }: Options): void {
-  if (out === undefined || force === true || !existsSync(out)) return
-  const names = readdirSync(out)
+  if (out === undefined || force === true) return
+  const names = namesIn(out)
   if (names.length === 0) return
-  throw new XmasdError(
-    'FILE_EXISTS',
-    `${out} is not empty: ${names.slice(0, 5).join(', ')}`,
-    'Name another folder, or --force to replace the bundle that is there.',
-  )
+  const hint = 'Name another folder, or --force to replace the bundle that is there.'
+  throw notEmpty(out, names, hint)
 }
 
 async function makeBundle(
@@ -193,31 +168,6 @@ async function makeBundle(
     sizes: sizeQuantiles(sizes),
     near: nearReport(nearness),
   }
-}
-
-function checkInput(options: Options, { name, read, meta }: Source): void {
-  const { count, dimensions } = read.points
-  if (count === 0) {
-    throw new XmasdError(
-      'DATA_INVALID',
-      `${name} holds no trajectory (${read.ids.length} text-only, ${read.failed} failed)`,
-      'Score examples with images first: xmasd score.',
-    )
-  }
-  const lacking = read.lacking.get(options.signature)
-  if (lacking !== undefined) {
-    throw new XmasdError(
-      'DATA_INVALID',
-      `${name}, line ${lacking} lacks what signature ${options.signature} is made of`,
-      'Score again with this xmasd, or fit another --signature.',
-    )
-  }
-  if (meta === undefined || meta.schedule.steps.length === dimensions) return
-  throw new XmasdError(
-    'DATA_INVALID',
-    `${name} has ${dimensions} scores a line, its .meta.json ${meta.schedule.steps.length} checkpoints`,
-    'Score again, or remove the .meta.json that belongs to another file.',
-  )
 }
 
 function fitAsAsked(

@@ -1,10 +1,10 @@
 /** `replay`: what would have been kept under other settings or clusters, and what would change. */
 import { Command, Option } from 'commander'
+import { checkSameScores } from '../bundle-checks.ts'
 import { openBundle } from '../cluster/bundle.ts'
 import { buildIndex } from '../cluster/hnsw.ts'
 import { fetchBundle } from '../cluster/published.ts'
 import { SIGNATURES, type Signature, signatureOf } from '../cluster/signature.ts'
-import { readTrajectoryLines } from '../cluster/trajectories.ts'
 import { type Config, loadConfig } from '../config.ts'
 import type { Log } from '../log/log.ts'
 import { balanceOf } from '../observe/balance.ts'
@@ -12,7 +12,7 @@ import { type Parts, partsText, policyPart } from '../observe/parts.ts'
 import { startProgress } from '../observe/progress.ts'
 import { openLogToRead } from '../open-log.ts'
 import type { Assignment, Cluster } from '../record.ts'
-import { assignmentTexts, readSubset } from '../report/history.ts'
+import { readSubset } from '../report/history.ts'
 import { type Reign, readReigns } from '../report/reigns.ts'
 import { type Replayed, type ReplayOptions, replay } from '../report/replay.ts'
 import { ClustersInForce, fetchNearness } from '../role/clusters-in-force.ts'
@@ -20,6 +20,7 @@ import { NearDuplicates } from '../select/near-duplicates.ts'
 import { POLICIES, type PolicyName } from '../select/policy.ts'
 import { type Budget, batchQuotas, budgetOf } from '../select/quotas.ts'
 import { fitWithProgress } from './fit.ts'
+import { historyOf, readAssigned } from './fit-source.ts'
 import { writeJsonArray } from './json-array.ts'
 import { percent, positiveInteger } from './options.ts'
 
@@ -143,7 +144,12 @@ async function clustersOf(
   }
   const clusters = new ClustersInForce(log, config.log.topics.bundles)
   const given = options.bundle === undefined ? undefined : await openBundle(options.bundle)
-  if (given !== undefined) clusters.add(given)
+  if (given !== undefined) {
+    if (inForce !== undefined) {
+      checkSameScores(await fetchBundle(log, config.log.topics.bundles, inForce), given)
+    }
+    clusters.add(given)
+  }
   const id = given?.id ?? inForce
   // As after a swap, where another one has been in force.
   const isFirst = reigns.every(({ bundle }) => bundle === id)
@@ -160,11 +166,8 @@ async function fittedHere(
   signature: Signature,
   wanted: number,
 ): Promise<Clusters> {
-  const name = config.log.topics.assignments
-  const read = await readTrajectoryLines(assignmentTexts(log, config), name, {
-    signatures: [signature],
-  })
-  const points = read.signatures.get(signature)!
+  const source = await readAssigned(log, config, { signatures: [signature] })
+  const points = historyOf(source, signature).signatures.get(signature)!
   const { centroids, standardisation } = fitWithProgress(points, {
     signature,
     clusters: wanted,

@@ -1,15 +1,15 @@
 /** `report`: one HTML page that shows what is kept and why, for people who would rather look. */
-import { rename, rm, writeFile } from 'node:fs/promises'
+import { writeFile } from 'node:fs/promises'
 import { Command } from 'commander'
 import { openBundle } from '../cluster/bundle.ts'
 import { type Config, loadConfig } from '../config.ts'
-import { messageOf, XmasdError } from '../errors.ts'
 import { partsText } from '../observe/parts.ts'
 import { openLogToRead } from '../open-log.ts'
 import { collectReport, type ReportData } from '../report/collect.ts'
 import { reportPage } from '../report/page.ts'
 import { picturesOf } from '../report/pictures.ts'
 import { imageSource } from '../score/measure.ts'
+import { writeWhole } from './whole-file.ts'
 
 type Options = { config?: string; out: string; images?: string; json?: boolean }
 
@@ -31,7 +31,8 @@ async function report(options: Options): Promise<void> {
   try {
     const data = await collectReport(log, config)
     const pictures = await picturesOf(log, imageSource(config), data.ends)
-    await writeWhole(options.out, reportPage(data, pictures, await stepsOf(config)))
+    const page = reportPage(data, pictures, await stepsOf(config))
+    await writeWhole(options.out, temporary => writeFile(temporary, page))
     process.stdout.write(options.json === true ? `${jsonOf(data)}\n` : textOf(data, options.out))
   } finally {
     await log.close()
@@ -57,19 +58,4 @@ function textOf(data: ReportData, out: string): string {
     `${out}: ${partsText(data.parts, `; budget ${data.budget}`)}; ${data.clusters.length} clusters, ` +
     `${data.duplicates} duplicates${waiting}; open it in a browser\n`
   )
-}
-
-async function writeWhole(file: string, text: string): Promise<void> {
-  const temporary = `${file}.${process.pid}.tmp`
-  try {
-    await writeFile(temporary, text)
-    await rename(temporary, file)
-  } catch (error) {
-    await rm(temporary, { force: true })
-    throw new XmasdError(
-      'FILE_UNWRITABLE',
-      `cannot write ${file}: ${messageOf(error)}`,
-      'Check that the folder exists, is writable and has room.',
-    )
-  }
 }

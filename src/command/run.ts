@@ -4,7 +4,7 @@ import { loadConfig } from '../config.ts'
 import { type Daemon, startDaemon } from '../daemon.ts'
 import type { Role } from '../gauges.ts'
 import { createLogger } from '../observe/logger.ts'
-import { summaryOf, summaryText } from '../observe/summary.ts'
+import { scoreSummaryOf, summaryOf, summaryText } from '../observe/summary.ts'
 import { endThreads } from '../score/host.ts'
 import { rolesOption } from './options.ts'
 
@@ -37,7 +37,9 @@ async function run(options: Options): Promise<void> {
   )
   try {
     await daemon.done
-    const summary = await summaryOf(daemon.metrics)
+    const summary = options.roles.includes('select')
+      ? await summaryOf(daemon.metrics)
+      : await scoreSummaryOf(daemon.metrics)
     logger.info(summary, 'stopped')
     if (options.json === true) process.stdout.write(`${JSON.stringify(summary)}\n`)
     else if (options.untilIdle === true) process.stdout.write(summaryText(summary))

@@ -1,11 +1,9 @@
 /** `score`: offline scoring, one JSON line an example, in input order. */
-import { once } from 'node:events'
-import { createWriteStream, type WriteStream, writeFileSync } from 'node:fs'
-import { rename } from 'node:fs/promises'
+import { writeFileSync } from 'node:fs'
 import { Command } from 'commander'
 import { loadConfig } from '../config.ts'
 import { DEVICES, ENGINES, PRECISIONS } from '../engine/engine.ts'
-import { messageOf, XmasdError } from '../errors.ts'
+import { XmasdError } from '../errors.ts'
 import { countExamples, readExamples } from '../ingest/data.ts'
 import { startProgress } from '../observe/progress.ts'
 import { MODES } from '../score/attention.ts'
@@ -15,6 +13,7 @@ import { type Measured, type Measurer, startMeasuring } from '../score/measure.t
 import { METRICS } from '../score/metric.ts'
 import { shellWord } from '../shell.ts'
 import { chunks } from './export.ts'
+import { writeJsonLines } from './json-array.ts'
 import { positiveInteger } from './options.ts'
 
 type Options = {
@@ -70,9 +69,20 @@ async function score(options: Options): Promise<void> {
     'images.root': options.images,
   })
   const started = performance.now()
+  const examples = await countExamples(options.data, options.limit)
+  if (examples === 0) {
+    throw new XmasdError(
+      'DATA_INVALID',
+      `${options.data} holds no examples`,
+      'give a LLaVA .json or .jsonl file',
+    )
+  }
   const measurer = await startMeasuring(config, { onOutOfMemory: warn })
   try {
-    const counts = await scoreFile(measurer, options, config.score.batchExamplesMax)
+    const counts = await scoreFile(measurer, options, {
+      examples,
+      chunkExamples: config.score.batchExamplesMax,
+    })
     const { steps, fingerprint } = measurer.schedule
     const { metric, precision } = config.proxy
     const mode = metric === 'attention' ? config.proxy.mode : null
@@ -95,49 +105,43 @@ type Counts = { scored: number; textOnly: number; failed: Record<string, number>
 async function scoreFile(
   measurer: Measurer,
   options: Options,
-  chunkExamples: number,
+  size: { examples: number; chunkExamples: number },
 ): Promise<Counts> {
-  const temporary = `${options.out}.${process.pid}.tmp`
-  const out = await openOut(temporary)
   const counts: Counts = { scored: 0, textOnly: 0, failed: {} }
-  const { data, limit } = options
-  const progress = startProgress('scored', await countExamples(data, limit))
-  let done = 0
-  const inFlight: Promise<Measured[]>[] = []
-  const writeFirst = async (): Promise<void> => {
-    const measured = await inFlight.shift()!
-    for (const one of measured) count(counts, one)
-    const isFull = !out.write(measured.map(one => `${JSON.stringify(lineOf(one))}\n`).join(''))
-    if (isFull) await once(out, 'drain')
-    done += measured.length
-    progress.update(done)
+  const progress = startProgress('scored', size.examples)
+  const lines = async function* (): AsyncGenerator<string> {
+    let done = 0
+    for await (const measured of measuredChunks(measurer, options, size.chunkExamples)) {
+      for (const one of measured) {
+        count(counts, one)
+        yield JSON.stringify(lineOf(one))
+      }
+      done += measured.length
+      progress.update(done)
+    }
   }
+  try {
+    await writeJsonLines(options.out, lines())
+  } finally {
+    progress.stop()
+  }
+  return counts
+}
+
+/** In order, while the next ones are being measured. */
+async function* measuredChunks(
+  measurer: Measurer,
+  { data, limit }: Options,
+  chunkExamples: number,
+): AsyncGenerator<Measured[]> {
+  const inFlight: Promise<Measured[]>[] = []
   for await (const chunk of chunks(readExamples(data, limit), chunkExamples)) {
     const measuring = measurer.measure(chunk)
     measuring.catch(() => {}) // looked at in its turn
     inFlight.push(measuring)
-    if (inFlight.length >= CHUNKS_IN_FLIGHT) await writeFirst()
+    if (inFlight.length >= CHUNKS_IN_FLIGHT) yield inFlight.shift()!
   }
-  while (inFlight.length > 0) await writeFirst()
-  out.end()
-  await once(out, 'close')
-  await rename(temporary, options.out)
-  progress.stop()
-  return counts
-}
-
-async function openOut(file: string): Promise<WriteStream> {
-  const out = createWriteStream(file)
-  try {
-    await once(out, 'open')
-    return out
-  } catch (error) {
-    throw new XmasdError(
-      'FILE_UNWRITABLE',
-      `cannot write ${file}: ${messageOf(error)}`,
-      'Check that the folder exists, is writable and has room.',
-    )
-  }
+  yield* inFlight
 }
 
 function count(counts: Counts, measured: Measured): void {
@@ -164,13 +168,6 @@ type Done = { counts: Counts; steps: number[]; seconds: number; chosen: ChosenDe
 function report(options: Options, { counts, steps, seconds, chosen }: Done): void {
   const failed = Object.values(counts.failed).reduce((sum, n) => sum + n, 0)
   const total = counts.scored + counts.textOnly + failed
-  if (total === 0) {
-    throw new XmasdError(
-      'DATA_INVALID',
-      `${options.data} holds no examples`,
-      'give a LLaVA .json or .jsonl file',
-    )
-  }
   if (failed === total) process.exitCode = 1
   if (options.json === true) {
     const { device, why } = chosen

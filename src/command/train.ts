@@ -1,5 +1,5 @@
 /** `train`: fine-tunes a small proxy in process and keeps its checkpoints. */
-import { existsSync, readdirSync, rmSync } from 'node:fs'
+import { rmSync } from 'node:fs'
 import { join, resolve } from 'node:path'
 import { Command } from 'commander'
 import { XmasdError } from '../errors.ts'
@@ -9,6 +9,7 @@ import { shellWord } from '../shell.ts'
 import { evenCheckpoints, type RunOptions, type RunReport, runTraining } from '../train/run.ts'
 import { SMALL_PROXY } from '../train/shape.ts'
 import { TRAINING } from '../train/train.ts'
+import { namesIn, notEmpty } from './out-folder.ts'
 
 type Options = {
   data: string
@@ -129,16 +130,15 @@ function rateOf({ learningRate }: Options): number {
 
 /** Only what a training run leaves is ever removed. */
 function clearOut({ out, force }: Options): void {
-  if (!existsSync(out)) return
-  const names = readdirSync(out)
+  const names = namesIn(out)
   if (names.length === 0) return
   const foreign = names.filter(
     name => !/^(\.?checkpoint-\d+(\.partial)?|template\.json)$/.test(name),
   )
   if (force !== true || foreign.length > 0) {
-    throw new XmasdError(
-      'FILE_EXISTS',
-      `${out} is not empty: ${(foreign.length > 0 ? foreign : names).slice(0, 5).join(', ')}`,
+    throw notEmpty(
+      out,
+      foreign.length > 0 ? foreign : names,
       foreign.length > 0
         ? 'Name another folder; --force removes only what an earlier training left.'
         : 'Name another folder, or --force to replace an earlier training.',

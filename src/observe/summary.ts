@@ -3,10 +3,13 @@
 import type { Metrics } from './metrics.ts'
 import { type Part, type Parts, partsText } from './parts.ts'
 
-export type Summary = {
+export type ScoreSummary = {
   v: 1
   examples: Record<string, number>
   deadLetters: Record<string, number>
+}
+
+export type Summary = ScoreSummary & {
   decisions: Record<string, number>
   subset: number
   history: number
@@ -23,6 +26,18 @@ export async function summaryOf(metrics: Metrics): Promise<Summary> {
     subset: await single(metrics.subset),
     history: await single(metrics.history),
     parts: await partsOf(metrics),
+  }
+}
+
+/** Where the score role runs alone: what becomes of what it assigns, another process knows. */
+export async function scoreSummaryOf(metrics: Metrics): Promise<ScoreSummary> {
+  const { dead_letter = 0 } = await byLabel(metrics.examples, 'outcome')
+  const { values } = await metrics.batchExamples.get()
+  const scored = values.find(({ metricName }) => metricName?.endsWith('_sum'))?.value ?? 0
+  return {
+    v: 1,
+    examples: { assigned: scored - dead_letter, dead_letter },
+    deadLetters: await byLabel(metrics.deadLetters, 'code'),
   }
 }
 
@@ -54,7 +69,7 @@ async function partsOf({ parts }: Metrics): Promise<Parts> {
   return { stream: of('stream'), baseline: of('baseline'), control: of('control') }
 }
 
-export function summaryText(summary: Summary): string {
+export function summaryText(summary: ScoreSummary | Summary): string {
   const list = (counts: Record<string, number>): string =>
     Object.entries(counts)
       .filter(([, count]) => count > 0)
@@ -66,8 +81,9 @@ export function summaryText(summary: Summary): string {
   return [
     `examples      ${list(summary.examples)}`,
     `dead letters  ${list(summary.deadLetters)}`,
-    `decisions     ${list(summary.decisions)}`,
-    `subset        ${partsText(summary.parts)}`,
+    ...('parts' in summary
+      ? [`decisions     ${list(summary.decisions)}`, `subset        ${partsText(summary.parts)}`]
+      : []),
     '',
   ].join('\n')
 }

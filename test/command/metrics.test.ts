@@ -1,6 +1,6 @@
 /** import-metrics and export-metrics: the files of the published code, in and out. */
 import assert from 'node:assert/strict'
-import { mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { type TestContext, test } from 'node:test'
 import { openBundle } from '../../src/cluster/bundle.ts'
@@ -138,6 +138,48 @@ test('without the data file ids are keys, and instabilities are taken as they st
     assert.equal(line.id, line.key)
     if (line.trajectory !== null) assert.equal(line.instability, ids.indexOf(line.id) / 3)
   }
+})
+
+test('metric files of two schedules never lie in one folder', t => {
+  const { work, dir, file } = publishedRun(t)
+  const trajectories = join(work, 'trajectories.jsonl')
+  succeed('import-metrics', '--metrics', dir, '--data', file, '--out', trajectories)
+  const bundle = join(work, 'bundle')
+  succeed('fit', '--trajectories', trajectories, '--clusters', '8', '--out', bundle)
+  const out = join(work, 'published')
+  const other = join(work, 'other.jsonl')
+  writeLines(
+    other,
+    linesOf(trajectories).map(line => ({
+      ...line,
+      trajectory: line.trajectory?.slice(1) ?? null,
+      singularValues: line.singularValues?.slice(1) ?? null,
+    })),
+  )
+  const steps = [1, 1000]
+  const meta = { v: 1, schedule: { fingerprint: null, steps }, mode: 'reference' }
+  writeLines(`${other}.meta.json`, [meta])
+  succeed('export-metrics', '--trajectories', trajectories, '--bundle', bundle, '--out', out)
+  writeFileSync(join(out, 'notes.txt'), 'mine')
+  const again = ['export-metrics', '--trajectories', other, '--out', out]
+  const refused = (args: string[], message: RegExp): void => {
+    const before = readdirSync(out, { recursive: true })
+    const { status, stderr } = xmasd(...args)
+    assert.equal(status, 1, stderr)
+    assert.match(stderr, message)
+    assert.deepEqual(readdirSync(out, { recursive: true }), before)
+  }
+  refused(again, /published is not empty: .*\[FILE_EXISTS\]\n.*--force/)
+  const foreign = join(out, 'attn_svd_files', 'checkpoint-5_attn_svd_partial_vals_top5_0.json')
+  writeFileSync(foreign, '{}')
+  refused([...again, '--force'], /attn_svd_files .*partial_vals_top5_0.*\[FILE_EXISTS\]\n/)
+  rmSync(foreign)
+  succeed(...again, '--force')
+  const metrics = join(out, 'attn_svd_files')
+  const imported = ['import-metrics', '--metrics', metrics, '--out', join(work, 'again.jsonl')]
+  assert.deepEqual(JSON.parse(succeed(...imported, '--json')).checkpoints, steps)
+  const stability = 'attn_svd_stability_vals_top-5_singular_vals.json'
+  assert.deepEqual(readdirSync(out).sort(), ['attn_svd_files', stability, 'notes.txt'])
 })
 
 test('a subset of imported trajectories is the one that the published rule takes', t => {

@@ -6,7 +6,16 @@ import test, { type TestContext } from 'node:test'
 import { openLocalLog } from '../../src/log/local.ts'
 import type { OutRecord } from '../../src/log/log.ts'
 import { type Assignment, type Control, type Decision, keyOf } from '../../src/record.ts'
-import { jsonOf, makeSite, readTopic, run, type Site, succeed } from './command.ts'
+import {
+  DEMO_BUNDLE,
+  jsonOf,
+  makeSite,
+  readTopic,
+  run,
+  type Site,
+  succeed,
+  writeLines,
+} from './command.ts'
 
 /** A site whose log holds a run of the demo's stream, and a bundle fitted to what it assigned. */
 async function siteWithOther(t: TestContext): Promise<{ site: Site; other: string }> {
@@ -89,6 +98,24 @@ test('a replay at another percent, or with another signature, keeps that many', 
   assert.ok(used <= 10)
 })
 
+test('a replay with a signature keeps what the bundle that fit makes of it would, in a log with duplicates', async t => {
+  const { site } = await siteWithOther(t)
+  await assignAgain(site, undefined)
+  const keys = [join(site.folder, 'here.json'), join(site.folder, 'fitted.json')]
+  for (const signature of ['sum', 'spectrum']) {
+    const bundle = join(site.folder, signature)
+    const asked = ['--signature', signature, '--clusters', '12']
+    await replayOf(site, ...asked, '--out', keys[0]!)
+    const fit = ['fit', '--assignments', '--config', site.config, '--out', bundle, ...asked]
+    const { stdout } = await succeed([...fit, '--json'])
+    const { duplicates, redelivered } = JSON.parse(stdout)
+    assert.ok(duplicates > 0 && redelivered >= 150)
+    await replayOf(site, '--bundle', bundle, '--out', keys[1]!)
+    const [here, fitted] = keys.map(file => JSON.parse(readFileSync(file, 'utf8')))
+    assert.deepEqual(here, fitted, signature)
+  }
+})
+
 test('assignments of another bundle than the one in force are counted by the one in force', async t => {
   const { site, other } = await siteWithOther(t)
   await succeed(['bundle', 'swap', '--bundle', other, '--config', site.config])
@@ -155,15 +182,18 @@ test('under the final policy a swap takes nothing back, and a replay from zero d
   }
 })
 
-/** Appends what is assigned already once more, with other content. */
-async function assignAgain(site: Site, name: string): Promise<void> {
+/** Appends what is assigned already once more, with other content where there is a name to make it of. */
+async function assignAgain(site: Site, name: string | undefined): Promise<void> {
   const log = await openLocalLog({ path: site.log })
   await log.ensureTopics([{ name: 'assignments', partitions: 1 }])
   const records: OutRecord[] = []
   for await (const { value } of log.read('assignments')) {
     const assignment = JSON.parse(Buffer.from(value!).toString()) as Assignment | Control
     if ('control' in assignment || records.length === 150) continue
-    const content = createHash('sha256').update(`${assignment.content}${name}`).digest('hex')
+    const content =
+      name === undefined
+        ? assignment.content
+        : createHash('sha256').update(`${assignment.content}${name}`).digest('hex')
     const changed = { ...assignment, content, key: keyOf(assignment.id, content) }
     const bytes = Buffer.from(JSON.stringify(changed))
     records.push({ topic: 'assignments', key: changed.key, value: bytes, partition: 0 })
@@ -187,6 +217,49 @@ test('a swap that can mean nothing is refused with what to do', async t => {
     unknown.stderr,
     /ffffffffffff does not lie in the topic bundles.*\n.*bundle list.*bundle swap/,
   )
+})
+
+test('a bundle whose scores are others is refused by swap, shadow and replay, and stays off the log', async t => {
+  const { site } = await siteWithOther(t)
+  const listed = async () =>
+    JSON.parse((await succeed(['bundle', 'list', '--config', site.config, '--json'])).stdout)
+  const before = await listed()
+  const current = JSON.parse(readFileSync(join(DEMO_BUNDLE, 'bundle.json'), 'utf8'))
+  const { fingerprint, steps } = current.schedule
+  const others: [string, number[], { fingerprint: string | null; mode: string | null }, RegExp][] =
+    [
+      ['mode', steps, { fingerprint, mode: 'paper' }, /for mode paper, not reference/],
+      ['schedule', steps, { fingerprint: 'f00', mode: 'reference' }, /for schedule f00, not /],
+      ['length', [1, 2], { fingerprint: null, mode: null }, /for 2 checkpoints, not /],
+    ]
+  for (const [name, steps, { fingerprint, mode }, message] of others) {
+    const trajectories = Array.from({ length: 9 }, (_, i) => {
+      return { id: `${i}`, trajectory: steps.map((_, t) => t + i * i) }
+    })
+    const file = writeLines(site, `${name}.jsonl`, trajectories)
+    writeLines(site, `${name}.jsonl.meta.json`, [{ v: 1, schedule: { fingerprint, steps }, mode }])
+    const dir = join(site.folder, name)
+    await succeed(['fit', '--trajectories', file, '--clusters', '2', '--out', dir])
+    for (const command of [['bundle', 'shadow'], ['bundle', 'swap'], ['replay']]) {
+      const refused = await run([...command, '--bundle', dir, '--config', site.config])
+      assert.equal(refused.code, 1, `${command.join(' ')}: ${refused.stderr}`)
+      assert.match(refused.stderr, message)
+      assert.match(refused.stderr, /\[BUNDLE_MISMATCH\]\n {2}\S.*\n$/)
+    }
+  }
+  assert.deepEqual(await listed(), before)
+})
+
+test('ending a shadow takes no bundle with it', async t => {
+  const site = makeSite(t)
+  for (const flag of [
+    ['--bundle', DEMO_BUNDLE],
+    ['--to', 'abc'],
+  ]) {
+    const refused = await run(['bundle', 'shadow', '--off', ...flag, '--config', site.config])
+    assert.equal(refused.code, 2)
+    assert.match(refused.stderr, /'--off' cannot be used with option '--(bundle|to) </)
+  }
 })
 
 test('a swap to what is in force is refused; a rollback passes over those that a log holds', async t => {

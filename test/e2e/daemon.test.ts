@@ -110,12 +110,19 @@ test('the export equals the batch rule over the same trajectories, and explain a
 
 test('the roles run apart in two processes over one log as they do in one', async t => {
   const [one, two] = [makeSite(t), makeSite(t)]
-  const examples = await distinct(40)
+  const examples = [...(await distinct(40)), { id: 'broken', conversations: [] }]
   for (const site of [one, two]) {
     await succeed(['produce', '--config', site.config, '--data', writeData(site, examples)])
   }
   await succeed(['run', '--config', one.config, '--until-idle'])
-  await succeed(['run', '--config', two.config, '--roles', 'score', '--until-idle'])
+  const score = ['run', '--config', two.config, '--roles', 'score', '--until-idle']
+  const { stdout } = await succeed([...score, '--json'])
+  assert.deepEqual(JSON.parse(stdout), {
+    v: 1,
+    examples: { assigned: 40, dead_letter: 1 },
+    deadLetters: { CONVERSATIONS_INVALID: 1 },
+  })
+  assert.equal((await succeed(score)).stdout, 'examples      none\ndead letters  none\n')
   assert.equal((await readTopic(two.log, 'decisions')).length, 0)
   await succeed(['run', '--config', two.config, '--roles', 'select', '--until-idle'])
   const values = async (site: Site): Promise<string[]> =>

@@ -1,6 +1,6 @@
 /** What an operator types to look: tail, doctor, explain, and how commands end where nothing came of them. */
 import assert from 'node:assert/strict'
-import { cpSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { cpSync, mkdirSync, readdirSync, readFileSync, watch, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import test from 'node:test'
 import { openLocalLog } from '../../src/log/local.ts'
@@ -192,4 +192,52 @@ test('where nothing came of it a command ends with exit code 1 and says why', as
   const nowhere = join(site.folder, 'nowhere/out.jsonl')
   const onNothing = await run(['score', '--proxy', proxy, '--data', good, '--out', nowhere])
   assert.match(onNothing.stderr, /nowhere.* \[FILE_UNWRITABLE\]\n {2}\S/)
+  assert.deepEqual(temporariesIn(site.folder), [])
+})
+
+const temporariesIn = (folder: string) => readdirSync(folder).filter(name => /\.tmp$/.test(name))
+
+test('what stands at --out of score stays where the data hold no example, or are broken', async t => {
+  const site = makeSite(t)
+  const out = writeLines(site, 'out.jsonl', [{ id: 'before' }])
+  const meta = writeLines(site, 'out.jsonl.meta.json', [{ v: 1 }])
+  const broken = join(site.folder, 'broken.json')
+  writeFileSync(broken, `[${JSON.stringify(example('t', undefined, 'what?'))},`)
+  for (const data of [writeLines(site, 'empty.jsonl', []), broken]) {
+    const scored = await run(['score', '--proxy', DEMO_PROXY, '--data', data, '--out', out])
+    assert.equal(scored.code, 1)
+    assert.match(
+      scored.stderr,
+      /^xmasd: .*(empty\.jsonl holds no examples|never ends) \[DATA_INVALID\]\n/m,
+    )
+    assert.deepEqual(
+      [out, meta].map(file => readFileSync(file, 'utf8')),
+      ['{"id":"before"}\n', '{"v":1}\n'],
+    )
+    assert.deepEqual(temporariesIn(site.folder), [])
+  }
+})
+
+test('a signal ends score and export at once, and what they had begun to write goes', async t => {
+  const site = makeSite(t)
+  await produceAndRun(site, await distinct(40))
+  const data = join(site.folder, 'data.jsonl')
+  const out = writeLines(site, 'out.jsonl', [{ id: 'before' }])
+  const commands = [
+    ['score', '--proxy', DEMO_PROXY, '--data', data, '--out', out],
+    ['export', '--config', site.config, '--data', data, '--out', out],
+  ]
+  for (const command of commands) {
+    for (const signal of ['SIGINT', 'SIGTERM'] as const) {
+      const { child, ended } = start(command)
+      const watcher = watch(site.folder, (_, name) => {
+        if (name?.endsWith('.tmp')) child.kill(signal)
+      })
+      const { signal: by, stderr } = await ended
+      watcher.close()
+      assert.equal(by, signal, `${command[0]}: ${stderr}`)
+      assert.deepEqual(temporariesIn(site.folder), [])
+      assert.equal(readFileSync(out, 'utf8'), '{"id":"before"}\n')
+    }
+  }
 })
