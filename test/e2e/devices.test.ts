@@ -1,10 +1,10 @@
 import assert from 'node:assert/strict'
-import { cpSync, symlinkSync } from 'node:fs'
+import { cpSync, readdirSync, symlinkSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { test } from 'node:test'
 import { ROOT, temporaryFolder } from '../support.ts'
 import { NO_GPU } from '../webgpu.ts'
-import { DEMO_PROXY, makeSite, run } from './command.ts'
+import { DEMO_PROXY, example, makeSite, run } from './command.ts'
 
 type Document = { ok: boolean; findings: { name: string; status: string; detail: string }[] }
 
@@ -29,10 +29,13 @@ test('doctor without Vulkan, CUDA and the tensorflow addon says so, exits 0, sco
 
 test('a device asked for by name that is not there is refused before anything is scored', async t => {
   const folder = temporaryFolder(t)
-  const where = ['--proxy', DEMO_PROXY, '--data', join(folder, 'none.json')]
+  const data = join(folder, 'data.jsonl')
+  writeFileSync(data, JSON.stringify(example('one', undefined, 'what?')))
+  const where = ['--proxy', DEMO_PROXY, '--data', data]
   const out = ['--out', join(folder, 'out.jsonl'), '--device', 'webgpu']
   const { code, stderr } = await run(['score', ...where, ...out], NO_GPU)
   assert.equal(code, 1)
   assert.match(stderr, /webgpu cannot be used.*ENGINE_UNAVAILABLE/s)
   assert.match(stderr, /install the GPU's driver.*proxy\.device to auto or cpu/s)
+  assert.deepEqual(readdirSync(folder), ['data.jsonl'])
 })
