@@ -45,8 +45,8 @@ async function doctor(options: Options): Promise<void> {
   const findings = [
     machine(),
     ...(scores ? await findScoring(config) : []),
-    await attempt('bundle', () => findBundle(config)),
-    await attempt('log', () => findLog(config)),
+    await attempt('bundle', () => findBundle(config, options.roles)),
+    await attempt('log', () => findLog(config, options.roles)),
     ...(scores ? [await attempt('images', () => findImages(config))] : []),
     await attempt('disk', () => findDisk(config)),
   ]
@@ -137,11 +137,12 @@ function missing(name: string, path: string, key: string): Finding {
   return { name, status: 'fail', detail: `${path} is not there`, fix }
 }
 
-async function findBundle(config: Config): Promise<Finding> {
+async function findBundle(config: Config, roles: readonly Role[]): Promise<Finding> {
   if (!existsSync(config.bundle)) return missing('bundle', config.bundle, 'bundle')
   const bundle = await openBundle(config.bundle)
   const { clusters, schedule } = bundle.manifest
   const detail = `${config.bundle}: ${bundle.id}, ${clusters} clusters over ${schedule.T} checkpoints`
+  if (!roles.includes('score')) return { name: 'bundle', status: 'ok', detail }
   const proxy = scheduleOf(config)
   if (proxy === undefined) {
     return { name: 'bundle', status: 'ok', detail: `${detail}; no proxy to look whether it fits` }
@@ -161,7 +162,7 @@ function scheduleOf(config: Config): Schedule | undefined {
   }
 }
 
-async function findLog(config: Config): Promise<Finding> {
+async function findLog(config: Config, roles: readonly Role[]): Promise<Finding> {
   checkWritable(config.log.path)
   const place = logPlace(config)
   if (config.log.kind === 'local' && isUnwritten(config.log.path)) {
@@ -183,7 +184,7 @@ async function findLog(config: Config): Promise<Finding> {
     }
   }
   try {
-    await checkLog(log, config)
+    await checkLog(log, config, roles)
     const backlogs = await Promise.all(
       ROLES.map(async role => `${role} ${await backlogOf(log, config, role)}`),
     )
@@ -196,12 +197,12 @@ async function findLog(config: Config): Promise<Finding> {
 }
 
 /** What `run` would refuse: another bundle than the log's, other settings than the state's. */
-async function checkLog(log: Log, config: Config): Promise<void> {
+async function checkLog(log: Log, config: Config, roles: readonly Role[]): Promise<void> {
   if (existsSync(config.bundle)) {
     await checkBundleContinues(log, config, await openBundle(config.bundle), { readonly: true })
   }
   // On Kafka whoever consumes is a member of the group: it would take the work from the daemon.
-  if (log.kind === 'kafka') return
+  if (log.kind === 'kafka' || !roles.includes('select')) return
   const group = groupsOf(config).select
   const consumer = await log.consume({ group, topics: [config.log.topics.assignments] })
   try {

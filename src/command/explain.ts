@@ -7,7 +7,7 @@ import { printable } from '../observe/printable.ts'
 import { openLogToRead } from '../open-log.ts'
 import type { Assignment, Cluster, Decision } from '../record.ts'
 import { readBaseline } from '../report/baseline.ts'
-import { assignmentsInForce, decisionsOf, type InForce } from '../report/history.ts'
+import { assignmentsInForce, decisionsOf, type InForce, selectPosition } from '../report/history.ts'
 import { batchQuotas, budgetOf } from '../select/quotas.ts'
 
 type Options = { config?: string; json?: boolean }
@@ -55,8 +55,12 @@ export function explainCommand(): Command {
 }
 
 async function explain(log: Log, config: Config, wanted: string): Promise<Explanation> {
+  const position = await selectPosition(log, config)
   const { outside, decisions } = await readDecisions(log, config, wanted)
-  const { assignment, isFolded, sizes, steadier } = await readHistory(log, config, wanted, outside)
+  const { assignment, isFolded, sizes, steadier } = await readHistory(log, config, wanted, {
+    outside,
+    position,
+  })
   const isOutside = outside.has(assignment.key) || !isFolded
   const total = [...sizes.values()].reduce((sum, size) => sum + size, 0)
   const quotas = batchQuotas(
@@ -101,10 +105,10 @@ async function readHistory(
   log: Log,
   config: Config,
   wanted: string,
-  outside: Set<string>,
+  { outside, position }: { outside: Set<string>; position: number },
 ): Promise<History> {
-  const { assignment, isFolded } = await findAssignment(log, config, wanted)
-  const { clusters, members } = await readBaseline(log, config)
+  const { assignment, isFolded } = await findAssignment(log, config, wanted, position)
+  const { clusters, members } = await readBaseline(log, config, position)
   const sizes = new Map<Cluster, number>(clusters.map(({ cluster, size }) => [cluster, size]))
   const seen = new Set<string>()
   // The baseline came before all others.
@@ -115,7 +119,7 @@ async function readHistory(
     }
   })
   let isBefore = true
-  for await (const { assignment: other, isFolded } of assignmentsInForce(log, config)) {
+  for await (const { assignment: other, isFolded } of assignmentsInForce(log, config, position)) {
     if (!isFolded || outside.has(other.key) || seen.has(other.key)) continue
     seen.add(other.key)
     sizes.set(other.cluster, (sizes.get(other.cluster) ?? 0) + 1)
@@ -132,8 +136,13 @@ function isSteadier(other: Assignment, than: Assignment, isBefore: boolean): num
   return other.instability < than.instability ? 1 : 0
 }
 
-async function findAssignment(log: Log, config: Config, wanted: string): Promise<InForce> {
-  for await (const one of assignmentsInForce(log, config)) {
+async function findAssignment(
+  log: Log,
+  config: Config,
+  wanted: string,
+  position: number,
+): Promise<InForce> {
+  for await (const one of assignmentsInForce(log, config, position)) {
     if (one.assignment.key === wanted || one.assignment.id === wanted) return one
   }
   throw new XmasdError(
@@ -144,9 +153,9 @@ async function findAssignment(log: Log, config: Config, wanted: string): Promise
 }
 
 function verdictOn({ keptNow, folded, decisions }: Explanation): string {
-  if (!folded) return 'not decided yet: the select role has not come to it'
-  if (decisions.length === 0) return 'not decided yet: it waits for the next settlement'
-  return keptNow ? 'kept' : 'not kept'
+  if (decisions.length > 0) return keptNow ? 'kept' : 'not kept'
+  const why = folded ? 'it waits for the next settlement' : 'the select role has not come to it'
+  return `not decided yet: ${why}`
 }
 
 function describe(explanation: Explanation): string[] {

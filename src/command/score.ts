@@ -15,6 +15,7 @@ import { shellWord } from '../shell.ts'
 import { chunks } from './export.ts'
 import { writeJsonLines } from './json-array.ts'
 import { positiveInteger } from './options.ts'
+import { isPlace } from './whole-file.ts'
 
 type Options = {
   proxy: string
@@ -87,7 +88,9 @@ async function score(options: Options): Promise<void> {
     const { metric, precision } = config.proxy
     const mode = metric === 'attention' ? config.proxy.mode : null
     const meta = { v: 1, schedule: { fingerprint, steps }, metric, mode, precision }
-    writeFileSync(`${options.out}.meta.json`, `${JSON.stringify(meta)}\n`)
+    if (isPlace(options.out)) {
+      writeFileSync(`${options.out}.meta.json`, `${JSON.stringify(meta)}\n`)
+    }
     const seconds = (performance.now() - started) / 1000
     report(options, { counts, steps, seconds, chosen: measurer.device })
   } finally {

@@ -5,7 +5,7 @@
  * S side of the model's image, P side of a patch, N = (S/P)² patches.
  */
 import { existsSync, readFileSync } from 'node:fs'
-import { join } from 'node:path'
+import { basename, join } from 'node:path'
 import { z } from 'zod'
 import { messageOf, XmasdError } from '../errors.ts'
 import { checkPixels, type ImageLimits, type Rgb } from './image.ts'
@@ -87,13 +87,25 @@ export function readImageProcessor(
 }
 
 function readProcessorFile(folder: string): { file: string; json: unknown } {
-  const direct = join(folder, 'preprocessor_config.json')
-  const nested = join(folder, 'processor_config.json')
-  if (existsSync(direct)) return { file: direct, json: readObject(direct) }
-  if (existsSync(nested)) return { file: nested, json: readObject(nested).image_processor }
+  const file = processorFileOf(folder)
+  if (file !== undefined) {
+    const json = readObject(file)
+    return { file, json: basename(file) === NESTED ? json.image_processor : json }
+  }
   const json = impliedProcessor(join(folder, 'config.json'))
   if (json !== undefined) return { file: join(folder, 'config.json'), json }
-  throw invalid(direct, 'there is no such file')
+  throw invalid(join(folder, DIRECT), 'there is no such file')
+}
+
+const DIRECT = 'preprocessor_config.json'
+const NESTED = 'processor_config.json'
+
+/** The file that says how images are processed; a `processor_config.json` of transformers 4 says nothing of it. */
+export function processorFileOf(folder: string): string | undefined {
+  const [direct, nested] = [join(folder, DIRECT), join(folder, NESTED)]
+  if (existsSync(direct)) return direct
+  const says = existsSync(nested) && readObject(nested).image_processor !== undefined
+  return says ? nested : undefined
 }
 
 function readObject(file: string): Record<string, unknown> {

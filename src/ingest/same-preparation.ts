@@ -6,13 +6,15 @@ import { existsSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { isDeepStrictEqual } from 'node:util'
 import { XmasdError } from '../errors.ts'
-import { type ImageProcessor, readImageProcessor } from './preprocess.ts'
+import { type ImageProcessor, processorFileOf, readImageProcessor } from './preprocess.ts'
 import { readTokenizerJson } from './tokenizer.ts'
 
-/** One of `files`, the first that is there, and what it means. */
+type Meaning = Readonly<Record<string, unknown>>
+
+/** Where a checkpoint says something, if it does, and what it means. */
 type Source = {
-  files: readonly string[]
-  read: (folder: string) => Readonly<Record<string, unknown>>
+  fileOf: (folder: string) => string | undefined
+  read: (folder: string) => Meaning
 }
 
 /**
@@ -24,21 +26,35 @@ export function checkSamePreparation(
   { aspect }: Pick<ImageProcessor, 'aspect'>,
 ): void {
   const sources: Source[] = [
-    { files: ['tokenizer.json'], read: readTokenizerJson },
-    {
-      files: ['preprocessor_config.json', 'processor_config.json'],
-      read: folder => readImageProcessor(folder, { aspect }),
-    },
+    { fileOf: tokenizerFileOf, read: readEncoding },
+    { fileOf: processorFileOf, read: folder => readImageProcessor(folder, { aspect }) },
   ]
   for (const source of sources) checkSame(folders, source)
 }
 
-function checkSame([first = '', ...others]: readonly string[], { files, read }: Source): void {
-  const fileOf = (folder: string) =>
-    files.map(name => join(folder, name)).find(file => existsSync(file))
+function tokenizerFileOf(folder: string): string | undefined {
+  const file = join(folder, 'tokenizer.json')
+  return existsSync(file) ? file : undefined
+}
+
+/** What tokenizer.json says of encoding, in one spelling: versions of its library write merges and defaults differently. */
+function readEncoding(folder: string): Meaning {
+  const { decoder, version, model, ...json } = readTokenizerJson(folder)
+  if (typeof model !== 'object' || model === null) return { ...json, model }
+  const said = Object.entries(model).filter(([, value]) => value !== null && value !== false)
+  return { ...json, model: Object.fromEntries(said.map(([key, value]) => [key, spelled(value)])) }
+}
+
+/** A merge is "a b", or ["a", "b"]. */
+function spelled(value: unknown): unknown {
+  if (!Array.isArray(value)) return value
+  return value.map(one => (Array.isArray(one) ? one.join(' ') : one))
+}
+
+function checkSame([first = '', ...others]: readonly string[], { fileOf, read }: Source): void {
   const firstFile = fileOf(first)
   const bytes = firstFile === undefined ? undefined : readFileSync(firstFile)
-  let meant: ReturnType<Source['read']> | undefined
+  let meant: Meaning | undefined
   for (const folder of others) {
     const file = fileOf(folder)
     if (file === undefined || bytes?.equals(readFileSync(file))) continue

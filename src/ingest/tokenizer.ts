@@ -82,17 +82,24 @@ function checkAddedTokens({ added_tokens: tokens }: Json, file: string): void {
 const BYTE_LEVEL_REGEX =
   "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+"
 
-/** The library's ByteLevel takes U+FEFF for white space and U+0085 for none; its Split does not. */
+/**
+ * The library's ByteLevel takes U+FEFF for white space and U+0085 for none, its Digits only 0 to 9 for digits; its
+ * Split does not.
+ */
 function withOwnSplit(json: unknown): unknown {
   if (typeof json !== 'object' || json === null) return json
-  const { type, pretokenizers, use_regex, add_prefix_space } = json as Json
+  const { type, pretokenizers, use_regex, add_prefix_space, individual_digits } = json as Json
   if (Array.isArray(pretokenizers)) {
     return { ...json, pretokenizers: pretokenizers.map(withOwnSplit) }
   }
+  if (type === 'Digits') return splitBy(individual_digits === true ? '\\p{N}' : '\\p{N}+')
   if (type !== 'ByteLevel' || use_regex === false || add_prefix_space !== false) return json
-  const pattern = { Regex: BYTE_LEVEL_REGEX }
-  const split = { type: 'Split', pattern, behavior: 'Isolated', invert: false }
-  return { type: 'Sequence', pretokenizers: [split, { ...json, use_regex: false }] }
+  const pretoken = splitBy(BYTE_LEVEL_REGEX)
+  return { type: 'Sequence', pretokenizers: [pretoken, { ...json, use_regex: false }] }
+}
+
+function splitBy(regex: string): Json {
+  return { type: 'Split', pattern: { Regex: regex }, behavior: 'Isolated', invert: false }
 }
 
 function readObject(file: string): Json {

@@ -10,7 +10,7 @@ import { seededRandom } from '../random.ts'
 import type { Action, Assignment, Cluster, Reason, Source } from '../record.ts'
 import { batchQuotas, budgetOf } from '../select/quotas.ts'
 import { readBaseline } from './baseline.ts'
-import { assignmentsInForce, decisionsOf, readSubset } from './history.ts'
+import { assignmentsInForce, decisionsOf, readSubset, selectPosition } from './history.ts'
 
 /** One example as it is drawn. */
 export type Drawn = {
@@ -61,17 +61,15 @@ const PICTURES_MAX = 3
 
 /** @throws XmasdError LOG_UNAVAILABLE */
 export async function collectReport(log: Log, config: Config): Promise<ReportData> {
+  const position = await selectPosition(log, config)
   const kept = await readSubset(log, config)
   const { duplicates, drawn, flow } = await readFlow(log, config)
-  const gathered = await readAssignments(log, config, {
-    kept,
-    outside: new Set([...duplicates, ...drawn]),
-  })
-  const baseline = (await readBaseline(log, config)).clusters
+  const gathered = await readAssignments(log, config, { position, kept, duplicates, drawn })
+  const baseline = (await readBaseline(log, config, position)).clusters
   const parts = {
     stream: partOf([...gathered.clusters.values()]),
     baseline: partOf(baseline),
-    control: { examples: drawn.size, kept: [...drawn].filter(key => kept.has(key)).length },
+    control: gathered.control,
   }
   const counted = policyPart(parts)
   const budget = budgetOf(config.select)(counted.examples)
@@ -85,7 +83,7 @@ export async function collectReport(log: Log, config: Config): Promise<ReportDat
     ...counted,
     budget,
     parts,
-    duplicates: duplicates.size,
+    duplicates: gathered.duplicates,
     waiting: gathered.waiting,
     deadLetters: await readDeadLetters(log, config),
     clusters: clusterRows([...groups, ...baseline], budget),
@@ -155,8 +153,13 @@ type Gathered = {
   clusters: Map<Cluster, ClusterGroup>
   bundles: Set<string>
   sample: Drawn[]
+  control: Part
+  duplicates: number
   waiting: number
 }
+
+/** What the log says now; some of it may be of what came behind `position`, where the select role was. */
+type Known = { position: number; kept: Set<string>; duplicates: Set<string>; drawn: Set<string> }
 
 type ClusterGroup = {
   cluster: Cluster
@@ -171,36 +174,40 @@ type ClusterGroup = {
 async function readAssignments(
   log: Log,
   config: Config,
-  { kept, outside }: { kept: Set<string>; outside: Set<string> },
+  { position, kept, duplicates, drawn }: Known,
 ): Promise<Gathered> {
   const random = seededRandom(1)
   const sample = new Reservoir<Drawn>(SAMPLE_MAX, random)
   const clusters = new Map<Cluster, ClusterGroup>()
   const bundles = new Set<string>()
   const seen = new Set<string>()
-  let waiting = 0
-  for await (const { assignment, isFolded } of assignmentsInForce(log, config)) {
+  const control = { examples: 0, kept: 0 }
+  const counts = { duplicates: 0, waiting: 0 }
+  for await (const { assignment, isFolded } of assignmentsInForce(log, config, position)) {
     const { key, cluster, bundle } = assignment
-    if (!isFolded) {
-      waiting++
-      continue
-    }
-    if (outside.has(key) || seen.has(key)) continue
+    if (seen.has(key)) continue
     seen.add(key)
-    bundles.add(bundle)
     const isKept = kept.has(key)
+    if (!isFolded) counts.waiting++
+    else if (duplicates.has(key)) counts.duplicates++
+    else if (drawn.has(key)) {
+      control.examples++
+      if (isKept) control.kept++
+    }
+    if (!isFolded || duplicates.has(key) || drawn.has(key)) continue
+    bundles.add(bundle)
     const group = clusters.get(cluster) ?? newGroup(cluster, random)
     clusters.set(cluster, group)
     group.size++
     if (isKept) group.kept++
-    const drawn = drawnOf(assignment, isKept)
-    if (drawn === undefined) continue
-    sample.offer(drawn)
-    ;(isKept ? group.keptSample : group.droppedSample).offer(drawn)
-    if (isKept) keepFirst(group.steadiest, drawn, (a, b) => a.instability - b.instability)
-    else keepFirst(group.leastSteady, drawn, (a, b) => b.instability - a.instability)
+    const one = drawnOf(assignment, isKept)
+    if (one === undefined) continue
+    sample.offer(one)
+    ;(isKept ? group.keptSample : group.droppedSample).offer(one)
+    if (isKept) keepFirst(group.steadiest, one, (a, b) => a.instability - b.instability)
+    else keepFirst(group.leastSteady, one, (a, b) => b.instability - a.instability)
   }
-  return { clusters, bundles, sample: sample.items, waiting }
+  return { clusters, bundles, sample: sample.items, control, ...counts }
 }
 
 function newGroup(cluster: Cluster, random: () => number): ClusterGroup {

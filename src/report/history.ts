@@ -16,12 +16,20 @@ export async function* assignmentsOf(log: Log, config: Config): AsyncGenerator<A
 /** Not `isFolded`: the select role has not come to it yet, and nothing is known of it but this. */
 export type InForce = { assignment: Assignment; isFolded: boolean }
 
-/** The same with the clusters of the bundle that is in force now. */
-export async function* assignmentsInForce(log: Log, config: Config): AsyncGenerator<InForce> {
-  const { bundles, assignments } = config.log.topics
-  const clusters = new ClustersInForce(log, bundles)
-  const inForce = (await readReigns(log, config)).at(-1)?.bundle
-  const [position = 0] = await log.committed(groupsOf(config).select, assignments)
+/** The offset that the select role has come to. To be read before anything that it decides. */
+export async function selectPosition(log: Log, config: Config): Promise<number> {
+  const { assignments } = config.log.topics
+  return (await log.committed(groupsOf(config).select, assignments))[0] ?? 0
+}
+
+/** The same with the clusters of the bundle that is in force at `position`, where the select role is. */
+export async function* assignmentsInForce(
+  log: Log,
+  config: Config,
+  position: number,
+): AsyncGenerator<InForce> {
+  const clusters = new ClustersInForce(log, config.log.topics.bundles)
+  const inForce = (await readReigns(log, config, position)).at(-1)?.bundle
   for await (const { record, assignment } of recordsOf(log, config)) {
     const bundle = inForce ?? assignment.bundle
     const isFolded = record.offset < position

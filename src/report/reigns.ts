@@ -11,13 +11,19 @@ const CONTROL_BYTES_MAX = 256
 
 /**
  * Oldest first, neighbours of different bundles: a swap to what is in force begins nothing. Empty where nothing
- * has been assigned. Looks at every record of `assignments`.
+ * has been assigned. Those that began before the offset `before`; the first one always. Looks at every record of
+ * `assignments` up to there.
  */
-export async function readReigns(log: Log, config: Config): Promise<Reign[]> {
+export async function readReigns(
+  log: Log,
+  config: Config,
+  before = Number.POSITIVE_INFINITY,
+): Promise<Reign[]> {
   const reigns: Reign[] = []
   for await (const { value, offset } of log.read(config.log.topics.assignments)) {
-    if (value === null) continue
     const isFirst = reigns.length === 0
+    if (!isFirst && offset >= before) break
+    if (value === null) continue
     if (!isFirst && value.length > CONTROL_BYTES_MAX) continue
     const record = JSON.parse(Buffer.from(value).toString()) as Assignment | Control
     if ('control' in record) {

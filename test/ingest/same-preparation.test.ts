@@ -41,6 +41,38 @@ for (const [name, keys, differs] of [
   })
 }
 
+test('a tokenizer that another version of its library has written is the same', t => {
+  const { folders, check } = schedule(t)
+  const { model } = JSON.parse(readFileSync(join(folders[1]!, 'tokenizer.json'), 'utf8'))
+  const [text, list] = [
+    ['a b', 'ab c'],
+    [
+      ['a', 'b'],
+      ['ab', 'c'],
+    ],
+  ]
+  const { ignore_merges, ...older } = model
+  change(folders[0]!, 'tokenizer.json', { model: { ...older, merges: text } })
+  change(folders[1]!, 'tokenizer.json', { model: { ...model, ignore_merges: false, merges: list } })
+  change(folders[2]!, 'tokenizer.json', {
+    model: { ...older, merges: text },
+    decoder: null,
+    version: '2',
+  })
+  check()
+  change(folders[2]!, 'tokenizer.json', { model: { ...older, merges: ['ab c', 'a b'] } })
+  assert.throws(check, /another model than/)
+})
+
+test('a processor_config.json that says nothing of images is none', t => {
+  const { folders, check } = schedule(t)
+  for (const folder of folders) {
+    writeFileSync(join(folder, 'processor_config.json'), JSON.stringify({ patch_size: 14 }))
+  }
+  rmSync(join(folders[1]!, 'preprocessor_config.json'))
+  check()
+})
+
 test('spelling, padding, truncation and files that are missing make no difference', t => {
   const { folders, check } = schedule(t)
   check()

@@ -128,14 +128,14 @@ test('the BOS token is the one that AutoTokenizer reads from either file', t => 
   assert.equal(bosId({ ...modern, bos_token: null }, { bos_token: '<s>' }), null)
 })
 
-/** A byte-level BPE of 256 letters, with two merges that go over what Python holds for a word's end. */
+/** A byte-level BPE of 256 letters, with merges that go over what Python holds for a word's end. */
 function byteLevel(preTokenizer: object): Record<string, unknown> {
   const bytes = Array.from({ length: 256 }, (_, byte) => byte)
   const isPlain = (byte: number) => /[!-~¡-¬®-ÿ]/.test(String.fromCodePoint(byte))
   const others = bytes.filter(byte => !isPlain(byte)).map((_, i) => 256 + i)
   const letters = [...bytes.filter(isPlain), ...others].map(code => String.fromCodePoint(code))
-  const vocab = Object.fromEntries([...letters, 'Ġï', 'ħÂ'].map((token, id) => [token, id]))
-  const merges = ['Ġ ï', 'ħ Â']
+  const vocab = Object.fromEntries([...letters, 'Ġï', 'ħÂ', 'Ġâ'].map((token, id) => [token, id]))
+  const merges = ['Ġ ï', 'ħ Â', 'Ġ â']
   return {
     added_tokens: [],
     normalizer: null,
@@ -165,9 +165,22 @@ test('white space at which ByteLevel splits is what Python counts as such', t =>
   }
 })
 
+test('digits are split off wherever Unicode calls them numbers', t => {
+  const level = { type: 'ByteLevel', add_prefix_space: false, trim_offsets: true }
+  for (const individual_digits of [true, false]) {
+    const digits = { type: 'Digits', individual_digits }
+    const sequence = { type: 'Sequence', pretokenizers: [digits, level] }
+    const { encode } = readTokenizer(folderOf(t, byteLevel(sequence)))
+    // The ids of tokenizers 0.23.3.
+    assert.deepEqual(encode('a Ⅷ12'), [64, 220, 158, 227, 100, 16, 17])
+  }
+  const { encode } = readTokenizer(folderOf(t, byteLevel(level)))
+  assert.deepEqual(encode('a Ⅷ12'), [64, 258, 227, 100, 16, 17])
+})
+
 test('a tokenizer with a token that counts only as a whole word is refused, with its name', t => {
   const tokenizer = byteLevel({ type: 'ByteLevel', add_prefix_space: false })
-  const token = { id: 258, content: '<dog>', special: false, normalized: false }
+  const token = { id: 259, content: '<dog>', special: false, normalized: false }
   const read = (single_word: boolean) => () =>
     readTokenizer(folderOf(t, { ...tokenizer, added_tokens: [{ ...token, single_word }] }))
   read(false)()

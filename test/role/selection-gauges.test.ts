@@ -1,36 +1,8 @@
 import assert from 'node:assert/strict'
 import test from 'node:test'
-import { setTimeout } from 'node:timers/promises'
 import type { Bundle } from '../../src/cluster/bundle.ts'
-import { createLogger } from '../../src/observe/logger.ts'
-import { createMetrics, type Metrics } from '../../src/observe/metrics.ts'
-import { openSelectRole } from '../../src/role/select-role.ts'
-import { newStatus } from '../../src/role/status.ts'
-import { append, assignmentOf, EXAMPLES, type RoleSite, SWAP_AT, site } from './site.ts'
-
-/** Runs a select role that is configured with `bundle` until `isDone`. */
-async function runUntil(
-  { log, config }: RoleSite,
-  bundle: Bundle,
-  isDone: (metrics: Metrics) => Promise<boolean>,
-): Promise<void> {
-  const metrics = createMetrics()
-  const logger = createLogger('silent')
-  const parts = { log, config, metrics, logger, status: newStatus('select') }
-  const role = await openSelectRole({ ...parts, bundle: bundle.manifest })
-  const controller = new AbortController()
-  const running = role.run(controller.signal)
-  try {
-    for (let tries = 0; !(await isDone(metrics)); tries++) {
-      assert.ok(tries < 500, 'it did not come')
-      await setTimeout(10)
-    }
-  } finally {
-    controller.abort()
-    await running
-    await role.close()
-  }
-}
+import type { Metrics } from '../../src/observe/metrics.ts'
+import { append, assignmentOf, EXAMPLES, runSelect, SWAP_AT, site } from './site.ts'
 
 type Sample = { value: number; labels: Partial<Record<string, string | number>> }
 
@@ -72,7 +44,7 @@ test('drift is measured by the bundle in force, whichever examples were scored w
   for (const configured of [first, second]) {
     const select = { ...config.select, group: `configured-${configured.id}` }
     parts.config = { ...config, select }
-    await runUntil(parts, configured, async metrics => {
+    await runSelect(parts, configured, async metrics => {
       if ((await shown(metrics.driftWindow)) !== EXAMPLES - SWAP_AT) return false
       await assertDrift(metrics, swapped)
       return true
@@ -83,7 +55,7 @@ test('drift is measured by the bundle in force, whichever examples were scored w
     assignmentOf(EXAMPLES + i, i % 3 === 0 ? first : second),
   )
   await append(parts.log, more)
-  await runUntil(parts, first, async metrics => {
+  await runSelect(parts, first, async metrics => {
     if ((await shown(metrics.driftWindow)) !== more.length) return false
     await assertDrift(metrics, driftOf(second, EXAMPLES, EXAMPLES + more.length))
     return true
@@ -93,9 +65,9 @@ test('drift is measured by the bundle in force, whichever examples were scored w
 test('the difference of a shadow is there as soon as the shadow is, though nothing comes after it', async t => {
   const parts = await site(t, 'revisable')
   const [first, second] = parts.bundles
-  await runUntil(parts, first, async metrics => (await shown(metrics.history)) === EXAMPLES)
+  await runSelect(parts, first, async metrics => (await shown(metrics.history)) === EXAMPLES)
   let isShadowed = false
-  await runUntil(parts, second, async metrics => {
+  await runSelect(parts, second, async metrics => {
     if (!isShadowed) {
       assert.equal(await shown(metrics.shadowDifference), 0)
       await append(parts.log, [{ v: 1, control: 'shadow', bundle: first.id }])

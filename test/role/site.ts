@@ -1,12 +1,18 @@
 /** A log with assignments, for tests of the select role. */
+import assert from 'node:assert/strict'
 import { join } from 'node:path'
 import type { TestContext } from 'node:test'
+import { setTimeout } from 'node:timers/promises'
 import { type Bundle, openBundle, writeBundle } from '../../src/cluster/bundle.ts'
 import { publishBundle } from '../../src/cluster/published.ts'
 import { type Config, loadConfig } from '../../src/config.ts'
 import { openLocalLog } from '../../src/log/local.ts'
 import type { Log, OutRecord } from '../../src/log/log.ts'
+import { createLogger } from '../../src/observe/logger.ts'
+import { createMetrics, type Metrics } from '../../src/observe/metrics.ts'
 import { type Assignment, keyOf } from '../../src/record.ts'
+import { openSelectRole } from '../../src/role/select-role.ts'
+import { newStatus } from '../../src/role/status.ts'
 import { temporaryFolder } from '../support.ts'
 
 export const EXAMPLES = 900
@@ -64,6 +70,7 @@ export async function site(t: TestContext, policy = 'final'): Promise<RoleSite> 
   await log.ensureTopics([
     { name: 'assignments', partitions: 1 },
     { name: 'decisions', partitions: 1 },
+    { name: 'dead-letters', partitions: 1 },
     { name: 'subset', partitions: 1, compacted: true },
     { name: 'bundles', partitions: 1, compacted: true },
   ])
@@ -88,4 +95,28 @@ export async function append(log: Log, values: readonly unknown[]): Promise<void
     }
   }
   await log.append(values.map(toRecord))
+}
+
+/** Runs a select role that is configured with `bundle` until `isDone`. */
+export async function runSelect(
+  { log, config }: RoleSite,
+  bundle: Bundle,
+  isDone: (metrics: Metrics) => Promise<boolean>,
+): Promise<void> {
+  const metrics = createMetrics()
+  const logger = createLogger('silent')
+  const parts = { log, config, metrics, logger, status: newStatus('select') }
+  const role = await openSelectRole({ ...parts, bundle: bundle.manifest })
+  const controller = new AbortController()
+  const running = role.run(controller.signal)
+  try {
+    for (let tries = 0; !(await isDone(metrics)); tries++) {
+      assert.ok(tries < 500, 'it did not come')
+      await setTimeout(10)
+    }
+  } finally {
+    controller.abort()
+    await running
+    await role.close()
+  }
 }
