@@ -65,6 +65,7 @@ export interface StateWriter {
 export type Commit = {
   /** Next offsets to read, of partitions that this consumer owns. */
   positions: Position[]
+  /** Those that follow from one partition keep their order; those of several may come in any among each other. */
   outputs: OutRecord[]
   /**
    * Writes state in the same commit. After a crash state may lag behind the positions (an engine

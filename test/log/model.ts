@@ -1,7 +1,14 @@
 /** Random operations on a log beside the plainest model of one: arrays, and numbers into them. */
 import assert from 'node:assert/strict'
 import fc from 'fast-check'
-import type { Consumer, Log, OutRecord, Position, StateKey } from '../../src/log/log.ts'
+import {
+  type Consumer,
+  type Log,
+  type OutRecord,
+  type Position,
+  placeKey,
+  type StateKey,
+} from '../../src/log/log.ts'
 import { bytes, pollCount, readAll, text, unique } from './helpers.ts'
 
 const PARTITIONS = 2
@@ -160,7 +167,7 @@ class Pair {
         for (const key of one.removes) writer.remove(['n', key])
       },
     })
-    this.#appended(outputs)
+    await this.#learnOrder(outputs)
     for (const lane of this.#lanes.values()) lane.committed = lane.polled
     for (const [key, value] of one.puts) this.#state.set(key, value)
     for (const key of one.removes) this.#state.delete(key)
@@ -171,6 +178,32 @@ class Pair {
         .sort(([a], [b]) => a - b)
         .map(([key, value]) => entry(['n', key], bytes(value))),
     )
+  }
+
+  /** Outputs of a commit are in order where they follow from one partition; how those of several mix, the log says. */
+  async #learnOrder(outputs: readonly OutRecord[]): Promise<void> {
+    const valuesOf = (records: readonly OutRecord[]) => records.map(({ value }) => text(value)!)
+    for (const [place, lane] of this.#lanes) {
+      const own = outputs.filter(({ topic, partition }) => `${topic}/${partition}` === place)
+      if (own.length === 0) continue
+      const found = await this.#valuesFrom(place, lane.values.length)
+      assert.deepEqual(found.toSorted(), valuesOf(own).toSorted())
+      for (const source of new Set(own.map(one => placeKey(one.source!)))) {
+        const followers = valuesOf(own.filter(one => placeKey(one.source!) === source))
+        const kept = found.filter(value => followers.includes(value))
+        assert.deepEqual(kept, followers)
+      }
+      lane.values.push(...found)
+    }
+  }
+
+  async #valuesFrom(place: string, from: number): Promise<string[]> {
+    const [topic, partition] = place.split('/') as [string, string]
+    const values: string[] = []
+    for await (const { value } of this.#log.read(topic, { partition: Number(partition) })) {
+      values.push(text(value)!)
+    }
+    return values.slice(from)
   }
 
   async #failingCommit(places: [number, number][]): Promise<void> {
