@@ -13,12 +13,16 @@ import type { Assignment } from '../record.ts'
 import type { FoldedAssignment } from '../select/parse.ts'
 import type { Beginning } from '../select/policy.ts'
 
+type Known = {
+  manifest: Manifest
+  beginning: Beginning
+  nearest: (example: SignatureSource) => Found
+}
+
 export class ClustersInForce {
   readonly #log: Log
   readonly #topic: string
-  readonly #beginnings = new Map<string, Beginning>()
-  readonly #manifests = new Map<string, Manifest>()
-  readonly #nearest = new Map<string, (example: SignatureSource) => Found>()
+  readonly #known = new Map<string, Known>()
 
   /** `topic` is the one of published bundles. */
   constructor(log: Log, topic: string) {
@@ -32,11 +36,11 @@ export class ClustersInForce {
    */
   of<T extends FoldedAssignment>(record: LogRecord, value: T, bundle: string): T | Promise<T> {
     if (value.bundle === bundle) return value
-    const nearest = this.#nearest.get(bundle)
-    if (nearest === undefined) return this.#load(bundle).then(() => this.of(record, value, bundle))
+    const known = this.#known.get(bundle)
+    if (known === undefined) return this.#load(bundle).then(() => this.of(record, value, bundle))
     if (value.cluster === 'text') return { ...value, bundle }
     const whole = JSON.parse(Buffer.from(record.value!).toString()) as Assignment
-    return { ...value, ...nearest(whole), bundle }
+    return { ...value, ...known.nearest(whole), bundle }
   }
 
   /**
@@ -44,33 +48,35 @@ export class ClustersInForce {
    * examples would count twice: only the first one has members. Throws BUNDLE_INVALID, BUNDLE_ALTERED.
    */
   async beginning(bundle: string, { isFirst }: { isFirst: boolean }): Promise<Beginning> {
-    if (!this.#beginnings.has(bundle)) await this.#load(bundle)
-    const beginning = this.#beginnings.get(bundle)!
+    const { beginning } = this.#known.get(bundle) ?? (await this.#load(bundle))
     return isFirst ? beginning : { ...beginning, members: undefined }
   }
 
   /** Throws BUNDLE_INVALID, BUNDLE_ALTERED. */
   async manifest(bundle: string): Promise<Manifest> {
-    if (!this.#manifests.has(bundle)) await this.#load(bundle)
-    return this.#manifests.get(bundle)!
+    return (this.#known.get(bundle) ?? (await this.#load(bundle))).manifest
   }
 
   /** How many clusters `bundle` has, where it has been needed already. */
   countOf(bundle: string | null): number | undefined {
-    return bundle === null ? undefined : this.#beginnings.get(bundle)?.clusters
+    return bundle === null ? undefined : this.#known.get(bundle)?.manifest.clusters
   }
 
   /** A bundle that need not lie on the log. */
-  add({ id, manifest, index, members }: Bundle): void {
+  add({ id, manifest, index, members }: Bundle): Known {
     const read = signatureOf(manifest)
-    this.#nearest.set(id, example => index.nearest(read(example)))
-    this.#manifests.set(id, manifest)
     const { clusters, baseline } = manifest
-    this.#beginnings.set(id, { clusters, textOnly: baseline.textOnly, members })
+    const known: Known = {
+      manifest,
+      beginning: { clusters, textOnly: baseline.textOnly, members },
+      nearest: example => index.nearest(read(example)),
+    }
+    this.#known.set(id, known)
+    return known
   }
 
-  async #load(id: string): Promise<void> {
-    this.add(await fetchBundle(this.#log, this.#topic, id))
+  async #load(id: string): Promise<Known> {
+    return this.add(await fetchBundle(this.#log, this.#topic, id))
   }
 }
 
