@@ -56,10 +56,10 @@ export async function runSurviving<Item, Result>(
   return (await Promise.all(parts)).flat()
 }
 
-/** Whatever is scored would fail: nothing of it may be blamed. `last` is how it failed. */
-export function deviceFailed(why: string, last?: Pick<Failure, 'code'>): XmasdError {
+/** Whatever is scored would fail: nothing of it may be blamed. `code` is of the last failure. */
+export function deviceFailed(why: string, code?: ErrorCode): XmasdError {
   const first =
-    last?.code === 'SCORE_NOT_FINITE'
+    code === 'SCORE_NOT_FINITE'
       ? 'Look for NaN and infinities in the weights of the checkpoint that is named; else at'
       : 'Look at'
   return new XmasdError(

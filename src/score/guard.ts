@@ -34,8 +34,8 @@ export type Guard = (sequences: readonly Sequence[]) => Promise<Scored[]>
 
 export function createGuard({ pool, config, tokensMax, onOutOfMemory }: GuardOptions): Guard {
   let limit = tokensMax
-  let good = builtInSequence(config)
-  let hasScored = false
+  const simplest = builtInSequence(config)
+  let good = simplest
   let blamed = 0
 
   /** Passes stay short: memory that was short once will be again, and on a CPU they cost next to nothing. */
@@ -68,22 +68,20 @@ export function createGuard({ pool, config, tokensMax, onOutOfMemory }: GuardOpt
     const again = await survived(pool.run({ sequences: [good], tokensMax: limit }))
     const trouble = 'failure' in again ? again.failure : errorOf(again.result[0]!)
     if (trouble !== undefined) {
-      const other = hasScored ? 'what scored before fails now' : 'the simplest example fails alike'
-      throw deviceFailed(`${message}; and ${other}: ${trouble.message}`, trouble)
+      const other =
+        good === simplest ? 'the simplest example fails alike' : 'what scored before fails now'
+      throw deviceFailed(`${message}; and ${other}: ${trouble.message}`, trouble.code)
     }
     blamed++
     if (blamed >= BLAMED_IN_A_ROW_MAX) {
-      throw deviceFailed(`${blamed} examples in a row failed; the last: ${message}`, { code })
+      throw deviceFailed(`${blamed} examples in a row failed; the last: ${message}`, code)
     }
     return { error: { code, message, hint } }
   }
   const run = async (sequences: readonly Sequence[]): Promise<Scored[]> => {
     const results = await withinMemory(sequences)
     const sound = results.findLastIndex(scored => errorOf(scored) === undefined)
-    if (sound >= 0) {
-      good = sequences[sound]!
-      hasScored = true
-    }
+    if (sound >= 0) good = sequences[sound]!
     for (const scored of results) {
       const error = errorOf(scored)
       if (error === undefined) blamed = 0
