@@ -7,7 +7,8 @@ import { printable } from '../observe/printable.ts'
 import { openLogToRead } from '../open-log.ts'
 import type { Assignment, Cluster, Decision } from '../record.ts'
 import { readBaseline } from '../report/baseline.ts'
-import { assignmentsInForce, decisionsOf, type InForce, selectPosition } from '../report/history.ts'
+import { type Assigned, assignmentsInForce, decisionsOf } from '../report/history.ts'
+import { readStand, type Stand } from '../report/reigns.ts'
 import { batchQuotas, budgetOf } from '../select/quotas.ts'
 
 type Options = { config?: string; json?: boolean }
@@ -55,11 +56,11 @@ export function explainCommand(): Command {
 }
 
 async function explain(log: Log, config: Config, wanted: string): Promise<Explanation> {
-  const position = await selectPosition(log, config)
+  const stand = await readStand(log, config)
   const { outside, decisions } = await readDecisions(log, config, wanted)
   const { assignment, isFolded, sizes, steadier } = await readHistory(log, config, wanted, {
     outside,
-    position,
+    stand,
   })
   const isOutside = outside.has(assignment.key) || !isFolded
   const total = [...sizes.values()].reduce((sum, size) => sum + size, 0)
@@ -98,17 +99,17 @@ async function readDecisions(
   return { outside, decisions }
 }
 
-type History = InForce & { sizes: Map<Cluster, number>; steadier: number }
+type History = Assigned & { sizes: Map<Cluster, number>; steadier: number }
 
 /** The wanted assignment, the clusters' sizes, and how many of its cluster are steadier. */
 async function readHistory(
   log: Log,
   config: Config,
   wanted: string,
-  { outside, position }: { outside: Set<string>; position: number },
+  { outside, stand }: { outside: Set<string>; stand: Stand },
 ): Promise<History> {
-  const { assignment, isFolded } = await findAssignment(log, config, wanted, position)
-  const { clusters, members } = await readBaseline(log, config, position)
+  const { assignment, isFolded } = await findAssignment(log, config, wanted, stand)
+  const { clusters, members } = await readBaseline(log, config, stand)
   const sizes = new Map<Cluster, number>(clusters.map(({ cluster, size }) => [cluster, size]))
   const seen = new Set<string>()
   // The baseline came before all others.
@@ -119,7 +120,7 @@ async function readHistory(
     }
   })
   let isBefore = true
-  for await (const { assignment: other, isFolded } of assignmentsInForce(log, config, position)) {
+  for await (const { assignment: other, isFolded } of assignmentsInForce(log, config, stand)) {
     if (!isFolded || outside.has(other.key) || seen.has(other.key)) continue
     seen.add(other.key)
     sizes.set(other.cluster, (sizes.get(other.cluster) ?? 0) + 1)
@@ -140,9 +141,9 @@ async function findAssignment(
   log: Log,
   config: Config,
   wanted: string,
-  position: number,
-): Promise<InForce> {
-  for await (const one of assignmentsInForce(log, config, position)) {
+  stand: Stand,
+): Promise<Assigned> {
+  for await (const one of assignmentsInForce(log, config, stand)) {
     if (one.assignment.key === wanted || one.assignment.id === wanted) return one
   }
   throw new XmasdError(

@@ -6,7 +6,7 @@ import { goesOnFrom } from '../select/irrevocable.ts'
 import { Ledger } from '../select/ledger.ts'
 import type { Beginning } from '../select/policy.ts'
 import { budgetOf, type ClusterSize } from '../select/quotas.ts'
-import { readReigns } from './reigns.ts'
+import type { Stand } from './reigns.ts'
 
 export type Baseline = {
   /** Clusters that have some of it: how many, and how many of them are kept. */
@@ -16,15 +16,19 @@ export type Baseline = {
 
 /**
  * What the select role began with; nothing where it revises, where the bundle holds no data, or where another
- * bundle has been swapped in before `position`: that one may be fitted to the stream itself.
+ * bundle has been swapped in: that one may be fitted to the stream itself.
  *
  * @throws XmasdError BUNDLE_INVALID, BUNDLE_ALTERED
  */
-export async function readBaseline(log: Log, config: Config, position: number): Promise<Baseline> {
+export async function readBaseline(
+  log: Log,
+  config: Config,
+  { reigns }: Pick<Stand, 'reigns'>,
+): Promise<Baseline> {
   const { select } = config
   const none = { clusters: [], members: undefined }
   if (select.policy === 'revisable' || !goesOnFrom(select)) return none
-  const [first, ...others] = await readReigns(log, config, position)
+  const [first, ...others] = reigns
   if (first === undefined || others.length > 0) return none
   const clusters = new ClustersInForce(log, config.log.topics.bundles)
   const {

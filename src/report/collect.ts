@@ -10,7 +10,8 @@ import { seededRandom } from '../random.ts'
 import type { Action, Assignment, Cluster, Reason, Source } from '../record.ts'
 import { batchQuotas, budgetOf } from '../select/quotas.ts'
 import { readBaseline } from './baseline.ts'
-import { assignmentsInForce, decisionsOf, readSubset, selectPosition } from './history.ts'
+import { assignmentsInForce, decisionsOf, readSubset } from './history.ts'
+import { readStand, type Stand } from './reigns.ts'
 
 /** One example as it is drawn. */
 export type Drawn = {
@@ -61,11 +62,11 @@ const PICTURES_MAX = 3
 
 /** @throws XmasdError LOG_UNAVAILABLE */
 export async function collectReport(log: Log, config: Config): Promise<ReportData> {
-  const position = await selectPosition(log, config)
+  const stand = await readStand(log, config)
   const kept = await readSubset(log, config)
   const { duplicates, drawn, flow } = await readFlow(log, config)
-  const gathered = await readAssignments(log, config, { position, kept, duplicates, drawn })
-  const baseline = (await readBaseline(log, config, position)).clusters
+  const gathered = await readAssignments(log, config, { stand, kept, duplicates, drawn })
+  const baseline = (await readBaseline(log, config, stand)).clusters
   const parts = {
     stream: partOf([...gathered.clusters.values()]),
     baseline: partOf(baseline),
@@ -158,8 +159,8 @@ type Gathered = {
   waiting: number
 }
 
-/** What the log says now; some of it may be of what came behind `position`, where the select role was. */
-type Known = { position: number; kept: Set<string>; duplicates: Set<string>; drawn: Set<string> }
+/** What the log says now; some of it may be of what came after the select role stood at `stand`. */
+type Known = { stand: Stand; kept: Set<string>; duplicates: Set<string>; drawn: Set<string> }
 
 type ClusterGroup = {
   cluster: Cluster
@@ -174,7 +175,7 @@ type ClusterGroup = {
 async function readAssignments(
   log: Log,
   config: Config,
-  { position, kept, duplicates, drawn }: Known,
+  { stand, kept, duplicates, drawn }: Known,
 ): Promise<Gathered> {
   const random = seededRandom(1)
   const sample = new Reservoir<Drawn>(SAMPLE_MAX, random)
@@ -183,18 +184,24 @@ async function readAssignments(
   const seen = new Set<string>()
   const control = { examples: 0, kept: 0 }
   const counts = { duplicates: 0, waiting: 0 }
-  for await (const { assignment, isFolded } of assignmentsInForce(log, config, position)) {
+  for await (const { assignment, isFolded } of assignmentsInForce(log, config, stand)) {
     const { key, cluster, bundle } = assignment
     if (seen.has(key)) continue
     seen.add(key)
+    if (!isFolded) {
+      counts.waiting++
+      continue
+    }
+    if (duplicates.has(key)) {
+      counts.duplicates++
+      continue
+    }
     const isKept = kept.has(key)
-    if (!isFolded) counts.waiting++
-    else if (duplicates.has(key)) counts.duplicates++
-    else if (drawn.has(key)) {
+    if (drawn.has(key)) {
       control.examples++
       if (isKept) control.kept++
+      continue
     }
-    if (!isFolded || duplicates.has(key) || drawn.has(key)) continue
     bundles.add(bundle)
     const group = clusters.get(cluster) ?? newGroup(cluster, random)
     clusters.set(cluster, group)

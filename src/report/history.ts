@@ -1,10 +1,9 @@
 /** What the log says of single examples, read for people: `explain`, `export`, `report`. */
 import type { Config } from '../config.ts'
 import type { Log, LogRecord } from '../log/log.ts'
-import { groupsOf } from '../open-log.ts'
 import type { Assignment, Control, Decision } from '../record.ts'
 import { ClustersInForce } from '../role/clusters-in-force.ts'
-import { readReigns } from './reigns.ts'
+import type { Stand } from './reigns.ts'
 
 const CONTROL_TEXT = '{"v":1,"control"'
 
@@ -14,22 +13,16 @@ export async function* assignmentsOf(log: Log, config: Config): AsyncGenerator<A
 }
 
 /** Not `isFolded`: the select role has not come to it yet, and nothing is known of it but this. */
-export type InForce = { assignment: Assignment; isFolded: boolean }
+export type Assigned = { assignment: Assignment; isFolded: boolean }
 
-/** The offset that the select role has come to. To be read before anything that it decides. */
-export async function selectPosition(log: Log, config: Config): Promise<number> {
-  const { assignments } = config.log.topics
-  return (await log.committed(groupsOf(config).select, assignments))[0] ?? 0
-}
-
-/** The same with the clusters of the bundle that is in force at `position`, where the select role is. */
+/** The same with the clusters of the bundle that is in force where the select role stands. */
 export async function* assignmentsInForce(
   log: Log,
   config: Config,
-  position: number,
-): AsyncGenerator<InForce> {
+  { position, reigns }: Stand,
+): AsyncGenerator<Assigned> {
   const clusters = new ClustersInForce(log, config.log.topics.bundles)
-  const inForce = (await readReigns(log, config, position)).at(-1)?.bundle
+  const inForce = reigns.at(-1)?.bundle
   for await (const { record, assignment } of recordsOf(log, config)) {
     const bundle = inForce ?? assignment.bundle
     const isFolded = record.offset < position

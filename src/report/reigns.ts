@@ -1,10 +1,14 @@
 /** Which bundle was in force when. */
 import type { Config } from '../config.ts'
 import type { Log } from '../log/log.ts'
+import { groupsOf } from '../open-log.ts'
 import type { Assignment, Control } from '../record.ts'
 
 /** From `offset` of `assignments` on `bundle` is in force. The first one began with the log. */
 export type Reign = { bundle: string; offset: number }
+
+/** Where the select role stands: the offset that it has come to, and who was in force up to there. */
+export type Stand = { position: number; reigns: Reign[] }
 
 /** Longer records are assignments. */
 const CONTROL_BYTES_MAX = 256
@@ -32,4 +36,11 @@ export async function readReigns(
     } else if (isFirst) reigns.push({ bundle: record.bundle, offset })
   }
   return reigns
+}
+
+/** To be read before anything that the select role decides: all of that is then of what it has come to, or later. */
+export async function readStand(log: Log, config: Config): Promise<Stand> {
+  const committed = await log.committed(groupsOf(config).select, config.log.topics.assignments)
+  const position = committed[0] ?? 0
+  return { position, reigns: await readReigns(log, config, position) }
 }

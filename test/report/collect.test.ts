@@ -1,9 +1,8 @@
 import assert from 'node:assert/strict'
 import test from 'node:test'
-import type { Log } from '../../src/log/log.ts'
 import { seededRandom } from '../../src/random.ts'
 import { collectReport, Reservoir } from '../../src/report/collect.ts'
-import { EXAMPLES, runSelect, site } from '../role/site.ts'
+import { EXAMPLES, logWith, runSelect, site } from '../role/site.ts'
 
 test('what is decided while a report is made is in none of its numbers, or in all', async t => {
   const parts = await site(t)
@@ -12,16 +11,10 @@ test('what is decided while a report is made is in none of its numbers, or in al
     runSelect(parts, bundles[0], async ({ history }) => {
       return (await history.get()).values.at(-1)?.value === EXAMPLES
     })
-  const whole = new Proxy(log, {
-    get: (_, name: keyof Log) => {
-      if (name === 'committed') {
-        return async (...args: Parameters<Log['committed']>) => {
-          await decided()
-          return log.committed(...args)
-        }
-      }
-      const value = log[name]
-      return typeof value === 'function' ? value.bind(log) : value
+  const whole = logWith(log, {
+    committed: async (...args) => {
+      await decided()
+      return log.committed(...args)
     },
   })
   const [during, after] = [await collectReport(whole, config), await collectReport(log, config)]

@@ -7,7 +7,7 @@ import { createLogger } from '../../src/observe/logger.ts'
 import { createMetrics } from '../../src/observe/metrics.ts'
 import { openSelectRole } from '../../src/role/select-role.ts'
 import { newStatus } from '../../src/role/status.ts'
-import { EXAMPLES, site } from './site.ts'
+import { EXAMPLES, logWith, site } from './site.ts'
 
 const CLUSTERS = 7
 const OF_THE_SELECTION =
@@ -45,15 +45,8 @@ class Dealt {
   }
 
   log(whole: Log): Log {
-    return new Proxy(whole, {
-      get: (_, name: keyof Log) => {
-        if (name === 'consume') {
-          return async (options: Parameters<Log['consume']>[0]) =>
-            this.consumer(await whole.consume(options))
-        }
-        const value = whole[name]
-        return typeof value === 'function' ? value.bind(whole) : value
-      },
+    return logWith(whole, {
+      consume: async options => this.consumer(await whole.consume(options)),
     })
   }
 }

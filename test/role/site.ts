@@ -84,6 +84,16 @@ export async function site(t: TestContext, policy = 'final'): Promise<RoleSite> 
   return { log, config, bundles }
 }
 
+/** `whole`, some of it in another way. */
+export function logWith(whole: Log, other: Partial<Log>): Log {
+  return new Proxy(whole, {
+    get: (_, name: keyof Log) => {
+      const value = other[name] ?? whole[name]
+      return typeof value === 'function' ? value.bind(whole) : value
+    },
+  })
+}
+
 /** To `assignments`: controls, or assignments. */
 export async function append(log: Log, values: readonly unknown[]): Promise<void> {
   const toRecord = (value: unknown): OutRecord => {
