@@ -1,14 +1,14 @@
-/** Synthetic assignments: Zipf(1.1) clusters, 5 % of them redelivered or duplicated, 6 % text-only. */
+/** Synthetic assignments: Zipf(1.1) clusters, 5% redelivered or duplicated, 6% text-only. */
 import type { Log, OutRecord } from '../src/log/log.ts'
-import { seededRandom } from '../src/random.ts'
+import { seededRandom } from '../src/math/random.ts'
 import { type Assignment, keyOf, TOPICS } from '../src/record.ts'
 import { drawFrom, zipfShares } from './regret/streams.ts'
 
-/** `bundle`: by whose clusters they say they are. */
+/** `bundle`: the bundle id that the assignments carry. */
 export type Size = { examples: number; clusters: number; checkpoints: number; bundle?: string }
 
 const FILL_BATCH = 2048
-/** In base64: directions of 54 and of 64 values, a byte each. */
+/** Base64 of a layout (54 values) and of an embedding (64), a byte each. */
 const LAYOUT_LENGTH = 72
 const EMBEDDING_LENGTH = 88
 
@@ -64,7 +64,7 @@ function assignment(
   }
 }
 
-/** Fills the topic `assignments` of a log that has it. */
+/** Fills the topic `assignments`, which must exist. */
 export async function fillAssignments(log: Log, size: Size): Promise<void> {
   let batch: OutRecord[] = []
   for (const record of assignments(size)) {

@@ -1,4 +1,4 @@
-/** A process that answers a JSON line with a JSON line. */
+/** A process that answers each JSON line with a JSON line. */
 import { type ChildProcessByStdio, spawn } from 'node:child_process'
 import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import { createInterface } from 'node:readline'
@@ -36,10 +36,10 @@ function peakBytesOf(pid: number): number {
   return sumOverTree(pid, one => statusBytes(one, 'VmHWM'))
 }
 
-/** In bytes, resident: all; what it has made itself; pages of files, which the system may take back. */
+/** Resident bytes: all; anonymous; pages of files, which the system may take back. */
 export type Memory = { all: number; own: number; file: number }
 
-/** Of one process now; throws where the system has no /proc. */
+/** Memory of one process now. Throws without /proc. */
 export function memoryOf(pid: number): Memory {
   const [all, own, file] = ['VmRSS', 'RssAnon', 'RssFile'].map(name => statusBytes(pid, name))
   return { all: all!, own: own!, file: file! }
@@ -50,7 +50,7 @@ function statusBytes(pid: number, name: string): number {
   return 1024 * Number(new RegExp(`^${name}:\\s+(\\d+)`, 'm').exec(status)?.[1] ?? 0)
 }
 
-/** CPU time of this process and of those that it started and that still run; theirs in steps of 10 ms. */
+/** CPU time of this process and of its running children; theirs in steps of 10 ms. */
 export function cpuSeconds(): number {
   const { user, system } = process.cpuUsage()
   const started = childrenOf(process.pid).map(child =>
@@ -64,7 +64,7 @@ export function cpuSeconds(): number {
   return started.reduce((sum, seconds) => sum + seconds, (user + system) / 1e6)
 }
 
-/** Of /proc, a second: the same on all Linux machines. */
+/** Ticks of /proc a second: the same on every Linux. */
 const TICKS = 100
 
 function sumOverTree(pid: number, measure: (pid: number) => number): number {

@@ -1,7 +1,7 @@
 /**
- * Changes that nothing of the daemon was written with in view: they were made up after its rules were fixed
- * (`ingest/words.ts`), and no rule has been added for them since. They say what is to be expected of words
- * that come. Add kinds as you like; where a rule is written for one, move it to the labelled stream.
+ * Changes made up after the rules for words (`ingest/words.ts`) were fixed. No rule has been added for
+ * them since, so they estimate what to expect of unseen phrases. Add kinds freely; when a rule is
+ * written for a kind, move that kind to the labelled stream.
  */
 import { asked, type Changes, encoded, type Original, pick } from './duplicates-stream.ts'
 
@@ -25,7 +25,7 @@ const CLOSINGS = [
   (text: string) => `${text} Yes or no?`,
   (text: string) => `${text} Would you say so?`,
 ]
-/** Dai et al., *InstructBLIP* (2023), appendix C: templates that it asks questions about a picture with. */
+/** Question templates of Dai et al., *InstructBLIP* (2023), appendix C. */
 const TEMPLATES = [
   (text: string) => `Question: ${text}`,
   (text: string) => `${text} A short answer to the question is`,
@@ -59,7 +59,7 @@ const SYNONYMS: readonly [RegExp, string][] = [
   [/\bgre?ay\b/gi, 'ashen'],
 ]
 
-/** A turn of phrase; as it is where it does not occur. */
+/** Replaces a turn of phrase, if it occurs. */
 const turned = (from: RegExp, to: string) => (text: string) => text.replace(from, to)
 
 export const HELD_OUT_DUPLICATES = {
@@ -108,7 +108,7 @@ export const HELD_OUT_DUPLICATES = {
 
 const COLOUR = /\b(black|blue|yellow)\b/gi
 
-/** The first two colours that differ change places. */
+/** Swaps the first two different colours. */
 function withColoursSwapped(text: string): string {
   const found = [...text.matchAll(COLOUR)]
   const [first] = found

@@ -1,21 +1,21 @@
-/** An index full of strangers: examples that are spread as real ones are, and none of which is made from another. */
-import type { Nearness } from '../src/cluster/nearness.ts'
-import { decodeDirection, encodeDirection } from '../src/direction.ts'
-import { LAYOUT_VALUES } from '../src/ingest/layout.ts'
-import { normalDeviates, seededRandom } from '../src/random.ts'
-import { contentOf } from '../src/select/duplicates.ts'
-import { NearDuplicates } from '../src/select/near-duplicates.ts'
-import type { FoldedAssignment } from '../src/select/parse.ts'
+/** An index of unrelated exemplars: distributed like real examples, none made from another. */
+import type { SimilarityModel } from '../src/bundle/similarity.ts'
+import { LAYOUT_VALUES } from '../src/ingest/image/layout.ts'
+import { normalDeviates, seededRandom } from '../src/math/random.ts'
+import { decodeDirection, encodeDirection } from '../src/math/vectors.ts'
+import { contentOf } from '../src/select/columns/hash-table.ts'
+import { NearDuplicates } from '../src/select/dedup/near-duplicates.ts'
+import type { FoldedAssignment } from '../src/select/fold.ts'
 import { MemoryState } from '../test/select/stream.ts'
 
-/** Sequence numbers of strangers begin here. */
+/** Sequence numbers of unrelated exemplars start here. */
 const STRANGERS_FROM = 2 ** 31
 
 export type IndexCosts = {
   exemplars: number
   bytesPerExemplar: number
   storedBytesPerExemplar: number
-  /** Of all strangers drawn, those that lay within the radii of another one. */
+  /** Share of the drawn exemplars that lay within the radii of another one. */
   strangersTaken: number
   /** To look an example up that is near to none, and add it; to find a copy. */
   microseconds: { medianNew: number; p99New: number; medianCopy: number; p99Copy: number }
@@ -24,16 +24,16 @@ export type IndexCosts = {
 }
 
 const QUERIES = 20_000
-/** Questions that are asked again and again: a share of all, drawn by Zipf's law from so many. */
+/** Popular questions: their share of all examples, and their number; drawn by Zipf's law. */
 const POPULAR_SHARE = 0.4
 const POPULAR = 20_000
 
 /**
- * `count` strangers in an index that has room for `room` more. They ask the questions of `examples` too, which are
- * the most popular ones.
+ * `count` unrelated exemplars in an index with room for `room` more. Their most popular questions are
+ * those of `examples`.
  */
 export function fillIndex(
-  model: Nearness,
+  model: SimilarityModel,
   examples: readonly FoldedAssignment[],
   { count, room }: { count: number; room: number },
 ): { near: NearDuplicates; costs: () => IndexCosts } {
@@ -79,17 +79,18 @@ export function fillIndex(
   }
 }
 
-/** As `Fold` asks, for content that is new. */
+/** The look-up of `Fold` for new content. */
 export function identify(near: NearDuplicates, record: FoldedAssignment, sequence: number) {
   return near.identify(record, contentOf(record.content)!, sequence)
 }
 
-/** Real examples that strangers are drawn from together. */
+/** The number of real examples that one unrelated exemplar is drawn from. */
 const PARENTS = 8
 
 /**
- * Deviations of real examples from their mean, added up with normal weights: strangers have the mean and the covariance
- * of the real ones, over pictures, trajectories and embeddings together, and are near to no single one.
+ * Sums the deviations of real examples from their mean with normal weights. The result has the mean and
+ * the covariance of real examples, over pictures, trajectories and embeddings together, and is near to
+ * none of them.
  */
 function strangers(examples: readonly FoldedAssignment[]): () => FoldedAssignment {
   const random = seededRandom(7)
@@ -124,7 +125,7 @@ function strangers(examples: readonly FoldedAssignment[]): () => FoldedAssignmen
   }
 }
 
-/** As a re-encoding leaves it: the same words, values a little off. */
+/** A re-encoding: the same words, slightly different values. */
 function nudged(stranger: FoldedAssignment, i: number): FoldedAssignment {
   const off = (text: string): string => {
     const bytes = new Int8Array(Buffer.from(text, 'base64'))

@@ -1,7 +1,7 @@
 /**
- * A stream of examples with near-duplicates that are known: each original is followed, some time later, by
- * one duplicate and one example that only looks like one. Same picture and same question, however encoded,
- * cropped or phrased, is a duplicate; another question or another answer about the same picture is not.
+ * A stream with known near-duplicates. Each original is followed, some examples later, by a duplicate
+ * and by an example that only resembles one. The same picture and question, however encoded, cropped or
+ * phrased, is a duplicate. Another question or another answer about the same picture is not.
  */
 import sharp, { type Sharp } from 'sharp'
 
@@ -22,7 +22,7 @@ export type Labelled = {
 
 type Random = () => number
 export type Change = (original: Original, random: Random) => Promise<Original | undefined>
-/** By kind; of a kind, what is made of an original, undefined where it can't be. */
+/** By kind: makes a variant of an original, or undefined if the kind does not apply to it. */
 export type Changes = Readonly<Record<string, Change>>
 
 export function pick<Item>(items: readonly Item[], random: Random): Item {
@@ -59,7 +59,7 @@ const cropped =
     return { ...original, image }
   }
 
-/** The question with its words changed; undefined where that changes nothing. */
+/** The question with changed words; undefined if nothing changes. */
 export const asked =
   (change: (question: string, random: Random) => string): Change =>
   async (original, random) => {
@@ -102,7 +102,7 @@ const POLITE = [
   (text: string) => `Here is my question: ${text}`,
   (text: string) => `Be honest. ${text}`,
 ]
-/** Of a general thesaurus; which of them the daemon knows is what is measured. */
+/** From a general thesaurus; the benchmark measures which of them the daemon knows. */
 const SYNONYMS: readonly [RegExp, string][] = [
   [/\bexactly\b/gi, 'precisely'],
   [/\bitems\b/gi, 'objects'],
@@ -133,7 +133,7 @@ function withSynonym(question: string, random: Random): string {
   return question.replaceAll(word, other)
 }
 
-/** The picture is made anew. */
+/** Changes of the picture. */
 const PICTURES: Changes = {
   'jpeg 90': encoded(picture => picture.jpeg({ quality: 90 })),
   'jpeg 75': encoded(picture => picture.jpeg({ quality: 75 })),
@@ -148,7 +148,7 @@ const PICTURES: Changes = {
   'crop 4 %': cropped(4),
   'crop 6 %': cropped(6),
 }
-/** The question is put in other words. */
+/** Changes of the question. */
 const PHRASES: Changes = {
   case: asked((text, random) => pick(CASES, random)(text)),
   punctuation: asked((text, random) => pick(PUNCTUATION, random)(text)),
@@ -170,10 +170,10 @@ const BOTH: Changes = {
   ),
 }
 
-/** What makes a duplicate, by what is changed. */
+/** Changes that make a duplicate, by what they change. */
 export const DUPLICATES = { picture: PICTURES, phrase: PHRASES, both: BOTH }
 
-/** Words in rings: each is replaced by the next one. */
+/** Rings of words: each is replaced by the next. */
 const RINGS = [
   ['black', 'blue', 'yellow', 'red', 'green', 'purple', 'orange'],
   ['one', 'two', 'three', 'four'],
@@ -209,7 +209,7 @@ function withAnotherAnswer(others: readonly string[]): Change {
   }
 }
 
-/** What only looks like a duplicate. */
+/** Changes that make an example that only resembles a duplicate. */
 export function lookalikes(originals: readonly Original[]): Changes {
   const answers = [...new Set(originals.map(({ conversations }) => conversations.at(-1)!.value))]
   return {
@@ -223,7 +223,7 @@ export function lookalikes(originals: readonly Original[]): Changes {
   }
 }
 
-/** Originals in order, what is made of each up to `lag` places behind it. Kinds take turns. */
+/** Originals in order, each followed by its variants within `lag` examples. Kinds take turns. */
 export async function labelledStream(
   originals: readonly Original[],
   changes: { duplicates: Changes; lookalikes: Changes },

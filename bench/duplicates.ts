@@ -1,35 +1,39 @@
 /**
- * Near-duplicates: how many of a labelled stream are found, how many examples are taken for one that are
- * none, and what a look-up costs among a million exemplars.
+ * Near-duplicates: recall and precision on a labelled stream, and the cost of a look-up among a million
+ * exemplars.
  *
  *   npm run bench:duplicates -- [--data DIR] [--proxy DIR] [--train N] [--originals N] [--exemplars N]
- *     [--seed N] [--keep DIR]
+ *     [--protected N [--leaks]] [--seed N] [--keep DIR]
  *
- * `DIR` has data.jsonl and images (NLVR, Suhr et al. 2017); without one the demo's pictures are taken, and
- * its proxy. A proxy is trained on the first N examples and the radii are learned from them; the rest is
- * the stream (`duplicates-stream.ts`), scored by the built command and folded as the select role does. A
- * second stream is made by changes that the daemon was not written with in view (`duplicates-held-out.ts`).
- * The last line is one JSON object: `recall` and `precision` over the stream, recall by what was changed,
- * each kind's share that was taken for a duplicate, the same held out, and the costs of an index of N exemplars;
- * `byWords` and `byState` are either way alone, `amongStrangers` is the stream behind N exemplars that ask the same
- * questions about other pictures (`duplicates-index.ts`).
+ * `DIR` has data.jsonl and images (NLVR, Suhr et al. 2017); the default is the demo's pictures and its
+ * proxy. A proxy is trained on the first N examples, which the radii are learned from too. The rest is
+ * the stream (`duplicates-stream.ts`), scored by the built command and folded as the select role does.
+ * A second stream holds changes that no rule was written for (`duplicates-held-out.ts`).
+ *
+ * The last line is one JSON object: `recall` and `precision` over the stream; recall by what was
+ * changed; each kind's share that was taken for a duplicate; the same for the held-out stream; the
+ * costs of an index of N exemplars. `leaks`: the first `--protected` originals as a benchmark that leaks
+ * (`duplicates-protected.ts`); `--leaks` measures nothing else. `byWords` and `byState` use one way alone.
+ * `amongStrangers` is the
+ * stream after N unrelated exemplars that ask the same questions about other pictures.
  */
 import { spawnSync } from 'node:child_process'
 import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
 import { parseArgs } from 'node:util'
-import { openBundle } from '../src/cluster/bundle.ts'
-import type { Nearness } from '../src/cluster/nearness.ts'
+import { openBundle } from '../src/bundle/bundle.ts'
+import type { SimilarityModel } from '../src/bundle/similarity.ts'
 import { demoExamples } from '../src/demo/stream.ts'
-import { seededRandom } from '../src/random.ts'
-import { NearDuplicates } from '../src/select/near-duplicates.ts'
-import type { FoldedAssignment } from '../src/select/parse.ts'
-import { openSelectState } from '../src/select/state.ts'
+import { seededRandom } from '../src/math/random.ts'
+import { NearDuplicates } from '../src/select/dedup/near-duplicates.ts'
+import type { FoldedAssignment } from '../src/select/fold.ts'
+import { SelectState } from '../src/select/state.ts'
 import { MemoryState } from '../test/select/stream.ts'
 import { ROOT } from '../test/support.ts'
 import { HELD_OUT_DUPLICATES, heldOutLookalikes } from './duplicates-held-out.ts'
 import { fillIndex, identify } from './duplicates-index.ts'
+import { type Leaks, leakingStream, measureLeaks } from './duplicates-protected.ts'
 import {
   type Changes,
   DUPLICATES,
@@ -47,11 +51,13 @@ const { values: options } = parseArgs({
     train: { type: 'string', default: '700' },
     originals: { type: 'string', default: '100000' },
     exemplars: { type: 'string', default: '1000000' },
+    protected: { type: 'string', default: '1000' },
+    leaks: { type: 'boolean', default: false },
     seed: { type: 'string', default: '1' },
     keep: { type: 'string' },
   },
 })
-/** Originals that lie between one and what is made of it, at most. */
+/** The most originals between an original and its variant. */
 const LAG = 200
 
 const folder = options.keep ?? mkdtempSync(join(tmpdir(), 'xmasd-duplicates-'))
@@ -71,7 +77,7 @@ function writeExamples(name: string, examples: readonly object[]): void {
 
 type Data = { proxy: string; history: string; images: string; originals: Original[] }
 
-/** The first examples are the history that radii are learned from, the others the stream's originals. */
+/** The first examples are the history that radii are learned from; the others are originals of the stream. */
 async function readData(): Promise<Data> {
   const count = Number(options.train)
   const most = Number(options.originals)
@@ -116,13 +122,13 @@ function score({ proxy, images }: Data, data: string, out: string): FoldedAssign
 
 type Verdict = { example: Labelled; isDropped: boolean; isTaken: boolean }
 
-/** What the select role decides. `isTaken`: for a duplicate of its own original, or of one made from that. */
+/** The select role's decision. `isTaken`: as a duplicate of its own original, or of a variant of that. */
 function judge(
   stream: readonly Labelled[],
   scored: FoldedAssignment[],
-  model: Nearness,
+  model: SimilarityModel,
 ): Verdict[] {
-  const state = openSelectState(new MemoryState(), {
+  const state = new SelectState(new MemoryState(), {
     policy: 'revisable',
     percent: 20,
     settleEvery: 1,
@@ -132,7 +138,7 @@ function judge(
   const originalOf = new Map<string, string>()
   return stream.map((example, offset) => {
     const record = scored[offset]!
-    const { decisions } = state.fold(record, offset, near.identify)
+    const { decisions } = state.fold(record, offset, { findNear: near.identify })
     originalOf.set(record.key, example.of)
     const decision = decisions.find(({ duplicateOf }) => duplicateOf !== undefined)
     const isTaken = decision !== undefined && originalOf.get(decision.duplicateOf!) === example.of
@@ -140,7 +146,7 @@ function judge(
   })
 }
 
-/** The same by what `near` holds already; content comes first, as in the fold. */
+/** The same with an index that holds exemplars; exact duplicates are found first, as in the fold. */
 function judgeAmong(
   near: NearDuplicates,
   stream: readonly Labelled[],
@@ -158,7 +164,7 @@ function judgeAmong(
 
 type Kind = { examples: number; taken: number; wrongly: number }
 
-/** By kind: how many were taken for a duplicate, and how many of another original's. */
+/** By kind: how many were taken for a duplicate, and how many for one of another original. */
 function byKind(verdicts: readonly Verdict[]): Map<string, Kind> {
   const kinds = new Map<string, Kind>()
   for (const { example, isDropped, isTaken } of verdicts) {
@@ -195,12 +201,12 @@ type Measured = Summary & {
 
 type StreamChanges = { duplicates: Readonly<Record<string, Changes>>; lookalikes: Changes }
 
-/** One stream: made, scored, folded by itself; `scored` is what the daemon sees of it. */
+/** One stream: made, scored and folded alone; `scored` is what the daemon sees of it. */
 async function measureStream(
   name: string,
   data: Data,
   { duplicates, lookalikes }: StreamChanges,
-  model: Nearness,
+  model: SimilarityModel,
 ): Promise<{ measured: Measured; stream: Labelled[]; scored: FoldedAssignment[] }> {
   const all = { duplicates: Object.assign({}, ...Object.values(duplicates)), lookalikes }
   const random = seededRandom(Number(options.seed))
@@ -238,11 +244,40 @@ function describe(name: string, order: string[], kinds: ReadonlyMap<string, Kind
   }
 }
 
+/** Protects the first originals with a bundle of the same history, and lets them leak. */
+async function measureProtected(data: Data, fitted: readonly string[]): Promise<Leaks> {
+  const count = Number(options.protected)
+  const questions = data.originals.slice(0, count)
+  writeExamples('benchmark.jsonl', questions.map(exampleOf))
+  score(data, at('benchmark.jsonl'), at('benchmark.trajectories.jsonl'))
+  const protect = ['--protect', at('benchmark.trajectories.jsonl')]
+  xmasd('fit', ...fitted, ...protect, '--out', at('protecting'))
+  const others = data.originals.slice(count)
+  const changes = lookalikes(data.originals)
+  const stream = await leakingStream(questions, others, changes, Number(options.seed))
+  writeExamples(
+    'leaks.jsonl',
+    stream.map(({ id, image, conversations }) => ({ id, image, conversations })),
+  )
+  const scored = score(data, at('leaks.jsonl'), at('leaks.trajectories.jsonl'))
+  const leaks = measureLeaks(questions.length, stream, scored, await openBundle(at('protecting')))
+  console.log(`leaks of ${leaks.questions} questions   recall ${leaks.recall.toFixed(4)}`)
+  return leaks
+}
+
+function exampleOf({ id, image, conversations }: Original): object {
+  return { id, image: `data:image/png;base64,${image.toString('base64')}`, conversations }
+}
+
 async function main(): Promise<void> {
   const data = await readData()
   score(data, data.history, at('history.trajectories.jsonl'))
   const fitted = ['--trajectories', at('history.trajectories.jsonl'), '--clusters', '40', '--force']
   xmasd('fit', ...fitted, '--out', at('bundle'))
+  if (options.leaks) {
+    console.log(JSON.stringify({ leaks: await measureProtected(data, fitted) }))
+    return
+  }
   const model = (await openBundle(at('bundle'))).manifest.nearness!
   const { originals } = data
   const known = { duplicates: DUPLICATES, lookalikes: lookalikes(originals) }
@@ -254,7 +289,9 @@ async function main(): Promise<void> {
   const { near, costs } = fillIndex(model, scored, size)
   const amongStrangers = summary(judgeAmong(near, stream, scored))
   const radii = { layoutRadius, stateRadius }
-  console.log(JSON.stringify({ ...measured, heldOut, amongStrangers, ...radii, index: costs() }))
+  const leaks = await measureProtected(data, fitted)
+  const found = { ...measured, heldOut, amongStrangers, leaks, ...radii }
+  console.log(JSON.stringify({ ...found, index: costs() }))
 }
 
 try {

@@ -1,9 +1,9 @@
 /**
- * Makes the demo's proxy and bundle again, from nothing, through the built commands:
+ * Makes the demo's proxy and bundle from nothing, with the built commands.
  *
  *   npm run demo:build -- [--examples N] [--clustered N] [--clusters K] [--out DIR]
  *
- * Trains on N generated examples, scores others of the same stream, fits K clusters. The same
+ * It trains on N generated examples, scores others of the same stream, and fits K clusters. The same
  * machine gives the same bytes. The last line is one JSON object.
  */
 import { spawnSync } from 'node:child_process'
@@ -23,14 +23,14 @@ const { values: options } = parseArgs({
   },
 })
 
-/** Dense where the proxy learns fastest: question families then move apart 5x more than evenly spaced. */
+/** Dense where the proxy learns fastest: question families move apart 5x more than with even spacing. */
 const CHECKPOINTS = [70, 100, 150, 230, 350, 500]
 const SCHEDULE = [
   ...['--steps', '500', '--joint-steps', '60', '--seed', '1'],
   ...['--checkpoints', String(CHECKPOINTS)],
 ]
 
-/** Seeds of the examples; the demo's own stream begins at 1. */
+/** Seeds of the examples; the demo's own stream has seed 1. */
 const TRAIN_SEED = 1_000_001
 const CLUSTER_SEED = 1_000_002
 
@@ -74,7 +74,7 @@ async function main(): Promise<void> {
   }
 }
 
-/** Copies a folder in another's place. */
+/** Replaces a folder by a copy of another. */
 function replace(from: string, to: string): void {
   rmSync(to, { recursive: true, force: true })
   cpSync(from, to, { recursive: true })

@@ -1,11 +1,11 @@
 /**
- * The main job on real pictures: NLVR (Suhr et al. 2017), through the built commands alone.
+ * The whole job on real pictures (NLVR, Suhr et al. 2017), with the built commands only.
  *
  *   npm run bench:nlvr -- [--data DIR] [--train N] [--clusters K] [--percent P] [--steps N] [--keep DIR]
  *
- * Trains a small proxy on the first N examples, scores them, fits K clusters, produces the others,
- * runs the daemon, and holds its export against `select` on offline trajectories. `DIR` has
- * data.jsonl and the images. The last line is one JSON object.
+ * It trains a small proxy on the first N examples, scores them, fits K clusters, produces the others,
+ * runs the daemon, and compares its export with `select` on offline trajectories. `DIR` has data.jsonl
+ * and the images. The last line is one JSON object.
  */
 import { spawnSync } from 'node:child_process'
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'

@@ -1,19 +1,19 @@
 /**
- * The daemon's own path over a real Kafka broker, on this machine: the score role with a proxy that costs
- * little, and the select role; beside them what kafkajs does by itself on the same broker.
+ * Both roles on a real Kafka broker on this machine, with a proxy of negligible cost, beside kafkajs
+ * alone on the same broker, and the ratios to that.
  *
  *   npm run bench:pipeline -- [--examples N] [--assignments N] [--text SHARE] [--T N]
  *
- * Each role is the built command in a process of its own. Examples are text-only (`--text`, default 0.5) or carry a
- * picture of 8 x 8 pixels; the proxy is one of 8 channels and one layer on each side, untrained, so that nearly all
- * is the daemon's own. The first third of a run is warm-up, until five V8 heaps have reached their size; rate and memory
- * are those of the rest, in the same run.
+ * Each role is the built command in its own process. Examples are text-only (`--text`, default 0.5) or
+ * have a picture of 8 x 8 pixels. The proxy has 8 channels and one layer on each side, untrained. The
+ * first third of a run is warm-up, until five V8 heaps have reached their size. Rates and memory are
+ * those of the rest.
  *
- * Memory is what the system says is resident, four times a second. `rssDriftPercent` is by how much the line of least
- * squares through it rises over all that follows the warm-up: every sight counts, so little hangs on the moments in which
- * garbage happens to be collected. The select role's memory grows with its history by design: beside its drift stand the
- * bytes that an assignment adds, to the process' own memory, whose drift is given too, and to the mapped pages of its
- * state's file, which the system takes back where it needs them. The last line is one JSON object.
+ * Resident memory is read four times a second. `rssDriftPercent` is the rise of the least-squares line
+ * over all readings after the warm-up, so that the moments of garbage collection matter little. The
+ * select role's memory grows with its history by design: the output also has the bytes an assignment
+ * adds to the process' own memory (with its drift) and to the mapped pages of its state's file, which
+ * the system takes back when it needs memory. The last line is one JSON object.
  */
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -21,14 +21,13 @@ import { join } from 'node:path'
 import { parseArgs } from 'node:util'
 import { Kafka, logLevel } from 'kafkajs'
 import sharp from 'sharp'
-import { openBundle } from '../src/cluster/bundle.ts'
+import { openBundle } from '../src/bundle/bundle.ts'
 import { loadConfig } from '../src/config.ts'
 import type { Log, OutRecord } from '../src/log/log.ts'
-import { openLog, topicSpecs } from '../src/open-log.ts'
+import { openLog, topicSpecs } from '../src/log/open.ts'
 import { TOPICS } from '../src/record.ts'
 import { saveCheckpoint } from '../src/train/checkpoint.ts'
-import { initialParameters } from '../src/train/init.ts'
-import { configOf, SMALL_PROXY, TRAINING_TEMPLATE } from '../src/train/shape.ts'
+import { configOf, initialParameters, SMALL_PROXY, TRAINING_TEMPLATE } from '../src/train/shape.ts'
 import { succeed } from '../test/e2e/command.ts'
 import { Broker } from '../test/kafka/broker.ts'
 import { fillAssignments } from './assignments.ts'
@@ -49,7 +48,7 @@ const FILL_BATCH = 1_000
 const PICTURES = 64
 const WARM_UP = 1 / 3
 const CLUSTERS = 1_000
-/** That the bundle is made of. */
+/** Examples that the bundle is fitted to. */
 const SAMPLE = 2_000
 
 async function pictures(): Promise<string[]> {
@@ -83,7 +82,7 @@ async function fillExamples(log: Log, images: readonly string[]): Promise<void> 
   }
 }
 
-/** A proxy that costs next to nothing: its forward pass is not what is measured. */
+/** A proxy of negligible cost: its forward pass is not measured. */
 function makeProxy(folder: string): void {
   const sizes = { imageSize: 8, patchSize: 4, visionWidth: 8, visionLayers: 1, lengthMax: 128 }
   const config = configOf({ ...SMALL_PROXY, ...sizes, width: 8, layers: 1, heads: 2, kvHeads: 1 })
@@ -95,7 +94,7 @@ function makeProxy(folder: string): void {
   }
 }
 
-/** The proxy, a bundle of it, and the configuration, whose path is returned. */
+/** Writes the proxy, its bundle and the configuration; returns the path of the configuration. */
 async function makeSite(folder: string, address: string, images: string[]): Promise<string> {
   const at = (name: string): string => join(folder, name)
   makeProxy(at('proxy'))
@@ -124,14 +123,14 @@ async function makeSite(folder: string, address: string, images: string[]): Prom
   return at('xmasd.yaml')
 }
 
-/** What is left after the warm-up; all of a run that is too short to have one. */
+/** What follows the warm-up; everything if the run is too short for one. */
 function warm(sights: readonly Sight[]): Sight[] {
   const end = sights.at(-1)!.done
   const later = sights.filter(({ done }) => done >= WARM_UP * end)
   return new Set(later.map(({ done }) => done)).size > 1 ? later : [...sights]
 }
 
-/** Memory over the run, in eleven places, and where it is going after the warm-up. */
+/** Memory at eleven points of the run, and its trend after the warm-up. */
 function say(role: string, sights: readonly Sight[]): void {
   const megabytes = (bytes: number): string => (bytes / 2 ** 20).toFixed(0)
   const step = (sights.length - 1) / 10
@@ -150,6 +149,10 @@ function say(role: string, sights: readonly Sight[]): void {
 
 function tenths(value: number): number {
   return Math.round(10 * value) / 10
+}
+
+function ratio(rate: number, raw: number): number {
+  return Math.round((1000 * rate) / raw) / 1000
 }
 
 function rawClient(broker: Broker): Kafka {
@@ -199,8 +202,8 @@ try {
   const images = await pictures()
   const site = await makeSite(folder, broker.address, images)
   const config = loadConfig(site, {})
-  const log = await openLog(config)
-  await log.ensureTopics(topicSpecs(config))
+  const log = await openLog(config.log)
+  await log.ensureTopics(topicSpecs(config.log))
   await fillExamples(log, images)
   await log.close()
   const scored = await watchDaemon('score', site, EXAMPLES)
@@ -210,8 +213,8 @@ try {
   try {
     const env = { XMASD_LOG_BROKERS: selecting.address, XMASD_LOG_PATH: join(folder, 'select') }
     const other = loadConfig(site, env)
-    const filled = await openLog(other)
-    await filled.ensureTopics([...topicSpecs(other), { name: 'raw', partitions: 1 }])
+    const filled = await openLog(other.log)
+    await filled.ensureTopics([...topicSpecs(other.log), { name: 'raw', partitions: 1 }])
     const bundle = (await openBundle(other.bundle)).id
     const size = { examples: ASSIGNMENTS, clusters: CLUSTERS, checkpoints: Number(options.T) }
     await fillAssignments(filled, { ...size, bundle })
@@ -220,11 +223,20 @@ try {
     say('select', selected)
     const trend = trendOf(warm(scored), 'all')
     const of = (part: keyof Memory): Trend => trendOf(warm(selected), part)
-    const report = {
+    const rates = {
       examplesPerSecond: Math.round(rateOf(warm(scored))),
       assignmentsPerSecond: Math.round(rateOf(warm(selected))),
       rawConsumePerSecond: Math.round(await rawConsume(selecting)),
       rawTransactionalPerSecond: Math.round(await rawTransactional(selecting)),
+    }
+    const report = {
+      ...rates,
+      examplesToRawTransactional: ratio(rates.examplesPerSecond, rates.rawTransactionalPerSecond),
+      assignmentsToRawConsume: ratio(rates.assignmentsPerSecond, rates.rawConsumePerSecond),
+      assignmentsToRawTransactional: ratio(
+        rates.assignmentsPerSecond,
+        rates.rawTransactionalPerSecond,
+      ),
       rssDriftPercent: tenths(trend.driftPercent),
       rssMegabytes: Math.round(trend.bytesMean / 2 ** 20),
       rssBytesPerExample: tenths(trend.bytesPerRecord),

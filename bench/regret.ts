@@ -1,14 +1,14 @@
 /**
- * What final decisions lose against the batch rule that sees everything first.
+ * What irrevocable decisions lose against the batch rule over the whole stream.
  *
  *   npm run bench:regret -- [--examples N] [--seeds N] [--out FILE] [--only TEXT] [--minutes N]
  *
- * K clusters, percent, Zipf (1.1) sizes, log-normal instability (sigma 0.6), decided one by one with
- * `horizonExamples` at the stream's end; means over the seeds. Figures are defined in `docs/selection.md`.
- * With `--out` results are kept in a JSON file case by case, and those it holds are not measured again: a run can be
- * cut in pieces, by `--minutes`, or by `--only`, a text that a case's line begins with ("final stationary"). Remove
- * the file when a policy has changed. The last line is one JSON object: `cells` is `final` in random order, cold and
- * behind a baseline, `variants` all else. `regret/draw.ts` draws the plots of docs/ from the file.
+ * K clusters, percent, Zipf(1.1) sizes, log-normal instability (sigma 0.6), decided one by one with
+ * `horizonExamples` at the end of the stream; means over the seeds. `docs/regret.md` defines the
+ * figures. With `--out` each case is kept in a JSON file and not measured again, so that a run can be
+ * split by `--minutes`, or by `--only`, the beginning of a case's line ("final stationary"). Remove the
+ * file when a policy has changed. The last line is one JSON object: `cells` is `final` in random order,
+ * cold and after a baseline; `variants` is everything else. `regret/draw.ts` draws the plots of docs/.
  */
 import { existsSync, readFileSync, writeFileSync } from 'node:fs'
 import { parseArgs } from 'node:util'
@@ -61,7 +61,7 @@ function measure(one: Case): Result {
   return { ...one, ...meanOf(runs) }
 }
 
-/** Means; of the largest budget error the largest. */
+/** Means; for the largest budget error, the maximum. */
 function meanOf(runs: readonly Figures[]): Figures {
   const names = Object.keys(runs[0]!) as (keyof Figures)[]
   const mean = (name: keyof Figures): number =>
@@ -84,7 +84,7 @@ function lineOf(result: Result): string {
   const share = (value: number, digits = 1): string => `${(100 * value).toFixed(digits)} %`
   return (
     `${nameOf(result).padEnd(50)} recovered ${share(result.recovered)} ` +
-    `(counts mended ${share(result.recoveredMended)})  ` +
+    `(at equal counts ${share(result.recoveredMended)})  ` +
     `budget error ${share(result.budgetErrorEnd, 2)}, ${share(result.budgetErrorMax)} at most  ` +
     `variation ${share(result.totalVariation, 2)}  overlap ${share(result.jaccard)}  ` +
     `${result.decisionsPerSecond}/s`

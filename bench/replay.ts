@@ -1,16 +1,18 @@
 /**
- * How long `xmasd replay` takes over a history: the built command on a local log of synthetic
- * assignments. The last line is one JSON object.
+ * How long `xmasd replay` takes: the built command on a local log of synthetic assignments. The last
+ * line is one JSON object.
  *
  *   npm run bench:replay -- [--examples 1000000] [--clusters 1000]
  */
 import { execFileSync } from 'node:child_process'
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
-import { join } from 'node:path'
+import { join, resolve } from 'node:path'
 import { parseArgs } from 'node:util'
+import { openBundle } from '../src/bundle/bundle.ts'
+import { publishBundle } from '../src/bundle/publication.ts'
 import { loadConfig } from '../src/config.ts'
-import { openLog, topicSpecs } from '../src/open-log.ts'
+import { openLog, topicSpecs } from '../src/log/open.ts'
 import { fillAssignments } from './assignments.ts'
 
 const { values } = parseArgs({
@@ -29,12 +31,14 @@ const size = {
 const folder = mkdtempSync(join(tmpdir(), 'xmasd-bench-replay-'))
 try {
   const file = join(folder, 'xmasd.yaml')
-  writeFileSync(file, 'log: { path: ./log }\n')
+  writeFileSync(file, `log: { path: ./log }\nbundle: ${resolve('config/demo/bundle')}\n`)
   const config = loadConfig(file, {})
-  const log = await openLog(config)
-  await log.ensureTopics(topicSpecs(config))
+  const log = await openLog(config.log)
+  await log.ensureTopics(topicSpecs(config.log))
   process.stderr.write(`filling a log with ${size.examples} assignments …\n`)
-  await fillAssignments(log, size)
+  const bundle = await openBundle(config.bundle)
+  await publishBundle(log, config.log.topics.bundles, bundle)
+  await fillAssignments(log, { ...size, bundle: bundle.id })
   await log.close()
   const seconds = [10, 20, 50].map(percent => {
     const started = performance.now()

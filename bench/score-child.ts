@@ -1,10 +1,10 @@
 /**
- * Our side of bench:score, in a process of its own so that its memory is its own: the real workers.
+ * xmasd's side of bench:score: the real workers, in a process of its own so that its memory can be read.
  *
  *   node score-child.js '{"proxyDir": DIR, "workers": 1, "threads": 2, …}'
  *
- * A line `{"folder": DIR, "examples": [0, 1]?}` scores the examples of `writeExamples` and is answered
- * by `{"seconds", "cpuSeconds", "top5": [example][checkpoint][5]}`.
+ * A line `{"folder": DIR, "examples": [0, 1]?}` scores the examples of `writeExamples`. The answer is
+ * `{"seconds", "cpuSeconds", "top5": [example][checkpoint][5]}`.
  */
 import { createInterface } from 'node:readline'
 import { type ScoringOptions, startScoring } from '../src/score/scoring.ts'

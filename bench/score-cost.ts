@@ -1,11 +1,11 @@
 /**
- * What a checkpoint, an example, a token of text costs: seconds of one thread's CPU time (a busy machine
- * does not count) against their number, on the proxy of bench:score. Draws `docs/score-cost.svg` from
- * what it writes to `docs/score-cost.json`.
+ * The cost of a checkpoint, an example and a text token, on the proxy of bench:score, in CPU seconds of
+ * one thread (so that a busy machine does not count). Writes `docs/score-cost.json`, and draws
+ * `docs/score-cost.svg` from it.
  *
  *   npm run bench:score-cost -- [--shape tiny] [--rounds N] [--out docs/score-cost] [--folder DIR] [--draw]
  *
- * Each point is the least of the rounds. `--draw` only draws the JSON file that is there.
+ * Each point is the minimum of the rounds. `--draw` draws the JSON file as it is.
  */
 import {
   existsSync,
@@ -37,7 +37,7 @@ const { values: options } = parseArgs({
 const SHAPE = SHAPES[options.shape as keyof typeof SHAPES]
 const TEXT = SHAPE.after[1]
 
-/** What is varied; the others stand at these. */
+/** What varies; the others stay at these values. */
 const AXES = {
   checkpoints: [1, 2, 3, 4],
   examples: [1, 2, 4, 6],
@@ -95,7 +95,7 @@ async function measure(folder: string): Promise<Point[]> {
   return points
 }
 
-/** Least squares, and the share of the variance that the line explains. */
+/** The least-squares line, and the share of the variance that it explains. */
 function lineOf(points: readonly Point[]): { slope: number; intercept: number; r2: number } {
   const mean = (of: (point: Point) => number): number =>
     points.reduce((sum, point) => sum + of(point), 0) / points.length

@@ -1,17 +1,18 @@
 /**
- * What bench:score runs on: a proxy with random weights as Hugging Face's trainer leaves one, and
+ * What bench:score runs on: a proxy with random weights, in the layout of Hugging Face's trainer, and
  * examples. `full` is SigLIP-base-like (12 layers, 768, 224/16 = 196 tokens) and Qwen2-0.5B-like (24
  * layers, 896, 14 heads of 64, 2 kv heads, ffn 4864, vocabulary 32000, tied): 474 million parameters.
+ * `small` has as many tokens in 8 layers of 384.
  */
 import { existsSync, linkSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { patches } from '../src/ingest/preprocess.ts'
-import { type ProxyConfig, readProxyConfig } from '../src/proxy/config.ts'
-import { type Parameter, parametersOf } from '../src/proxy/parameters.ts'
-import { readHeader, readTensor, writeSafetensors } from '../src/proxy/safetensors.ts'
-import { normalDeviates, seededRandom, seedOf } from '../src/random.ts'
-import type { Sequence } from '../src/score/batch.ts'
-import type { Image } from '../src/score/images.ts'
+import { patches } from '../src/ingest/image/preprocess.ts'
+import { normalDeviates, seededRandom, seedOf } from '../src/math/random.ts'
+import { readProxyConfig } from '../src/proxy/checkpoint/config.ts'
+import { type Parameter, parametersOf } from '../src/proxy/checkpoint/parameters.ts'
+import { readHeader, readTensor, writeSafetensors } from '../src/proxy/checkpoint/safetensors.ts'
+import type { ProxyConfig } from '../src/proxy/config.ts'
+import type { Image, Sequence } from '../src/score/batch.ts'
 
 export type Shape = {
   vision: { width: number; inner: number; layers: number; heads: number; size: number }
@@ -22,11 +23,18 @@ export type Shape = {
   after: readonly [number, number]
 }
 
-export const SHAPES: Record<'full' | 'tiny', Shape> = {
+export const SHAPES: Record<'full' | 'small' | 'tiny', Shape> = {
   full: {
     vision: { width: 768, inner: 3072, layers: 12, heads: 12, size: 224 },
     text: { width: 896, inner: 4864, layers: 24, heads: 14, kvHeads: 2 },
     vocab: 32_000,
+    before: 31,
+    after: [80, 120],
+  },
+  small: {
+    vision: { width: 384, inner: 1536, layers: 6, heads: 6, size: 224 },
+    text: { width: 384, inner: 1536, layers: 8, heads: 6, kvHeads: 2 },
+    vocab: 16_000,
     before: 31,
     after: [80, 120],
   },
@@ -43,9 +51,9 @@ const PATCH = 16
 const LAYERS_A_SHARD = 6
 
 /**
- * Writes `folder/checkpoint-1/` to `checkpoint-T/` unless they are there. As in a fine-tuning with a
- * frozen tower, the vision tower is the same in all (one file, linked), connector and language model
- * differ; with `towerMoves` it differs too.
+ * Writes `folder/checkpoint-1/` to `checkpoint-T/` unless they exist. As after fine-tuning with a frozen
+ * tower, all share the vision tower (one file, linked), and connector and language model differ. With
+ * `towerMoves` the tower differs too.
  */
 export function writeSchedule(
   folder: string,
@@ -126,7 +134,7 @@ function configJson({ vision, text, vocab }: Shape): object {
   }
 }
 
-/** Those that the score never reads too: the last layers, the last norms. */
+/** Also tensors that the score never reads: the last layers, the last norms. */
 function allParameters(config: ProxyConfig): Parameter[] {
   const { vision, text } = config
   const more = {
@@ -158,7 +166,7 @@ function diskName(name: string): string {
     .replace(/^connector\./, 'multi_modal_projector.linear_')
 }
 
-/** Uniform of deviation 0.02, twice that in q and k, so that attention is far from flat; norms near 1. */
+/** Uniform with deviation 0.02, and 0.04 in q and k so that attention is far from flat; norms near 1. */
 function randomValues({ name, shape }: Parameter, step: number): Float32Array {
   const random = seededRandom(seedOf(step, name))
   const isNorm = /norm\d?\.weight$/.test(name)
@@ -170,10 +178,10 @@ function randomValues({ name, shape }: Parameter, step: number): Float32Array {
   return values
 }
 
-/** Token ids as the text model takes them; `image` is the number of its picture. */
+/** Token ids of the text model; `image` is the number of the picture. */
 export type Example = { ids: number[]; image: number }
 
-/** `share` neighbours have one image. Writes `examples.json` and `pixels.safetensors` into `folder`. */
+/** Writes `examples.json` and `pixels.safetensors` into `folder`; `share` neighbours have one image. */
 export function writeExamples(
   folder: string,
   shape: Shape,
@@ -203,26 +211,32 @@ export function writeExamples(
   writeSafetensors(join(folder, 'pixels.safetensors'), Object.fromEntries(pixels))
 }
 
-/** What our scorer takes: the examples of `writeExamples`. */
+/** The examples of `writeExamples` as the scorer takes them; the later half of the text is the answer. */
 export function readSequences(folder: string, { imageTokenId, vision }: ProxyConfig): Sequence[] {
   const examples: Example[] = JSON.parse(readFileSync(join(folder, 'examples.json'), 'utf8'))
   const file = join(folder, 'pixels.safetensors')
   const { tensors } = readHeader(file)
   const images = new Map<number, Image>()
+  const side = { width: vision.imageSize, height: vision.imageSize }
   for (const { image } of examples) {
     if (images.has(image)) continue
     const pixels = readTensor(file, tensors.get(String(image))!)
-    const cut = patches(pixels, vision.imageSize, vision.patchSize)
+    const cut = patches(pixels, side, vision.patchSize)
     images.set(image, { hash: `${folder} ${image}`, patches: cut })
   }
   return examples.map(({ ids, image }) => {
     const at = ids.flatMap((id, i) => (id === imageTokenId ? [i] : []))
     const first = at.at(-1)! + 2
+    const answered = (ids.length - first) >> 1
+    const last = (count: number, length: number): Int32Array =>
+      Int32Array.from({ length: count }, (_, i) => length - count + i)
+    const bare = ids.filter(id => id !== imageTokenId)
     return {
       ids: Int32Array.from(ids),
       columns: Int32Array.from(at),
-      rows: Int32Array.from({ length: ids.length - first }, (_, i) => first + i),
-      answers: new Int32Array(0),
+      rows: last(ids.length - first, ids.length),
+      answers: last(answered, ids.length),
+      bare: { ids: Int32Array.from(bare), answers: last(answered, bare.length) },
       images: [images.get(image)!],
     }
   })

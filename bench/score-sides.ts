@@ -1,8 +1,8 @@
-/** The sides of bench:score: each scores the same examples in a process of its own. */
+/** The sides of bench:score. Each scores the same examples in its own process. */
 import { join } from 'node:path'
 import { type Child, startChild } from './child.ts'
 
-/** Whose images are distinct, whose neighbours share one. */
+/** Examples with distinct images, and examples whose neighbours share one. */
 export const SETS = ['distinct', 'shared'] as const
 export type ExampleSet = (typeof SETS)[number]
 
@@ -61,7 +61,7 @@ export type ReferenceOptions = {
   examples: number
 }
 
-/** `tried` are seconds an example at a checkpoint in each way of running attention. */
+/** `tried`: seconds an example at a checkpoint, for each way of running attention. */
 export async function startReference(
   options: ReferenceOptions,
   warmUpFolder: string,
@@ -99,7 +99,7 @@ export async function startReference(
   return { side, tried }
 }
 
-/** How far `a` is from `b` at most: of a trajectory's score, and of any value over the first of its five. */
+/** The largest difference of `a` from `b`: of a score, and of a singular value relative to the first of its five. */
 export function differences(a: Values, b: Values): { trajectory: number; value: number } {
   let [trajectory, value] = [0, 0]
   for (const [i, rows] of b.entries()) {

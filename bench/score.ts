@@ -1,22 +1,22 @@
 /**
- * Our scorer against the reference's way of working (`reference.py`): the same weights, examples and
- * number of threads, in one run, by turns.
+ * xmasd's scorer beside the reference (`reference.py`): the same weights, examples and number of
+ * threads, in one run, taking turns.
  *
  *   npm run bench:score -- --python "$(test/parity/python.sh)" [--rounds N] [--examples N] …
  *
- * Without a Python our side runs alone. The proxy has random weights (`score-model.ts`; `--shape tiny`
- * is for tests), T checkpoints that differ, and a vision tower that is the same in all, as where
- * fine-tuning freezes it; `--tower-moves` makes it differ. Two sets of examples: `distinct`, an image
- * each, and `shared`, where `--share` neighbours have one. Images come anew in every round, so that
- * none is known from before.
+ * Without a Python xmasd's side runs alone. The proxy has random weights (`score-model.ts`;
+ * `--shape tiny` is for tests), T different checkpoints, and one vision tower for all of them, as after
+ * fine-tuning with a frozen tower; `--tower-moves` makes the towers differ. There are two sets of
+ * examples: `distinct` has an image each, and in `shared` `--share` neighbours have one image. Every
+ * round has new images, so that no cache helps.
  *
- * A round scores both sets at all checkpoints with ours, and a few examples of both with the
- * reference, at batch 1, eager or sdpa, whichever the warm-up found faster. Loading a checkpoint counts
- * on our side where it happens while scoring (`--memory-max GiB` is its budget; what does not fit is
- * streamed), never on the reference's. Throughput is examples ×
- * checkpoints a second. Singular values are compared with the reference's exact ones; peak memory is
- * VmHWM of each process. Each `--variant NAME` is scored by a process of its own
- * and compared with ours. The last line is one JSON object.
+ * A round scores both sets at all checkpoints with xmasd, and a few examples of both with the reference
+ * at batch 1, eager or sdpa, whichever was faster in the warm-up. Loading a checkpoint counts on xmasd's
+ * side if it happens while scoring (`--memory-max GiB` is its budget; what exceeds it is streamed), and
+ * never on the reference's. Throughput is examples × checkpoints a second. Singular values are compared
+ * with the reference's exact ones. Peak memory is VmHWM of each process. Each `--variant NAME` is scored
+ * by another process and compared with xmasd's. `--gain` is the variant that measures the image gain, too:
+ * `ratioGain` is its CPU time over that without. The last line is one JSON object.
  */
 import { mkdtempSync, rmSync } from 'node:fs'
 import { cpus, tmpdir } from 'node:os'
@@ -47,6 +47,7 @@ const { values: options } = parseArgs({
     workers: { type: 'string', default: '1' },
     'memory-max': { type: 'string' },
     variant: { type: 'string', multiple: true, default: [] },
+    gain: { type: 'boolean', default: false },
     'tower-moves': { type: 'boolean', default: false },
     folder: { type: 'string' },
   },
@@ -75,8 +76,9 @@ function examplesOf(set: ExampleSet, round: number): string {
   return at
 }
 
-/** Options of `startScoring`: another engine, or less exactness. */
+/** Options of `startScoring`: another engine or precision. */
 const VARIANTS: Record<string, object> = {
+  gain: { gain: true },
   tensorflow: { engine: 'tensorflow' },
   bfloat16: { engine: 'tensorflow', precision: 'bfloat16' },
 }
@@ -92,7 +94,8 @@ async function startSides(): Promise<Sides> {
   }
   const reference = await openReference()
   const ours = startOurs('ours', script, settings)
-  const variants = options.variant.map(name => {
+  const names = options.gain ? ['gain', ...options.variant] : options.variant
+  const variants = names.map(name => {
     if (!(name in VARIANTS)) throw new Error(`--variant is one of ${Object.keys(VARIANTS)}`)
     return startOurs(name, script, { ...settings, ...VARIANTS[name] })
   })
@@ -120,7 +123,7 @@ async function openReference(): Promise<Side | undefined> {
 
 type Difference = ReturnType<typeof differences>
 
-/** All sides on the examples of one round, each time another first; how far they are from ours. */
+/** Runs all sides on the examples of one round, each round in another order; returns their differences. */
 async function playRound(
   { ours, variants, reference }: Sides,
   round: number,
@@ -149,6 +152,15 @@ async function playRound(
 function ratio(slow: Side | undefined, fast: Side, set: ExampleSet): number | null {
   if (slow === undefined) return null
   return digits(median(slow.seconds[set]) / median(fast.seconds[set]))
+}
+
+/** CPU time, which a busy machine leaves comparable. */
+function gainCost({ ours, variants }: Sides): object {
+  const gain = variants.find(({ name }) => name === 'gain')
+  if (gain === undefined) return {}
+  const of = (set: ExampleSet): number =>
+    digits(median(gain.cpuSeconds[set]) / median(ours.cpuSeconds[set]))
+  return { ratioGain: Object.fromEntries(SETS.map(set => [set, of(set)])) }
 }
 
 function describe(side: Side, { ours, reference }: Sides, difference: Difference): object {
@@ -189,6 +201,7 @@ async function main(): Promise<object> {
     ratioDistinct: ratio(reference, ours, 'distinct'),
     ratioShared: ratio(reference, ours, 'shared'),
     ratioBf16: bf16 === undefined ? null : ratio(reference, bf16, 'distinct'),
+    ...gainCost(sides),
     sides: Object.fromEntries(
       all.map(side => [side.name, describe(side, sides, worst.get(side)!)]),
     ),

@@ -1,12 +1,12 @@
 /**
- * A process of its own that opens the state `bench:select` left behind, as a daemon that starts again does:
- * what it takes from the process' start on, and the memory that the state then holds. Prints one JSON object.
+ * Opens the state that `bench:select` wrote, as a daemon that restarts does. Prints one JSON object: the
+ * time since the process started, and the memory that the state holds.
  *
  *   node .build/bench/select-restart.js FOLDER SETTINGS
  */
-import { openLocalLog } from '../src/log/local.ts'
+import { openLocalLog } from '../src/log/local/log.ts'
 import { TOPICS } from '../src/record.ts'
-import { openSelectState } from '../src/select/state.ts'
+import { SelectState } from '../src/select/state.ts'
 
 export type Restart = {
   /** From the process' start on. */
@@ -21,7 +21,7 @@ export type Restart = {
 const [folder, settings] = process.argv.slice(2)
 const log = await openLocalLog({ path: folder! })
 const consumer = await log.consume({ group: 'bench', topics: [TOPICS.assignments] })
-const { kept } = openSelectState(consumer.state, JSON.parse(settings!))
+const { kept } = new SelectState(consumer.state, JSON.parse(settings!))
 const restartMs = Math.round(performance.now())
 const { rss, heapUsed, arrayBuffers } = process.memoryUsage()
 const found: Restart = { restartMs, rssBytes: rss, heapBytes: heapUsed + arrayBuffers, kept }

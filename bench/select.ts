@@ -1,19 +1,21 @@
 /**
- * The select role's work on a synthetic stream of assignments: poll, JSON parse, fold, decisions and subset
- * records, one commit with state a batch.
+ * The select role's work on a synthetic stream of assignments: poll, JSON parse, fold, decisions and
+ * subset records, one commit with state a batch.
  *
- *   npm run bench:select -- [--examples N] [--clusters K] [--percent P] [--policy NAME] [--settle-every N]
- *                           [--T N] [--log local|none]
+ *   npm run bench:select -- [--examples N] [--clusters K] [--percent P] [--policy NAME]
+ *                           [--settle-every N] [--T N] [--log local|none]
  *
- * Cluster sizes follow Zipf's law (exponent 1.1), 6 % are text-only, 5 % duplicates or redeliveries; the
- * seed is fixed. The first tenth is warm-up. `--log none`, for more examples than a disk holds records of: assignments
- * are made batch by batch, outside the time that counts, outputs are made and thrown away; the state is durable all
- * the same. The last line is one JSON object: `assignmentsPerSecond` is parse + fold + building and
- * serialising the outputs + writing the state, on the main thread, which is what a core of the select role does, and
- * `slowestTenthPerSecond` the same over the slowest tenth of the stream; `endToEndPerSecond` adds the log's polls and
- * durable commits; `bytesPerExample` is the memory that the fold holds for an example, `diskBytesPerExample` the state's
- * (with `--log none`). Then a fresh process opens the state (`select-restart.ts`): `restartMs` from its start on,
- * `restartRssMb` and `restartHeapMb`, all its memory and that of its objects; `peakRssMb` is the most this one had.
+ * Cluster sizes follow Zipf's law (exponent 1.1), 6% are text-only, 5% duplicates or redeliveries; the
+ * seed is fixed. The first tenth is warm-up. `--log none` is for more examples than a disk holds: it
+ * makes assignments batch by batch, outside the measured time, and discards outputs; the state is
+ * durable. The last line is one JSON object:
+ *
+ * - `assignmentsPerSecond`: parsing, folding, building and serialising outputs, writing the state, on
+ *   the main thread; `slowestTenthPerSecond`: the same over the slowest tenth of the stream
+ * - `endToEndPerSecond`: with the log's polls and durable commits
+ * - `bytesPerExample`: memory of the fold; `diskBytesPerExample`: of the state (with `--log none`)
+ * - `restartMs`, `restartRssMb`, `restartHeapMb`: a new process until the state is open
+ *   (`select-restart.ts`), all its memory and that of its objects; `peakRssMb`: of this process
  */
 import { execFileSync } from 'node:child_process'
 import { mkdtempSync, readdirSync, rmSync, statSync } from 'node:fs'
@@ -21,15 +23,13 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
-import { openLocalLog } from '../src/log/local.ts'
+import { openLocalLog } from '../src/log/local/log.ts'
 import type { Commit, Consumer, Log, LogRecord, OutRecord } from '../src/log/log.ts'
-import { type Assignment, TOPICS } from '../src/record.ts'
-import { decisionOutputs } from '../src/role/decision-outputs.ts'
-import { positionsAfter } from '../src/role/outcome.ts'
+import { type Assignment, readAssignment, TOPICS } from '../src/record.ts'
+import { decisionOutputs, positionsAfter } from '../src/role/outcome.ts'
 import { POLL_RECORDS_MAX } from '../src/role/select-role.ts'
-import { parseForFold } from '../src/select/parse.ts'
-import type { PolicyName } from '../src/select/policy.ts'
-import { openSelectState, type SelectState } from '../src/select/state.ts'
+import type { PolicyName } from '../src/select/rule/policy.ts'
+import { SelectState } from '../src/select/state.ts'
 import { assignments, fillAssignments } from './assignments.ts'
 import type { Restart } from './select-restart.ts'
 
@@ -54,14 +54,14 @@ const SETTINGS = {
   horizonExamples: EXAMPLES,
 }
 const WARM_UP_SHARE = 0.1
-/** As the role polls; a short run still has batches behind its warm-up. */
+/** As the role polls; a short run still has batches after its warm-up. */
 const BATCH_MAX = Math.min(POLL_RECORDS_MAX, Math.ceil(WARM_UP_SHARE * EXAMPLES))
 
 const SIZE = { examples: EXAMPLES, clusters: CLUSTERS, checkpoints: CHECKPOINTS }
 const TENTHS = 10
 const RESTART = fileURLToPath(new URL('select-restart.js', import.meta.url))
 
-/** Where batches come from, and what is committed of them. */
+/** Supplies batches, and takes what is committed of them. */
 type Source = {
   poll(): Promise<LogRecord[]> | LogRecord[]
   commit(records: LogRecord[], outputs: OutRecord[], state: Commit['state']): Promise<void>
@@ -115,7 +115,7 @@ type Counts = {
   batchMs: number[]
 }
 
-/** What the role does with one batch; adds to `counts` unless it is warm-up. */
+/** The role's work on one batch; adds to `counts` after the warm-up. */
 async function step(
   source: Source,
   state: SelectState,
@@ -143,7 +143,7 @@ async function step(
 }
 
 function outputsFor(state: SelectState, record: LogRecord): OutRecord[] {
-  const { decisions } = state.fold(parseForFold(record.value!), record.offset)
+  const { decisions } = state.fold(readAssignment(record), record.offset)
   return decisions.flatMap(decision => decisionOutputs(decision, TOPICS))
 }
 
@@ -170,7 +170,7 @@ async function measure(folder: string): Promise<void> {
   await log.ensureTopics([{ name: TOPICS.assignments, partitions: 1 }])
   const consumer = await log.consume({ group: 'bench', topics: [TOPICS.assignments] })
   const source = options.log === 'none' ? fromNowhere(consumer) : await fromLog(log, consumer)
-  const state = openSelectState(consumer.state, SETTINGS)
+  const state = new SelectState(consumer.state, SETTINGS)
   const counts: Counts = { folded: 0, decisions: 0, foldMs: 0, totalMs: 0, batchMs: [] }
   for (let done = 0; ; ) {
     const read = await step(source, state, done < WARM_UP_SHARE * EXAMPLES ? undefined : counts)

@@ -1,4 +1,4 @@
-/** The daemon as people run it, in a process of its own, watched from outside: what it has done, and how much memory that took. */
+/** The built daemon in its own process, observed from outside: its progress and its memory. */
 import { createInterface } from 'node:readline'
 import { start } from '../test/e2e/command.ts'
 import { type Memory, memoryOf } from './child.ts'
@@ -8,8 +8,8 @@ export type Sight = { atMs: number; done: number; memory: Memory }
 const LOOK_MS = 250
 
 /**
- * Runs one role until it has committed `records` of its input, then ends it. A sight when it has started, four a
- * second, and one when it is done; counts are those of its log. Throws where it ends otherwise than with 0.
+ * Runs one role until it has committed `records` of its input, then ends it. Takes a reading at the
+ * start, four a second, and one at the end; counts are those of its log lines. Throws unless it exits 0.
  */
 export async function watchDaemon(
   role: 'score' | 'select',
@@ -27,7 +27,7 @@ export async function watchDaemon(
   let timer: NodeJS.Timeout | undefined
   const isDone = new Promise<void>(resolve => {
     createInterface({ input: child.stderr! }).on('line', line => {
-      if (!line.startsWith('{')) return // why it ends, in words
+      if (!line.startsWith('{')) return // the message of an exit
       const { msg, assigned = 0, deadLetters = 0, assignments = 0 } = JSON.parse(line)
       if (msg === 'started') {
         look()

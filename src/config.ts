@@ -1,39 +1,53 @@
 /**
- * YAML + environment -> one frozen, validated Config. Every key is commented in
- * `config/xmasd.yaml`. Unknown keys are errors that name the nearest known one.
+ * YAML, environment and flags -> one frozen, validated Config; every mistake is reported at once.
+ * Every key is commented in `config/xmasd.yaml`.
  */
 import { readFileSync } from 'node:fs'
 import { dirname, resolve } from 'node:path'
 import { closest } from 'fastest-levenshtein'
 import { parse as parseYaml } from 'yaml'
 import { z } from 'zod'
-import { LogConfig } from './config-log.ts'
 import { DEVICES, ENGINES, PRECISIONS } from './engine/engine.ts'
 import { messageOf, XmasdError } from './errors.ts'
+import { BUCKET, BUCKET_RULE, HOST, HOST_RULE } from './ingest/fetch/address.ts'
+import { TEXT_LIMITS } from './ingest/form/example.ts'
+import { Fields } from './ingest/form/fields.ts'
+import { IMAGE_LIMITS, TRUNCATED } from './ingest/image/pixels.ts'
+import { LogConfig } from './log/config.ts'
 import { MODES } from './score/attention.ts'
 import { METRICS } from './score/metric.ts'
-import { BASELINES, POLICIES } from './select/policy.ts'
+import { SelectConfig } from './select/config.ts'
 
 const MIB = 1024 * 1024
 
 const ImagesConfig = z.strictObject({
   root: z.string().min(1).default('./images'),
   countMax: z.int().min(1).max(1024).default(16),
-  bytesMax: z
-    .int()
-    .min(1)
-    .default(20 * MIB),
+  bytesMax: z.int().min(1).default(IMAGE_LIMITS.bytesMax),
   pixelsMax: z.int().min(1).default(64_000_000),
+  examplePixelsMax: z.int().min(1).default(256_000_000),
   timeMsMax: z.int().min(1).default(10_000),
-  hosts: z.array(z.string()).default([]),
+  truncated: z.enum(TRUNCATED).default('refuse'),
+  hosts: z.array(z.string().regex(HOST, HOST_RULE)).default([]),
   addressesAllowed: z.array(z.string()).default([]),
+  buckets: z.array(z.string().regex(BUCKET, BUCKET_RULE)).default([]),
+  headersFile: z.string().min(1).optional(),
+  requestsPerSecondMax: z.number().positive().max(1_000_000).optional(),
+})
+
+const TextConfig = z.strictObject({
+  charactersMax: z.int().min(1).default(TEXT_LIMITS.charactersMax),
+  turnsMax: z.int().min(2).default(TEXT_LIMITS.turnsMax),
 })
 
 const ProxyConfig = z.strictObject({
   path: z.string().min(1).default('./proxy'),
+  base: z.string().min(1).optional(),
   template: z.string().min(1).optional(),
+  imagePixels: z.union([z.int().min(1), z.literal('checkpoint')]).optional(),
   metric: z.enum(METRICS).default('attention'),
   mode: z.enum(MODES).default('reference'),
+  gain: z.union([z.boolean(), z.literal('each')]).default(false),
   engine: z.enum(ENGINES).default('onnx'),
   device: z.enum(['auto', ...DEVICES]).default('auto'),
   precision: z.enum(PRECISIONS).default('float32'),
@@ -55,51 +69,16 @@ const ScoreConfig = z.strictObject({
     .default(64 * MIB),
   batchesInFlightMax: z.int().min(1).max(64).default(3),
   ingestWorkers: z.int().min(1).max(256).optional(),
+  ingestMsMax: z.int().min(1_000).default(16_000),
+  decodedBytesMax: z.int().min(1).optional(),
 })
 
-const SelectConfig = z
-  .strictObject({
-    group: groupName('xmasd-select'),
-    policy: z.enum(POLICIES).default('revisable'),
-    percent: z.number().min(0).max(100).default(20),
-    budgetExamples: z.int().min(0).optional(),
-    horizonExamples: z.int().min(1).optional(),
-    baseline: z.enum(BASELINES).default('continue'),
-    controlPercent: z.number().min(0).max(50).default(0),
-    settleEvery: z.int().min(1).default(1),
-    idleSettleMs: z.int().min(1).default(1_000),
-    nearDuplicates: z
-      .strictObject({
-        enabled: z.boolean().default(false),
-        exemplarsMax: z.int().min(1_000).max(100_000_000).default(1_000_000),
-      })
-      .prefault({}),
-  })
-  .refine(
-    ({ budgetExamples, controlPercent }) => budgetExamples === undefined || controlPercent === 0,
-    { path: ['controlPercent'], error: 'a control arm keeps a percent: leave out budgetExamples' },
-  )
-  .refine(
-    ({ policy, budgetExamples, horizonExamples }) =>
-      policy === 'revisable' || budgetExamples === undefined || horizonExamples !== undefined,
-    {
-      path: ['horizonExamples'],
-      error: 'a number of examples to keep for good needs the number that they are chosen from',
-    },
-  )
-  .refine(
-    ({ policy, budgetExamples = 0, horizonExamples = Number.POSITIVE_INFINITY }) =>
-      policy === 'revisable' || budgetExamples <= horizonExamples,
-    {
-      path: ['budgetExamples'],
-      error: 'more to keep than select.horizonExamples, the number that they are chosen from',
-    },
-  )
-
-const Schema = z
+export const ConfigSchema = z
   .strictObject({
     log: LogConfig,
     images: ImagesConfig.prefault({}),
+    text: TextConfig.prefault({}),
+    data: z.strictObject({ fields: Fields.prefault({}) }).prefault({}),
     proxy: ProxyConfig.prefault({}),
     bundle: z.string().min(1).default('./bundle'),
     score: ScoreConfig.prefault({}),
@@ -109,68 +88,156 @@ const Schema = z
         enabled: z.boolean().default(true),
         host: z.string().min(1).default('127.0.0.1'),
         port: z.int().min(0).max(65_535).default(9464),
+        hosts: z.array(z.string().min(1)).default([]),
         stallMsMax: z.int().min(1_000).default(600_000),
+        dashboard: z.boolean().default(true),
+        token: z.string().min(16).optional(),
+        tokenFile: z.string().min(1).optional(),
+        trustedProxyHeader: z.string().min(1).optional(),
       })
       .prefault({}),
+    shutdownMsMax: z.int().min(1_000).default(10_000),
     logging: z
       .strictObject({
         level: z
           .enum(['silent', 'fatal', 'error', 'warn', 'info', 'debug', 'trace'])
           .default('info'),
+        format: z.enum(['auto', 'json', 'text']).default('auto'),
       })
       .prefault({}),
   })
   .superRefine(({ score, select }, context) => {
     if (score.group !== select.group) return
-    // One of the two was set to what it is, the other may be a default.
+    // The other one may be a default.
     const [role, other] = score.group === SCORE_GROUP ? ['select', 'score'] : ['score', 'select']
-    const message = `${other}.group has the same name: each role needs a group of its own, or neither gets all of its records`
+    const message = `${other}.group has the same name: with one group neither role gets all of its records`
     context.addIssue({ code: 'custom', path: [role!, 'group'], message })
   })
 
-export type Config = z.infer<typeof Schema>
+export type Config = z.infer<typeof ConfigSchema>
 
-/** Keys that hold a path: relative ones are taken from the folder of the file that names them. */
+/** Keys that hold a path. Relative paths start at the folder of the file that names them. */
 const PATHS = [
-  ['log', 'path'],
-  ['log', 'tls', 'ca'],
-  ['log', 'tls', 'cert'],
-  ['log', 'tls', 'key'],
-  ['log', 'sasl', 'passwordFile'],
-  ['images', 'root'],
-  ['proxy', 'path'],
-  ['bundle'],
-] as const
+  'log.path',
+  'log.tls.ca',
+  'log.tls.cert',
+  'log.tls.key',
+  'log.sasl.passwordFile',
+  'log.schemaRegistry.passwordFile',
+  'images.root',
+  'images.headersFile',
+  'proxy.path',
+  'proxy.base',
+  'bundle',
+  'http.tokenFile',
+]
 /** Keys whose value is never shown. */
-const SECRETS = new Set(['log.sasl.password'])
-/** Variables with our prefix that are no configuration keys. */
+const SECRETS = new Set(['log.sasl.password', 'log.schemaRegistry.password', 'http.token'])
 const OTHER_VARIABLES = new Set(['XMASD_CONFIG'])
 
 type Tree = { [key: string]: unknown }
 
+/** Values of dotted keys from the command line; null unsets a key, undefined leaves it. */
+export type Overrides = Record<string, unknown>
+/** The command-line flags that stand for dotted keys. */
+export type Flags = Record<string, string>
+
+/** One thing wrong with a configuration. */
+export type Mistake = {
+  /** The dotted key, variable or flag, as the reader wrote it. */
+  key: string
+  /** As JSON; null where it is missing or secret. */
+  value: string | null
+  /** File, variable or flag that sets it. */
+  origin: string
+  problem: string
+  fix: string
+}
+
+export type Checked = { file: string | undefined; config: Config | undefined; mistakes: Mistake[] }
+
 /**
- * Reads `file` (or `XMASD_CONFIG`, or nothing: all defaults), lays the environment and `overrides`
- * (command-line flags, dotted keys; null: as if the key were not set) over it. Throws CONFIG_INVALID naming
- * key, value and fix.
+ * Reads `file` (or `XMASD_CONFIG`, or nothing: all defaults); the environment wins over it, and
+ * `overrides` win over both.
+ *
+ * @throws XmasdError CONFIG_INVALID with every mistake: key, value, allowed values, fix
  */
 export function loadConfig(
   file: string | undefined,
   env: NodeJS.ProcessEnv = process.env,
-  overrides: Record<string, unknown> = {},
+  overrides: Overrides = {},
+  flags: Flags = {},
 ): Config {
+  const { config, mistakes } = checkConfig(file, env, overrides, flags)
+  if (config !== undefined) return config
+  if (mistakes.length === 1) {
+    throw new XmasdError('CONFIG_INVALID', mistakes[0]!.problem, mistakes[0]!.fix)
+  }
+  throw new XmasdError(
+    'CONFIG_INVALID',
+    `${mistakes.length} mistakes in the configuration`,
+    mistakes.map(({ problem, fix }) => `${problem}\n  → ${fix}`).join('\n'),
+  )
+}
+
+/**
+ * As `loadConfig`, with the mistakes as data.
+ *
+ * @throws XmasdError CONFIG_INVALID where the file cannot be read or is no YAML mapping
+ */
+export function checkConfig(
+  file: string | undefined,
+  env: NodeJS.ProcessEnv = process.env,
+  overrides: Overrides = {},
+  flags: Flags = {},
+): Checked {
   const path = file ?? env.XMASD_CONFIG
   const tree = path === undefined ? {} : readYaml(path)
   if (path !== undefined) resolvePaths(tree, dirname(resolve(path)))
-  const origins = new Map<string, string>()
-  for (const [key, value] of [...environmentValues(env), ...Object.entries(overrides)]) {
+  const mistakes: Mistake[] = []
+  const origins = new Map<string, { name: string; origin: string }>()
+  for (const { key, name, value } of environmentValues(env, mistakes)) {
     setAt(tree, key.split('.'), value)
-    origins.set(key, variableOf(key) in env ? variableOf(key) : 'command line')
+    origins.set(key, { name, origin: name })
   }
-  const parsed = Schema.safeParse(tree)
-  if (!parsed.success) throw invalid(parsed.error.issues[0]!, tree, path ?? 'defaults', origins)
-  const config = parsed.data
+  for (const [key, value] of Object.entries(overrides)) {
+    if (value === undefined) continue
+    setAt(tree, key.split('.'), value)
+    origins.set(key, { name: flags[key] ?? key, origin: 'command line' })
+  }
+  const { config, issues } = parse(tree)
+  const of = { tree, file: path ?? 'defaults', origins }
+  mistakes.push(...issues.flatMap(issue => mistakesOf(issue, of)))
+  if (config === undefined || mistakes.length > 0)
+    return { file: path, config: undefined, mistakes }
   resolvePaths(config as unknown as Tree, process.cwd())
-  return deepFreeze(config)
+  return { file: path, config: deepFreeze(config), mistakes }
+}
+
+type Issue = z.core.$ZodIssue
+
+/**
+ * Parses again without the wrong keys until nothing is wrong: zod compares keys with each other only
+ * where each is valid by itself.
+ */
+function parse(tree: Tree): { config: Config | undefined; issues: Issue[] } {
+  const issues: Issue[] = []
+  const rest = structuredClone(tree)
+  for (let before = ''; before !== JSON.stringify(rest); ) {
+    before = JSON.stringify(rest)
+    const parsed = ConfigSchema.safeParse(rest)
+    if (parsed.success) return { config: issues.length === 0 ? parsed.data : undefined, issues }
+    for (const issue of parsed.error.issues) {
+      const { path } = issue
+      const isMissing = getAt(rest, path) === undefined
+      // A key that is missing because it was removed here is no mistake.
+      if (!isMissing || getAt(tree, path) === undefined) issues.push(issue)
+      const keys = issue.code === 'unrecognized_keys' ? issue.keys : []
+      for (const key of keys) removeAt(rest, [...path, key])
+      if (keys.length === 0) removeAt(rest, isMissing ? path.slice(0, -1) : path)
+    }
+  }
+  return { config: undefined, issues }
 }
 
 function readYaml(path: string): Tree {
@@ -191,29 +258,34 @@ function readYaml(path: string): Tree {
   } catch (error) {
     throw new XmasdError(
       'CONFIG_INVALID',
-      `${path} is not valid YAML: ${messageOf(error)}`,
+      `${path} is not valid YAML: ${messageOf(error).trimEnd()}`,
       'see config/xmasd.yaml for the form',
     )
   }
 }
 
-type Leaf = { key: string; schema: z.ZodType }
+type Leaf = { key: string; schemas: z.ZodType[] }
 
 /** Every key that holds a value, dotted. */
 export function configKeys(): string[] {
-  return leaves(Schema, '').map(leaf => leaf.key)
+  return leaves().map(({ key }) => key)
 }
 
-function leaves(schema: z.ZodType, prefix: string): Leaf[] {
-  const inner = unwrap(schema)
-  if (inner instanceof z.ZodUnion) {
-    const all = inner.options.flatMap(option => leaves(option as z.ZodType, prefix))
-    return [...new Map(all.map(leaf => [leaf.key, leaf])).values()]
+/** A key that several kinds of log have occurs once, with all of its schemas. */
+function leaves(): Leaf[] {
+  const found = new Map<string, z.ZodType[]>()
+  const visit = (schema: z.ZodType, key: string): void => {
+    const inner = unwrap(schema)
+    if (inner instanceof z.ZodUnion) {
+      for (const option of inner.options) visit(option as z.ZodType, key)
+    } else if (inner instanceof z.ZodObject) {
+      for (const [name, child] of Object.entries(inner.shape as Record<string, z.ZodType>)) {
+        visit(child, key === '' ? name : `${key}.${name}`)
+      }
+    } else found.set(key, [...(found.get(key) ?? []), inner])
   }
-  if (!(inner instanceof z.ZodObject)) return [{ key: prefix, schema: inner }]
-  return Object.entries(inner.shape as Record<string, z.ZodType>).flatMap(([name, child]) =>
-    leaves(child, prefix === '' ? name : `${prefix}.${name}`),
-  )
+  visit(ConfigSchema, '')
+  return [...found].map(([key, schemas]) => ({ key, schemas }))
 }
 
 function unwrap(schema: z.ZodType): z.ZodType {
@@ -225,31 +297,58 @@ function unwrap(schema: z.ZodType): z.ZodType {
   return wrapped ? unwrap(schema.unwrap() as z.ZodType) : schema
 }
 
+/** The values that a key allows, in words; undefined for free text. */
+function allowedAt(key: string): string | undefined {
+  const schemas = leaves().find(leaf => leaf.key === key)?.schemas ?? []
+  const [first, ...others] = schemas.map(schema => z.toJSONSchema(schema, { io: 'input' }))
+  if (first === undefined) return undefined
+  const choices = [first, ...others].flatMap(
+    ({ enum: values, const: value, type }) =>
+      values ?? value ?? (type === 'boolean' && others.length > 0 ? [true, false] : []),
+  )
+  if (choices.length > 0) return `one of ${[...new Set(choices)].join(', ')}`
+  if (first.type === 'boolean') return 'true or false'
+  if (first.type === 'array') return 'a list'
+  if (first.type !== 'integer' && first.type !== 'number') return undefined
+  const { minimum, maximum } = first
+  const range = [
+    ...(minimum === undefined || minimum <= Number.MIN_SAFE_INTEGER ? [] : [`from ${minimum}`]),
+    ...(maximum === undefined || maximum >= Number.MAX_SAFE_INTEGER ? [] : [`to ${maximum}`]),
+  ]
+  return [first.type === 'integer' ? 'a whole number' : 'a number', ...range].join(' ')
+}
+
 /** `select.idleSettleMs` -> `XMASD_SELECT_IDLE_SETTLE_MS` */
 export function variableOf(key: string): string {
   const words = key.replaceAll('.', '_').replaceAll(/([a-z0-9])([A-Z])/g, '$1_$2')
   return `XMASD_${words.toUpperCase()}`
 }
 
-function environmentValues(env: NodeJS.ProcessEnv): [string, unknown][] {
-  const known = new Map(leaves(Schema, '').map(leaf => [variableOf(leaf.key), leaf]))
-  const found: [string, unknown][] = []
+function environmentValues(
+  env: NodeJS.ProcessEnv,
+  mistakes: Mistake[],
+): { key: string; name: string; value: unknown }[] {
+  const known = new Map(leaves().map(leaf => [variableOf(leaf.key), leaf]))
+  const found: { key: string; name: string; value: unknown }[] = []
   for (const [name, text] of Object.entries(env)) {
     if (!name.startsWith('XMASD_') || text === undefined || OTHER_VARIABLES.has(name)) continue
     const leaf = known.get(name)
-    if (leaf === undefined) {
-      throw new XmasdError(
-        'CONFIG_INVALID',
-        `the environment variable ${name}="${text}" is no configuration key`,
-        `did you mean ${closest(name, [...known.keys()])}? Unset it otherwise`,
-      )
+    if (leaf !== undefined) {
+      found.push({ key: leaf.key, name, value: fromText(leaf.schemas[0]!, text) })
+      continue
     }
-    found.push([leaf.key, fromText(leaf.schema, text)])
+    mistakes.push({
+      key: name,
+      value: JSON.stringify(text),
+      origin: name,
+      problem: `the environment variable ${name}="${text}" is no configuration key`,
+      fix: `did you mean ${closest(name, [...known.keys()])}? Otherwise unset it`,
+    })
   }
   return found
 }
 
-/** A variable's text in the type that its key wants; what does not fit is left for the schema to refuse. */
+/** A variable's text in the type of its key. Text that does not fit is left for the schema to refuse. */
 function fromText(schema: z.ZodType, text: string): unknown {
   if (schema instanceof z.ZodNumber) {
     return text.trim() !== '' && Number.isFinite(Number(text)) ? Number(text) : text
@@ -264,12 +363,20 @@ function setAt(tree: Tree, path: string[], value: unknown): void {
   const [head, ...rest] = path as [string, ...string[]]
   if (rest.length === 0) {
     if (value === null) delete tree[head]
-    else if (value !== undefined) tree[head] = value
+    else tree[head] = value
     return
   }
   const child = tree[head]
   if (typeof child !== 'object' || child === null) tree[head] = {}
   setAt(tree[head] as Tree, rest, value)
+}
+
+/** Items of lists go with their whole list. */
+function removeAt(tree: Tree, path: readonly PropertyKey[]): void {
+  const parent = getAt(tree, path.slice(0, -1))
+  if (Array.isArray(parent)) removeAt(tree, path.slice(0, -1))
+  else if (typeof parent === 'object' && parent !== null)
+    delete (parent as Tree)[String(path.at(-1))]
 }
 
 function getAt(tree: unknown, path: readonly PropertyKey[]): unknown {
@@ -280,50 +387,62 @@ function getAt(tree: unknown, path: readonly PropertyKey[]): unknown {
 }
 
 function resolvePaths(tree: Tree, folder: string): void {
-  for (const path of PATHS) {
+  for (const key of PATHS) {
+    const path = key.split('.')
     const value = getAt(tree, path)
-    if (typeof value === 'string') setAt(tree, [...path], resolve(folder, value))
+    if (typeof value === 'string') setAt(tree, path, resolve(folder, value))
   }
 }
 
-function invalid(
-  issue: z.core.$ZodIssue,
-  tree: Tree,
-  file: string,
-  origins: Map<string, string>,
-): XmasdError {
-  const key = issue.path.join('.')
+type Given = { tree: Tree; file: string; origins: Map<string, { name: string; origin: string }> }
+
+function mistakesOf(issue: Issue, given: Given): Mistake[] {
+  const { tree, file, origins } = given
   if (issue.code === 'unrecognized_keys') {
-    const unknown = [...issue.path, issue.keys[0]!].join('.')
-    if (configKeys().some(known => known === unknown || known.startsWith(`${unknown}.`))) {
-      return new XmasdError(
-        'CONFIG_INVALID',
-        `${unknown} in ${origins.get(unknown) ?? file} goes with log.kind: kafka`,
-        'set log.kind to kafka (XMASD_LOG_KIND), or leave that key out',
-      )
-    }
-    return new XmasdError(
-      'CONFIG_INVALID',
-      `unknown key ${unknown} in ${file}`,
-      `did you mean ${nearestKey(unknown)}? Every key is explained in config/xmasd.yaml`,
-    )
+    return issue.keys.map(key => unknownKey([...issue.path, key].join('.'), given))
   }
-  const isSecret = SECRETS.has(key)
-  const wantsBoolean = issue.code === 'invalid_type' && issue.expected === 'boolean'
-  const given = getAt(tree, issue.path)
-  const value = isSecret
-    ? 'not shown'
-    : typeof given === 'number'
-      ? String(given)
-      : JSON.stringify(given)
-  return new XmasdError(
-    'CONFIG_INVALID',
-    `${key} is ${value} (${origins.get(key) ?? file}): ${issue.message}${wantsBoolean ? ': true or false' : ''}`,
-    `set ${key}, or ${variableOf(key)}, to a value that config/xmasd.yaml allows`,
-  )
+  const key = issue.path.filter(part => typeof part === 'string').join('.')
+  const { name, origin } = origins.get(key) ?? { name: key, origin: file }
+  const found = getAt(tree, issue.path)
+  const value = found === undefined || SECRETS.has(key) ? null : shown(found)
+  const allowed = allowedAt(key)
+  const isOwnText = issue.code === 'custom' || issue.code === 'invalid_format'
+  const reason = isOwnText || allowed === undefined ? issue.message : `it must be ${allowed}`
+  const is = found === undefined ? 'is missing' : `is ${value ?? 'set (not shown)'}`
+  return [
+    {
+      key: name,
+      value,
+      origin,
+      problem: `${name.startsWith('--') ? name : key} ${is} (${origin}): ${reason}`,
+      fix: name.startsWith('--')
+        ? `give another ${name}`
+        : `set ${key}, or ${variableOf(key)}${allowed === undefined ? ': see config/xmasd.yaml' : `, to ${allowed}`}`,
+    },
+  ]
 }
 
-/** A key of that very name elsewhere, else the nearest name among those that stand beside it. */
+function shown(value: unknown): string {
+  return typeof value === 'number' ? String(value) : JSON.stringify(value)
+}
+
+function unknownKey(key: string, { tree, file, origins }: Given): Mistake {
+  const { origin } = origins.get(key) ?? { origin: file }
+  const found = getAt(tree, key.split('.'))
+  const mistake = { key, value: SECRETS.has(key) ? null : shown(found), origin }
+  if (configKeys().some(known => known === key || known.startsWith(`${key}.`))) {
+    const problem = `${key} in ${origin} needs log.kind: kafka`
+    return {
+      ...mistake,
+      problem,
+      fix: 'set log.kind to kafka (XMASD_LOG_KIND), or leave the key out',
+    }
+  }
+  const fix = `did you mean ${nearestKey(key)}? config/xmasd.yaml explains every key`
+  return { ...mistake, problem: `unknown key ${key} in ${file}`, fix }
+}
+
+/** A key of the same name elsewhere, else the nearest name beside it. */
 function nearestKey(unknown: string): string {
   const path = unknown.split('.')
   const beside = configKeys()

@@ -1,16 +1,17 @@
 /** Tiny proxies with seeded random weights, in every key layout and config shape, for tests. */
 import { mkdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { type ProxyConfig, readProxyConfig } from '../src/proxy/config.ts'
-import { type Parameter, parametersOf, type Reach } from '../src/proxy/parameters.ts'
+import { seededRandom } from '../src/math/random.ts'
+import { readProxyConfig } from '../src/proxy/checkpoint/config.ts'
+import { type Parameter, parametersOf, type Reach } from '../src/proxy/checkpoint/parameters.ts'
+import { writeSafetensors } from '../src/proxy/checkpoint/safetensors.ts'
+import type { ProxyConfig } from '../src/proxy/config.ts'
 import type { RopeScaling } from '../src/proxy/rope.ts'
-import { writeSafetensors } from '../src/proxy/safetensors.ts'
-import { seededRandom } from '../src/random.ts'
 import type { Sequence } from '../src/score/batch.ts'
 
 export type TinyShape = {
-  kind: ProxyConfig['kind']
-  visionFamily: ProxyConfig['vision']['family']
+  kind: 'llava' | 'tinyllava'
+  visionFamily: 'clip' | 'siglip'
   family: ProxyConfig['text']['family']
   vision: { width: number; heads: number; layers: number; imageSize: number; patchSize: number }
   /** The longest sequence. */

@@ -7,9 +7,10 @@ import { existsSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import type { TestContext } from 'node:test'
 import { z } from 'zod'
-import { IMAGE_LIMITS } from '../src/ingest/image.ts'
+import { IMAGE_LIMITS } from '../src/ingest/image/pixels.ts'
 import { createPreparer } from '../src/ingest/prepare.ts'
-import { openSchedule, type Schedule } from '../src/proxy/schedule.ts'
+import { familyOf } from '../src/proxy/checkpoint/config.ts'
+import { openSchedule, type Schedule } from '../src/proxy/checkpoint/schedule.ts'
 import type { Sequence } from '../src/score/batch.ts'
 import type { Scored } from '../src/score/scorer.ts'
 import { shared } from './support.ts'
@@ -18,6 +19,9 @@ export const GOLDEN_SETS = ['llava-clip-llama', 'llava-siglip-qwen2', 'tinyllava
 
 /** Per example, checkpoint, k; null where there is no image. */
 export type Top5 = (number[][] | null)[]
+
+/** The prompt without its pictures; null for text-only. */
+export const Bare = z.object({ ids: z.array(z.number()), answers: z.array(z.number()) }).nullable()
 
 const Top5 = z.array(z.array(z.array(z.number())).nullable())
 const Single = z.object({ top5: z.array(z.array(z.number()).nullable()) })
@@ -37,11 +41,14 @@ const Expected = z.object({
       has_image: z.boolean(),
       input_ids: z.array(z.number()),
       answers: z.array(z.number()).optional(),
+      bare: Bare.optional(),
     }),
   ),
   modes: z.object({ reference: Mode, paper: Mode }),
   /** Per example and checkpoint. */
   losses: z.array(z.array(z.number()).nullable()).optional(),
+  /** The same without the pictures. */
+  bare_losses: z.array(z.array(z.number()).nullable()).optional(),
   /** The first checkpoint in half precision, computed in float32. */
   variants: z.record(z.string(), z.looseObject({ reference: Single, paper: Single })),
 })
@@ -67,35 +74,57 @@ export async function goldenSequences(
   run: string,
 ): Promise<{ schedule: Schedule; sequences: (Sequence | null)[] }> {
   const schedule = openSchedule(join(dir, run))
-  const { imageTokens, imageTokenId, lengthMax, aspect, vision } = schedule.config
+  const { config } = schedule
+  const { imageTokens, imageTokenId, lengthMax } = config
   assert.equal(imageTokens, expected.image_tokens)
   if (expected.max_length !== null) assert.equal(lengthMax, expected.max_length)
-  const preparer = createPreparer({
+  const checkpointDir = schedule.checkpoints[0]!.dir
+  const options = {
     imageRoot: dir,
     limits: IMAGE_LIMITS,
     hosts: [],
     addressesAllowed: [],
-    checkpointDir: schedule.checkpoints[0]!.dir,
+    checkpointDir,
     template: expected.template,
     imageTokens,
     imageTokenId,
     lengthMax,
     answers: expected.losses !== undefined,
-    imageSize: vision.imageSize,
-    patchSize: vision.patchSize,
-    aspect,
-  })
+    gain: expected.bare_losses !== undefined,
+  }
+  const pictures = familyOf(config).pictures(config, checkpointDir, undefined)
+  const preparer = createPreparer(options, pictures)
   const data: unknown[] = JSON.parse(readFileSync(join(dir, 'data.json'), 'utf8'))
   const sequences: (Sequence | null)[] = []
   for (const [i, example] of data.entries()) {
     const { sequence } = await preparer.prepare(Buffer.from(JSON.stringify(example)))
     assert.equal(sequence !== null, expected.examples[i]!.has_image)
-    const { input_ids, answers } = expected.examples[i]!
+    const { input_ids, answers, bare } = expected.examples[i]!
+    if (sequence && bare) assert.deepEqual(plain(sequence.bare!), bare)
     if (sequence) assert.deepEqual([...sequence.ids], input_ids)
     if (sequence && answers) assert.deepEqual([...sequence.answers], answers)
     sequences.push(sequence)
   }
   return { schedule, sequences }
+}
+
+function plain({ ids, answers }: NonNullable<Sequence['bare']>): z.infer<typeof Bare> {
+  return { ids: [...ids], answers: [...answers] }
+}
+
+/** Largest difference, in nats, of any gain of any example and checkpoint from that of the losses. */
+export function worstGain(
+  scored: readonly (Scored | null)[],
+  losses: readonly (readonly number[] | null)[],
+  bareLosses: readonly (readonly number[] | null)[],
+): number {
+  const differences = scored.flatMap((one, i) => {
+    if (one === null) return []
+    assert.ok('gains' in one && one.gains != null, JSON.stringify(one))
+    assert.equal(one.gains.length, losses[i]!.length)
+    return one.gains.map((gain, t) => Math.abs(gain - (bareLosses[i]![t]! - losses[i]![t]!)))
+  })
+  return Math.max(...differences)
 }
 
 /** Largest relative difference of any singular value of any example and checkpoint. */

@@ -53,8 +53,12 @@ export function program(t: TestContext, name: string, variable: string): string 
   return undefined
 }
 
-/** A temporary folder that is removed after the test. */
-export function temporaryFolder(t: TestContext): string {
+/** A test, or the tests of a file: what is made for it goes when it ends. */
+export type Owner = { after(clean: () => void): void }
+export const FILE: Owner = { after: clean => void process.once('exit', clean) }
+
+/** A temporary folder that is removed with its owner. */
+export function temporaryFolder(t: Owner): string {
   const folder = mkdtempSync(join(tmpdir(), 'xmasd-test-'))
   t.after(() => rmSync(folder, { recursive: true, force: true }))
   return folder
@@ -65,10 +69,19 @@ export function temporaryFolder(t: TestContext): string {
  * REQUIRE_PARITY=1 its absence is a failure.
  */
 export function parityPython(t: TestContext): string | undefined {
-  const { PARITY_PYTHON, REQUIRE_PARITY } = process.env
-  if (PARITY_PYTHON !== undefined) return PARITY_PYTHON
-  if (REQUIRE_PARITY === '1') throw new Error('PARITY_PYTHON is not set')
-  process.stderr.write(`SKIPPED, PARITY_PYTHON=$(test/parity/python.sh) is not set: ${t.name}\n`)
-  t.skip('needs PARITY_PYTHON')
+  return pythonOf(t, 'PARITY_PYTHON', 'test/parity/python.sh')
+}
+
+/** The same for a Python with the trainers that read exports. */
+export function trainersPython(t: TestContext): string | undefined {
+  return pythonOf(t, 'TRAINERS_PYTHON', 'test/parity/python.sh trainers')
+}
+
+function pythonOf(t: TestContext, variable: string, command: string): string | undefined {
+  const python = process.env[variable]
+  if (python !== undefined) return python
+  if (process.env.REQUIRE_PARITY === '1') throw new Error(`${variable} is not set`)
+  process.stderr.write(`SKIPPED, ${variable}=$(${command}) is not set: ${t.name}\n`)
+  t.skip(`needs ${variable}`)
   return undefined
 }

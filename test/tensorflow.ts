@@ -4,7 +4,7 @@ import {
   findTensorflowAddon,
   startTensorflow,
   type TensorflowBackend,
-} from '../src/engine/tensorflow-backend.ts'
+} from '../src/engine/tensorflow/backend.ts'
 
 /** Starts `backend`; false after a loud skip where that is the addon and it is not built. */
 export async function withBackend(t: TestContext, backend: TensorflowBackend): Promise<boolean> {

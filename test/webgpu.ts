@@ -2,7 +2,7 @@
 import { existsSync } from 'node:fs'
 import { join } from 'node:path'
 import type { TestContext } from 'node:test'
-import { missingForWebgpu } from '../src/engine/gpu-libraries.ts'
+import { missingForWebgpu } from '../src/score/device/gpu-libraries.ts'
 
 const CHROMIUM = '/usr/lib/chromium'
 

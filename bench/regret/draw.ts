@@ -1,6 +1,6 @@
 /**
- * Draws the plots of `docs/selection.md` from what `bench:regret -- --out` wrote: a figure a file, a row for every
- * case, what is possible beside what was reached.
+ * Draws the plots of `docs/regret.md` from the file of `bench:regret -- --out`: a file a figure, a row
+ * a case.
  *
  *   npm run bench:regret:draw -- [--from docs/regret.json] [--out docs/regret]
  */
@@ -22,8 +22,8 @@ const { values: options } = parseArgs({
 const SERIES = {
   final: { label: 'final', colour: '#1a7f5a' },
   optimum: { label: 'possible: sizes and distributions known', colour: '#c2410c' },
-  begun_known: { label: 'possible: clusters begun known', colour: '#7c3aed' },
-  proportional: { label: 'proportional controller, 20 lines', colour: '#6b7280' },
+  begun_known: { label: 'possible: seen sizes known', colour: '#7c3aed' },
+  proportional: { label: 'proportional controller', colour: '#6b7280' },
   naive: { label: 'naive', colour: '#b8b2a6' },
 } as const
 type Shown = keyof typeof SERIES
@@ -32,7 +32,7 @@ const FIGURES = [
   { figure: 'recovered', label: 'stability recovered, %', domain: [-50, 110] },
   {
     figure: 'recoveredMended',
-    label: 'stability recovered with counts mended, %',
+    label: 'stability recovered at equal counts, %',
     domain: [-50, 110],
   },
   { figure: 'budgetErrorEnd', label: 'budget error at the end, %', domain: [0, 10] },
@@ -54,8 +54,11 @@ function isShown(result: Result): result is Result & { kind: Shown } {
 }
 
 function groupOf({ order, baseline }: Result): string {
-  const name = order.replaceAll('_', ' ').replace('stationary', 'random order')
-  return baseline > 0 ? `behind ${baseline.toLocaleString('en')}` : name
+  const name = order
+    .replaceAll('_', ' ')
+    .replace('stationary', 'random order')
+    .replace('popularity', 'shares')
+  return baseline > 0 ? `after a baseline of ${baseline.toLocaleString('en')}` : name
 }
 
 function chart(results: readonly Result[], { figure, label, domain }: Drawn): string {
@@ -67,7 +70,7 @@ function chart(results: readonly Result[], { figure, label, domain }: Drawn): st
       group: groupOf(result),
       row: `K ${result.clusters} at ${result.percent} %`,
       series: SERIES[result.kind].label,
-      // What lies beyond the axis stands at its end.
+      // Values beyond the axis are drawn at its end.
       value: Math.min(most, Math.max(least, value)),
     }
   })

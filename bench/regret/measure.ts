@@ -1,16 +1,16 @@
 /**
- * Runs a policy over a stream and compares its subset, exactly, with the batch rule's over the whole stream.
- * `docs/selection.md` defines the figures; `select/regret.ts` estimates the same ones live.
+ * Runs a policy over a stream and compares its subset exactly with the batch rule's over the whole
+ * stream. `docs/regret.md` defines the figures; `select/online/regret.ts` estimates them live.
  */
-import { hashedDraw } from '../../src/random.ts'
-import type { Policy } from '../../src/select/policy.ts'
-import { batchQuotas, budgetRule, type Ranked, selectBatch } from '../../src/select/quotas.ts'
+import { hashedDraw } from '../../src/math/random.ts'
+import type { Policy } from '../../src/select/rule/policy.ts'
+import { batchQuotas, budgetRule, type Ranked, selectBatch } from '../../src/select/rule/quotas.ts'
 import type { Stream } from './streams.ts'
 
 export type Figures = {
   /** Of the mean instability that the batch rule saves over random members. */
   recovered: number
-  /** The same with counts mended at random: counts out of balance gain nothing. */
+  /** The same at equal counts, reached at random: an imbalance of counts gains nothing. */
   recoveredMended: number
   budgetErrorEnd: number
   /** The largest at any time once n is 100. */
@@ -24,8 +24,8 @@ const SEED = 1
 const BUDGET_MIN = 100
 
 /**
- * The first `baseline` examples are the bundle's: they are not decided but selected by the batch rule, and count
- * as the beginning of the history.
+ * The first `baseline` examples are the bundle's: the batch rule selects among them, and they begin the
+ * history.
  */
 export function run(
   policy: Policy,
@@ -67,7 +67,7 @@ function selectBaseline(
   return selectBatch(examples, percent).selected
 }
 
-/** 64 bits that are new for every example. */
+/** 64 bits, different for every example. */
 function contentOf(index: number): { high: number; low: number } {
   const half = (purpose: number): number =>
     Math.floor(hashedDraw({ high: index, low: SEED }, purpose) * 2 ** 32)

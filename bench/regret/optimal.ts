@@ -1,8 +1,8 @@
 /**
- * The best that can be done on arrival, for good, by who knows how many of a cluster will come and how their
- * instability is distributed: of `left` examples that are still to come, in random order, keep `need` with the least
- * expected sum. Dynamic programming backwards, the sequential assignment problem (Derman, Lieberman, Ross 1972): one
- * is kept if it is steadier than what it would cost to go on without it,
+ * The best irrevocable decisions on arrival, if the number of a cluster's examples and the distribution
+ * of their instability are known: of `left` examples to come, in random order, keep `need` with the
+ * least expected sum. This is the sequential assignment problem (Derman, Lieberman, Ross 1972), solved
+ * by dynamic programming backwards. An example is kept if its instability is below the threshold:
  *
  *     V(m, r) = E min(x + V(m - 1, r - 1), V(m - 1, r)),   threshold(m, r) = V(m - 1, r) - V(m - 1, r - 1)
  *
@@ -10,13 +10,13 @@
  */
 export type Optimum = { needMax: number; thresholds: Float32Array }
 
-/** Log-normal with median 1; all cells (left, need) up to the two given. */
+/** For a log-normal with median 1, every cell (left, need) up to the given ones. */
 export function optimumFor(deviation: number, leftMax: number, needMax: number): Optimum {
   const thresholds = new Float32Array((leftMax + 1) * (needMax + 1))
   const mean = Math.exp(deviation ** 2 / 2)
   const costs = new Float64Array(needMax + 1)
   for (let left = 1; left <= leftMax; left++) {
-    // From above, so that costs[need - 1] is still that of one example fewer.
+    // Downwards, so that costs[need - 1] is still that of one example fewer.
     for (let need = Math.min(left, needMax); need >= 1; need--) {
       const threshold = need === left ? Infinity : costs[need]! - costs[need - 1]!
       thresholds[left * (needMax + 1) + need] = threshold
@@ -26,7 +26,7 @@ export function optimumFor(deviation: number, leftMax: number, needMax: number):
   return { needMax, thresholds }
 }
 
-/** What is kept lies below it: with `left` to come, the one in hand among them, of which `need` are wanted. */
+/** Examples below it are kept: `left` to come, the current one included, of which `need` are wanted. */
 export function thresholdOf(
   { needMax, thresholds }: Optimum,
   { left, need }: { left: number; need: number },
@@ -43,7 +43,7 @@ function cappedMean(cap: number, deviation: number, mean: number): number {
   return mean * normalShare(z - deviation) + cap * (1 - normalShare(z))
 }
 
-/** Of the standard normal distribution, the share below z, to 8e-8 (Abramowitz and Stegun 26.2.17). */
+/** The standard normal distribution function, to 8e-8 (Abramowitz and Stegun 26.2.17). */
 function normalShare(z: number): number {
   const t = 1 / (1 + 0.2316419 * Math.abs(z))
   const series =

@@ -1,17 +1,17 @@
-/** The policies that `bench:regret` compares: ours, and those that it is held against. */
-import { hashedDraw } from '../../src/random.ts'
-import type { Content } from '../../src/select/duplicates.ts'
-import { FinalJudge } from '../../src/select/final.ts'
+/** The policies that `bench:regret` compares. */
+import { hashedDraw } from '../../src/math/random.ts'
+import type { Content } from '../../src/select/columns/hash-table.ts'
+import { FinalRule } from '../../src/select/online/final.ts'
 import {
+  type Admission,
+  type AdmissionRule,
   type History,
-  Irrevocable,
-  type Judge,
-  type Verdict,
-} from '../../src/select/irrevocable.ts'
-import { Levels } from '../../src/select/level.ts'
-import { NaiveJudge } from '../../src/select/naive.ts'
-import { type Policy, slotOf } from '../../src/select/policy.ts'
-import { batchQuotas, budgetRule } from '../../src/select/quotas.ts'
+  OnlinePolicy,
+} from '../../src/select/online/online-policy.ts'
+import { NaiveRule } from '../../src/select/online/random.ts'
+import { Levels } from '../../src/select/rule/level.ts'
+import { type Policy, slotOf } from '../../src/select/rule/policy.ts'
+import { batchQuotas, budgetRule } from '../../src/select/rule/quotas.ts'
 import { type Optimum, optimumFor, thresholdOf } from './optimal.ts'
 import type { Stream } from './streams.ts'
 
@@ -19,9 +19,9 @@ import type { Stream } from './streams.ts'
  * - `final`        with `horizonExamples` at the stream's end; `final_open` without a horizon
  * - `naive`        keeps with probability level / size
  * - `proportional` a quantile at level / size, with proportional feedback of counts
- * - `optimum`      knows how many of each cluster will come and how their instability is distributed
- * - `counts_known` knows how many will come, and learns the distributions
- * - `begun_known`  knows how many will come of the clusters that have begun, and learns the rest
+ * - `optimum`      knows the size of each cluster and the distribution of its instability
+ * - `counts_known` knows the sizes, and learns the distributions
+ * - `begun_known`  knows the sizes of the clusters that have arrived, and learns the rest
  */
 export const KINDS = [
   'final',
@@ -37,32 +37,32 @@ export type Kind = (typeof KINDS)[number]
 export function policyOf(kind: Kind, stream: Stream, at: { percent: number; end: number }): Policy {
   const { percent } = at
   const budget = { percent, horizonExamples: kind === 'final_open' ? undefined : at.end }
-  return new Irrevocable(budget, history => {
+  return new OnlinePolicy(budget, history => {
     switch (kind) {
       case 'final':
       case 'final_open':
-        return new FinalJudge(budget, history)
+        return new FinalRule(budget, history)
       case 'naive':
-        return new NaiveJudge(budget, history)
+        return new NaiveRule(budget, history)
       case 'proportional':
-        return new ProportionalJudge(percent, history)
+        return new ProportionalRule(percent, history)
       case 'optimum':
-        return new OptimumJudge(history, stream, percent)
+        return new OptimumRule(history, stream, percent)
       case 'counts_known':
-        return new CountsKnownJudge(history, stream, percent)
+        return new CountsKnownRule(history, stream, percent)
       case 'begun_known':
-        return new BegunKnownJudge(history, stream, percent)
+        return new BegunKnownRule(history, stream, percent)
     }
   })
 }
 
 const TIES = 1
-/** Of the gap between quota and count, in examples of the cluster's share: what a few sizes tell is best. */
+/** Gain on the gap between quota and count, in examples of the cluster's share; the best of a few values. */
 const GAIN = 4
 const REFRESH_EVERY = 64
 
-/** The twenty lines: the batch rule's quota of now, a quantile of the cluster, a correction by how far it lags. */
-class ProportionalJudge implements Judge {
+/** The batch rule's quota so far, a quantile of the cluster, and a correction in proportion to its lag. */
+class ProportionalRule implements AdmissionRule {
   readonly #budgetOf: (total: number) => number
   readonly #history: History
   readonly #levels = new Levels(1024)
@@ -80,7 +80,7 @@ class ProportionalJudge implements Judge {
     this.restore()
   }
 
-  judge(slot: number, instability: number, content: Content): Verdict {
+  admit(slot: number, instability: number, content: Content): Admission {
     const { ledger, sketches } = this.#history
     const total = ledger.total + 1
     if (total % REFRESH_EVERY === 1) sketches.refresh()
@@ -102,14 +102,14 @@ class ProportionalJudge implements Judge {
   }
 }
 
-/** How many came of each slot by the stream's end. */
+/** The size of each slot at the end of the stream. */
 function sizesOf(stream: Stream): Int32Array {
   const sizes = new Int32Array(stream.clusters + 1)
   for (const cluster of stream.cluster) sizes[slotOf(cluster)]!++
   return sizes
 }
 
-/** Of each slot, at the stream's end: how many came, and the batch rule's quota. */
+/** The size and the batch rule's quota of each slot at the end of the stream. */
 function endOf(stream: Stream, percent: number): { sizes: Int32Array; quotas: Int32Array } {
   const sizes = sizesOf(stream)
   const quotas = new Int32Array(stream.clusters + 1)
@@ -122,8 +122,8 @@ function endOf(stream: Stream, percent: number): { sizes: Int32Array; quotas: In
   return { sizes, quotas }
 }
 
-/** What can be had with the batch rule's counts: in random order no policy saves more, on average. */
-class OptimumJudge implements Judge {
+/** The optimum at the batch rule's counts: in random order no policy saves more on average. */
+class OptimumRule implements AdmissionRule {
   readonly #history: History
   readonly #stream: Stream
   readonly #end: ReturnType<typeof endOf>
@@ -151,7 +151,7 @@ class OptimumJudge implements Judge {
 
   begin(): void {}
 
-  judge(slot: number, instability: number): Verdict {
+  admit(slot: number, instability: number): Admission {
     const { ledger } = this.#history
     const { medians, deviations } = this.#stream
     const optimum = this.#optima.get(deviations[slot - 1]!)!
@@ -170,10 +170,10 @@ class OptimumJudge implements Judge {
 }
 
 /**
- * A cluster that needs r of its last m keeps one below its r / m quantile, as far as that is known: it loses a
- * number of examples that does not grow with the stream (Vera and Banerjee, The Bayesian Prophet, 2021).
+ * A cluster that needs r of its last m examples keeps those below its estimated r / m quantile. Its loss
+ * does not grow with the stream (Vera and Banerjee, The Bayesian Prophet, 2021).
  */
-class CountsKnownJudge implements Judge {
+class CountsKnownRule implements AdmissionRule {
   readonly #history: History
   readonly #end: ReturnType<typeof endOf>
 
@@ -186,7 +186,7 @@ class CountsKnownJudge implements Judge {
 
   begin(): void {}
 
-  judge(slot: number, instability: number, content: Content): Verdict {
+  admit(slot: number, instability: number, content: Content): Admission {
     const { ledger, sketches } = this.#history
     if (ledger.total % REFRESH_EVERY === 0) sketches.refresh()
     const left = this.#end.sizes[slot]! - ledger.sizes[slot]!
@@ -202,12 +202,12 @@ class CountsKnownJudge implements Judge {
 }
 
 /**
- * Where clusters come one after the other, in random order, those that have begun are a random sample of all, and
- * nothing else is known of the others: what they will take is estimated by the sample's mean, which is unbiased and
- * varies least of all estimates that treat clusters alike. With the level exact all would be kept as the batch rule
- * does; it is as good as the estimate.
+ * If clusters arrive one after the other in random order, those that have arrived are a random sample of
+ * all. The places that the others will take are estimated by the sample's mean, which is unbiased and has
+ * the least variance of all estimates that treat clusters alike. With an exact level the counts would be
+ * the batch rule's.
  */
-class BegunKnownJudge implements Judge {
+class BegunKnownRule implements AdmissionRule {
   readonly #history: History
   readonly #sizes: Int32Array
   readonly #budget: number
@@ -223,7 +223,7 @@ class BegunKnownJudge implements Judge {
 
   begin(): void {}
 
-  judge(slot: number, instability: number, content: Content): Verdict {
+  admit(slot: number, instability: number, content: Content): Admission {
     const { ledger, sketches } = this.#history
     if (ledger.total % REFRESH_EVERY === 0) sketches.refresh()
     if (ledger.sizes[slot] === 0) this.#level = this.#levelWith(slot)
@@ -257,6 +257,6 @@ class BegunKnownJudge implements Judge {
   restore(): void {}
 }
 
-function verdict(isKept: boolean): Verdict {
+function verdict(isKept: boolean): Admission {
   return { isKept, reason: isKept ? 'within_quota' : 'over_quota' }
 }

@@ -1,8 +1,8 @@
 /**
  * Synthetic streams of assignments for `bench:regret`: Zipf (1.1) cluster sizes, log-normal instability
- * (sigma 0.6), in random order or in one of the orders that are hard for final decisions.
+ * (sigma 0.6), in random order or in an order that is hard for irrevocable decisions.
  */
-import { normalDeviates, permutation, seededRandom, seedOf } from '../../src/random.ts'
+import { normalDeviates, permutation, seededRandom, seedOf } from '../../src/math/random.ts'
 
 export type Stream = {
   clusters: number
@@ -25,7 +25,7 @@ export const ORDERS = [
   'ascending',
   'descending',
 ] as const
-/** In the order of their instability, where no distribution helps. */
+/** Orders by instability, in which no known distribution helps. */
 export const SORTED = ['ascending', 'descending'] as const satisfies readonly Order[]
 export type Order = (typeof ORDERS)[number]
 
@@ -64,7 +64,7 @@ export function streamOf(
   return inOrder(order, { clusters, cluster, instability, ...scales }, renamed)
 }
 
-/** All alike, or each cluster with a median and a spread of its own. */
+/** One median and spread for all clusters, or one for each. */
 function ownScales(
   order: Order,
   clusters: number,
@@ -97,7 +97,7 @@ function inOrder(order: Order, stream: Stream, renamed: readonly number[]): Stre
   }
 }
 
-/** In proportion, of the largest cluster first. */
+/** Shares of the clusters, the largest first. */
 export function zipfShares(clusters: number): Float64Array {
   return Float64Array.from({ length: clusters }, (_, rank) => (rank + 1) ** -EXPONENT)
 }

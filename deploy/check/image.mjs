@@ -21,7 +21,7 @@ const { values: options } = parseArgs({
   options: { target: { type: 'string', default: 'cpu' }, base: { type: 'string', default: '/' } },
 })
 
-// Mounts live in a namespace of our own, so that none is left behind.
+// A mount namespace of its own, so that no mount stays behind.
 if (process.env.XMASD_IMAGE_CHECK === undefined) {
   const args = ['--mount', '--propagation', 'private', process.execPath, ...process.argv.slice(1)]
   const env = { ...process.env, XMASD_IMAGE_CHECK: '1' }
@@ -40,7 +40,7 @@ await start(image)
 run('umount', '-R', '-l', work)
 rmSync(work, { recursive: true, force: true })
 
-/** What .dockerignore lets through: lines with ! let in, others behind them take out again. */
+/** Copies what .dockerignore admits: lines with ! admit, later lines exclude again. */
 function copyContext() {
   const lines = readFileSync(join(PROJECT, '.dockerignore'), 'utf8').split('\n')
   const rules = lines.filter(line => line !== '' && !line.startsWith('#'))
@@ -53,7 +53,7 @@ function copyContext() {
   }
 }
 
-/** Stages by name: what they are from, and their instructions. */
+/** Stages by name, with their base and their instructions. */
 function parseDockerfile(text) {
   const lines = text
     .replace(/^\s*#.*\n/gm, '')
@@ -72,7 +72,7 @@ function parseDockerfile(text) {
   return found
 }
 
-/** Root folder, environment, working folder and the rest of a stage's configuration. */
+/** Builds a stage; returns its root folder, environment, working folder and configuration. */
 function build(name) {
   const done = built.get(name)
   if (done !== undefined) return done
@@ -96,7 +96,7 @@ function overlay(name, [upper, ...lower]) {
   return root
 }
 
-/** As node:VERSION-bookworm is laid out: Node below /usr/local. */
+/** The layout of node:VERSION-bookworm: Node below /usr/local. */
 function baseOf(from) {
   const wanted = /^node:([\d.]+)-bookworm(-slim)?$/.exec(from)?.[1]
   if (wanted === undefined) throw new Error(`FROM ${from}: only node:VERSION-bookworm is known`)
@@ -175,7 +175,7 @@ function copy(state, rest) {
   const parts = paths.split(/\s+/)
   const target = join(state.root, resolve(state.folder, parts.pop()))
   for (const part of parts) {
-    // A folder's content is copied; several sources, or a target that ends in /, are put into the folder.
+    // COPY copies a folder's content. Several sources, or a target that ends in /, go into the folder.
     const isInto = parts.length > 1 || /\/$/.test(paths)
     mkdirSync(isInto ? target : dirname(target), { recursive: true })
     run(
@@ -201,7 +201,7 @@ function run(...[command, ...args]) {
   execFileSync(command, args, { stdio: ['ignore', 'inherit', 'inherit'] })
 }
 
-/** As a container: user 1000, nothing writable but volumes and /tmp. */
+/** Starts it as a container: user 1000, only volumes and /tmp writable. */
 async function start(image) {
   const { root } = image
   const inside = (...command) => [

@@ -1,6 +1,6 @@
 /**
- * node split.mjs RENDERED.yaml DIR: the objects that Kubernetes itself knows go to DIR/built-in.yaml, custom
- * resources to DIR/custom.mts, as literals of the types of their schemas, where tsc finds what they do not allow.
+ * node split.mjs RENDERED.yaml DIR writes the objects of Kubernetes itself to DIR/built-in.yaml, and custom
+ * resources to DIR/custom.mts, as literals of their schemas' types, so that tsc checks them.
  */
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'

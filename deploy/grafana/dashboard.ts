@@ -1,6 +1,6 @@
 /**
- * The dashboard, as code: `dashboard.json` beside this file is what it builds, held by a test
- * (UPDATE_DASHBOARD=1 npm test writes it). Every panel says which metric it shows and what is normal.
+ * The dashboard as code. A test compares `dashboard.json` with what it builds (UPDATE_DASHBOARD=1 writes
+ * the file). Every panel says which metric it shows and what is normal.
  */
 import { ReduceDataOptionsBuilder } from '@grafana/grafana-foundation-sdk/common'
 import {
@@ -17,6 +17,7 @@ import {
 import { DataqueryBuilder } from '@grafana/grafana-foundation-sdk/prometheus'
 import { PanelBuilder as StatBuilder } from '@grafana/grafana-foundation-sdk/stat'
 import { PanelBuilder as TimeseriesBuilder } from '@grafana/grafana-foundation-sdk/timeseries'
+import { COLOURS } from '../../src/observe/colours.ts'
 
 /** `queries`: legend → PromQL. `warnAt` and `badAt` colour a number; below `warnAt` it is green. */
 type Panel = {
@@ -67,7 +68,15 @@ function panelOf(panel: Panel): StatBuilder | TimeseriesBuilder {
     const refId = String.fromCharCode('A'.charCodeAt(0) + i)
     builder.withTarget(new DataqueryBuilder().refId(refId).expr(expr).legendFormat(legend))
   }
-  if (builder instanceof TimeseriesBuilder) return builder.fillOpacity(10).min(0)
+  if (builder instanceof TimeseriesBuilder) {
+    for (const [action, { light }] of Object.entries(COLOURS)) {
+      const properties = [{ id: 'color', value: { mode: 'fixed', fixedColor: light } }]
+      const options = `/^${action}$/`
+      if ('{{action}}' in queries)
+        builder.withOverride({ matcher: { id: 'byRegexp', options }, properties })
+    }
+    return builder.fillOpacity(10).min(0)
+  }
   const latest = new ReduceDataOptionsBuilder().calcs(['lastNotNull'])
   return builder.thresholds(thresholdsOf(stat ?? {})).reduceOptions(latest)
 }
@@ -96,7 +105,7 @@ function quantile(q: number, metric: string, by = ''): string {
   return `histogram_quantile(${q}, ${rate(`${metric}_bucket`, groups)})`
 }
 
-/** All kinds of `metric` that fit `part`, as a share of all; 0 where there are none. */
+/** The series of `metric` with the labels `part`, as a share of all its series; 0 if there are none. */
 function share(metric: string, part: string): string {
   const all = `sum(increase(${of(metric)}[$__range]))`
   return `sum(increase(${of(metric, part)}[$__range])) / (${all} > 0) or vector(0)`
@@ -106,8 +115,8 @@ const ROWS: Record<string, Panel[]> = {
   'At a glance': [
     {
       title: 'Ready',
-      shows: 'xmasd_check_ok: the least of what /readyz checks, over all processes.',
-      normal: '1. 0 while a proxy warms up; GET /readyz says which check fails.',
+      shows: 'xmasd_check_ok: the minimum of all checks of /readyz, over all processes.',
+      normal: '1. 0 while a proxy loads; GET /readyz says which check fails.',
       unit: 'short',
       queries: { '': `min(${of('xmasd_check_ok')})` },
       stat: { warnAt: 1, isLowBad: true },
@@ -115,7 +124,7 @@ const ROWS: Record<string, Panel[]> = {
     {
       title: 'Examples decided',
       shows: 'xmasd_examples_total: all outcomes, a second.',
-      normal: 'the rate of the producer; 0 when nothing comes.',
+      normal: 'the rate of the producer; 0 without input.',
       unit: 'ops',
       queries: { '': `sum(rate(${of('xmasd_examples_total')}[$__rate_interval]))` },
       stat: {},
@@ -123,7 +132,7 @@ const ROWS: Record<string, Panel[]> = {
     {
       title: 'Oldest that waits',
       shows: 'xmasd_backlog_age_seconds: how long the oldest uncommitted record has waited.',
-      normal: 'seconds; minutes after a burst, falling. Growing for long: add score processes.',
+      normal: 'seconds; after a burst minutes, falling. If it keeps growing, add score processes.',
       unit: 's',
       queries: { '': `max(${of('xmasd_backlog_age_seconds')})` },
       stat: { warnAt: 300, badAt: 1800 },
@@ -131,7 +140,7 @@ const ROWS: Record<string, Panel[]> = {
     {
       title: 'Kept of all',
       shows: 'xmasd_subset_examples / xmasd_history_examples: the share that is kept now.',
-      normal: 'select.percent, to the example, under the revisable policy.',
+      normal: 'exactly select.percent under the revisable policy.',
       unit: 'percentunit',
       queries: {
         '': `max(${of('xmasd_subset_examples')}) / (max(${of('xmasd_history_examples')}) > 0)`,
@@ -141,7 +150,7 @@ const ROWS: Record<string, Panel[]> = {
     {
       title: 'Redundant',
       shows: 'xmasd_redundant_ratio: duplicates among all distinct examples since the log began.',
-      normal: 'what the producers are like; a sudden rise is a producer that repeats itself.',
+      normal: 'depends on the producers; on a sudden rise a producer repeats itself.',
       unit: 'percentunit',
       queries: { '': `max(${of('xmasd_redundant_ratio')})` },
       stat: { warnAt: 0.5 },
@@ -149,13 +158,13 @@ const ROWS: Record<string, Panel[]> = {
     {
       title: 'Dead letters',
       shows: 'xmasd_examples_total{outcome="dead_letter"}: their share in the time shown.',
-      normal: 'under 1%. The codes are below, what to do about each in docs/errors.md.',
+      normal: 'below 1%. docs/errors.md says what to do about each code.',
       unit: 'percentunit',
       queries: { '': share('xmasd_examples_total', 'outcome="dead_letter"') },
       stat: { warnAt: 0.01, badAt: 0.05 },
     },
   ],
-  'Flow: what becomes of examples': [
+  'Flow: outcomes and decisions': [
     {
       title: 'Examples by outcome',
       shows: 'xmasd_examples_total by outcome, a second.',
@@ -174,8 +183,7 @@ const ROWS: Record<string, Panel[]> = {
     {
       title: 'Drops and evicts by reason',
       shows: 'xmasd_decisions_total{action=~"drop|evict"} by reason, a second.',
-      normal:
-        'over_quota leads. duplicate or cluster_too_small in the lead: look at the producers.',
+      normal: 'over_quota leads. If duplicate or cluster_too_small leads, check the producers.',
       unit: 'ops',
       queries: {
         '{{action}}: {{reason}}': rate(
@@ -189,7 +197,7 @@ const ROWS: Record<string, Panel[]> = {
       title: 'Share of new examples that are kept',
       shows: 'xmasd_decisions_total: keep / (keep + drop), and select.percent.',
       normal:
-        'steady; above select.percent, since some are evicted later. A step is a change of the input.',
+        'steady, above select.percent, because some are evicted later. A step means that the input changed.',
       unit: 'percentunit',
       queries: {
         kept:
@@ -202,38 +210,38 @@ const ROWS: Record<string, Panel[]> = {
       title: 'Dead letters by code',
       shows: 'xmasd_dead_letters_total by code, a second.',
       normal:
-        'none, or few of the same codes. IMAGE_NOT_FOUND in bulk: images.root or a late upload.',
+        'none, or few, of the same codes. Many IMAGE_NOT_FOUND: check images.root and late uploads.',
       unit: 'ops',
       queries: { '{{code}}': rate('xmasd_dead_letters_total', 'code') },
     },
     {
       title: 'Tokens',
       shows: 'xmasd_scored_tokens_total: positions scored, a second.',
-      normal: 'follows the examples; it falls by itself where conversations get shorter.',
+      normal: 'follows the examples; falls when conversations get shorter.',
       unit: 'ops',
       queries: { tokens: `sum(rate(${of('xmasd_scored_tokens_total')}[$__rate_interval]))` },
     },
   ],
-  'Time: how far behind': [
+  'Backlog in time': [
     {
       title: 'Backlog in seconds',
       shows:
-        'xmasd_backlog_seconds: records behind at the recent rate. Autoscalers follow this one.',
+        'xmasd_backlog_seconds: records in the backlog / recent rate. Autoscalers follow this gauge.',
       normal: 'near the target of the autoscaler; 0 when idle.',
       unit: 's',
       queries: { '{{role}}': `max by (role) (${of('xmasd_backlog_seconds')})` },
     },
     {
-      title: 'Age of the oldest that waits',
+      title: 'Age of the oldest uncommitted record',
       shows: 'xmasd_backlog_age_seconds: since the oldest uncommitted record was appended.',
-      normal: 'the time of one batch or two. Growing: the role does not keep up.',
+      normal: 'the time of one or two batches. If it grows, the role does not keep up.',
       unit: 's',
       queries: { '{{role}}': `max by (role) (${of('xmasd_backlog_age_seconds')})` },
     },
     {
       title: 'Backlog in records',
       shows: 'xmasd_backlog_records: between the committed positions and the end of the topic.',
-      normal: 'anything that falls. Read the two panels before this one first.',
+      normal: 'falling. Read the two panels before this one first.',
       unit: 'short',
       queries: { '{{role}}': `max by (role) (${of('xmasd_backlog_records')})` },
     },
@@ -249,7 +257,7 @@ const ROWS: Record<string, Panel[]> = {
     {
       title: 'Time of a commit',
       shows: 'xmasd_commit_seconds: median and 95th percentile by role.',
-      normal: 'tens of milliseconds. Seconds: a slow disk or broker.',
+      normal: 'tens of milliseconds. Seconds mean a slow disk or broker.',
       unit: 's',
       queries: {
         '{{role}} median': quantile(0.5, 'xmasd_commit_seconds', 'role'),
@@ -260,7 +268,7 @@ const ROWS: Record<string, Panel[]> = {
       title: 'Transactions',
       shows: 'xmasd_transactions_total by outcome, and xmasd_log_retries_total, a second.',
       normal:
-        'committed only. fenced around rebalances; aborted and retries while a broker restarts.',
+        'committed only; fenced during rebalances; aborted and retries while a broker restarts.',
       unit: 'ops',
       queries: {
         '{{outcome}}': rate('xmasd_transactions_total', 'outcome'),
@@ -273,7 +281,7 @@ const ROWS: Record<string, Panel[]> = {
       title: 'Time of a batch',
       shows: 'xmasd_ingest_seconds and xmasd_score_seconds: 95th percentile of one polled batch.',
       normal:
-        'scoring leads. Ingest in the lead: slow image servers or disks, or too few ingestWorkers.',
+        'scoring leads. If ingest leads: slow image servers or disks, or too few ingestWorkers.',
       unit: 's',
       queries: {
         'ingest 95%': quantile(0.95, 'xmasd_ingest_seconds'),
@@ -284,7 +292,7 @@ const ROWS: Record<string, Panel[]> = {
       title: 'Device seconds a second',
       shows: 'xmasd_device_seconds_total by device: worker threads in forward passes, on average.',
       normal:
-        'near the number of scoring workers under load. Far below with a backlog: ingest or the log is slower.',
+        'near the number of scoring workers under load. If far below with a backlog, ingest or the log is slower.',
       unit: 'short',
       queries: { '{{device}}': rate('xmasd_device_seconds_total', 'device') },
     },
@@ -307,7 +315,7 @@ const ROWS: Record<string, Panel[]> = {
       unit: 'short',
       queries: {
         'batches in flight': `sum(${of('xmasd_queue_depth_batches')})`,
-        '{{stage}}: jobs that wait': `sum by (stage) (${of('xmasd_queue_depth_jobs')})`,
+        '{{stage}}: waiting jobs': `sum by (stage) (${of('xmasd_queue_depth_jobs')})`,
         '{{stage}}: busy workers': `sum by (stage) (${of('xmasd_busy_workers')})`,
       },
     },
@@ -323,7 +331,7 @@ const ROWS: Record<string, Panel[]> = {
     {
       title: 'Out of memory',
       shows:
-        'xmasd_memory_shortages_total: jobs that ran out of memory and were done again, in the time shown; xmasd_pass_tokens: how many tokens a forward pass may have now, the least of all processes.',
+        'xmasd_memory_shortages_total: jobs that ran out of memory and were done again, in the time shown; xmasd_pass_tokens: tokens that a forward pass may have now, the minimum of all processes.',
       normal: '0 jobs; tokens at proxy.tokensMax.',
       unit: 'short',
       queries: {
@@ -346,8 +354,9 @@ const ROWS: Record<string, Panel[]> = {
     },
     {
       title: 'Level',
-      shows: 'xmasd_level_examples: how many each cluster that has enough gives.',
-      normal: 'grows with the history; jumps where clusters run out.',
+      shows:
+        'xmasd_level_examples: the water-filling level, the quota of each cluster that has enough examples.',
+      normal: 'grows with the history; jumps when clusters are exhausted.',
       unit: 'short',
       queries: { level: `max(${of('xmasd_level_examples')})` },
     },
@@ -356,7 +365,7 @@ const ROWS: Record<string, Panel[]> = {
       shows:
         'xmasd_balance_ratio (against the batch rule), xmasd_evenness_ratio of subset and history.',
       normal:
-        'balance 1 under revisable. The subset lies more evenly than the history: the gap is the gain.',
+        'balance is 1 under revisable. The subset is spread more evenly than the history; the difference is the gain.',
       unit: 'percentunit',
       queries: {
         balance: `max(${of('xmasd_balance_ratio')})`,
@@ -364,11 +373,11 @@ const ROWS: Record<string, Panel[]> = {
       },
     },
     {
-      title: 'Regret of final decisions',
+      title: 'Regret of irrevocable decisions',
       shows:
         'xmasd_regret_budget_ratio, xmasd_regret_variation_ratio, xmasd_regret_recovered_ratio: the subset against the batch rule’s.',
       normal:
-        'revisable: 0, 0 and 1. final: the budget ahead of 0 and falling to it, recovered above 0.9.',
+        'revisable: 0, 0 and 1. final: budget error positive and falling to 0, recovered above 0.9.',
       unit: 'percentunit',
       queries: {
         'budget error': `max(${of('xmasd_regret_budget_ratio')})`,
@@ -378,19 +387,19 @@ const ROWS: Record<string, Panel[]> = {
     },
     {
       title: 'Clusters',
-      shows: 'xmasd_quota_clusters by what they give.',
+      shows: 'xmasd_quota_clusters by state.',
       normal:
-        'few empty and small ones. Many: the bundle has too many clusters, or was fitted to other data.',
+        'few empty and small clusters. Many mean that the bundle has too many clusters, or was fitted to other data.',
       unit: 'short',
       queries: { '{{state}}': `max by (state) (${of('xmasd_quota_clusters')})` },
     },
   ],
-  'Drift: does the bundle still fit': [
+  'Drift: whether the bundle still fits': [
     {
       title: 'Mix against the bundle',
       shows:
-        'xmasd_drift_stability_index less xmasd_drift_noise_index: how far the clusters’ shares moved.',
-      normal: 'under 0.1. Above 0.25: fit a new bundle.',
+        'xmasd_drift_stability_index minus xmasd_drift_noise_index: how far the clusters’ shares moved.',
+      normal: 'below 0.1. Above 0.25, fit a new bundle.',
       unit: 'short',
       queries: {
         'beyond chance': `max(${of('xmasd_drift_stability_index')} - ${of('xmasd_drift_noise_index')})`,
@@ -400,7 +409,7 @@ const ROWS: Record<string, Panel[]> = {
       title: 'Beyond their cluster',
       shows:
         'xmasd_drift_beyond_ratio: the share of recent examples outside the radius of their cluster.',
-      normal: '0.01 to 0.02. Above 0.03: kinds of examples that no cluster was fitted to.',
+      normal: '0.01 to 0.02. Above 0.03, examples arrive that no cluster was fitted to.',
       unit: 'percentunit',
       queries: { beyond: `max(${of('xmasd_drift_beyond_ratio')})` },
     },
@@ -426,7 +435,7 @@ const ROWS: Record<string, Panel[]> = {
     {
       title: 'Event loop',
       shows: 'nodejs_eventloop_lag_p99_seconds by instance.',
-      normal: 'under 0.05 s: nothing long runs on it. More: /healthz may miss its deadline.',
+      normal: 'below 0.05 s. Above, /healthz may miss its deadline.',
       unit: 's',
       queries: {
         '{{instance}}': `${of('nodejs_eventloop_lag_p99_seconds')} and on (job, instance) xmasd_build_info`,
@@ -435,7 +444,7 @@ const ROWS: Record<string, Panel[]> = {
     {
       title: 'Partitions and rebalances',
       shows: 'xmasd_owned_partitions by instance, and xmasd_rebalances_total in the time shown.',
-      normal: 'all partitions dealt; a few rebalances for each process that comes or goes.',
+      normal: 'all partitions assigned; a few rebalances for each process that starts or ends.',
       unit: 'short',
       queries: {
         '{{instance}} {{role}}: partitions': `sum by (instance, role) (${of('xmasd_owned_partitions')})`,
@@ -444,13 +453,14 @@ const ROWS: Record<string, Panel[]> = {
     },
     {
       title: 'Versions and bundles',
-      shows: 'xmasd_build_info and xmasd_bundle_info: processes by what they run.',
-      normal: 'one version and one bundle, but during an upgrade.',
+      shows:
+        'xmasd_build_info, xmasd_bundle_info and xmasd_bundle_in_force_info: processes by version and bundle.',
+      normal: 'one version and one bundle, except during an upgrade.',
       unit: 'short',
       queries: {
         'xmasd {{version}} on Node {{node}}': `count by (version, node) (${of('xmasd_build_info')})`,
         'bundle {{bundle}}, {{mode}}': `count by (bundle, mode) (${of('xmasd_bundle_info')})`,
-        'in force {{bundle}}': `count by (bundle) (${of('xmasd_bundle_in_force_info')})`,
+        'active {{bundle}}': `count by (bundle) (${of('xmasd_bundle_in_force_info')})`,
       },
     },
   ],

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # Builds the addon of the tensorflow engine: @tensorflow/tfjs-node (with --cuda: tfjs-node-gpu) linked
-# to the libtensorflow that is inside the PyPI wheel. The stock package brings TensorFlow 2.9 by download.
+# to the libtensorflow inside the PyPI wheel. The stock package downloads TensorFlow 2.9.
 #
 #   npm run build:tensorflow               for the CPU: 270 MB to download, 0.8 GB on disk
 #   npm run build:tensorflow -- --cuda     for CUDA 12: 2.8 GB to download, 4.5 GB on disk
 #
 # Everything is pinned: npm packages by package-lock.json beside this file, wheels by wheels-*.txt. Both
-# builds may stand side by side, in node_modules here, so that the project's own `npm ci` leaves them
-# alone. Wheels are kept in $TENSORFLOW_WHEELS (default: ~/.cache/xmasd-tensorflow).
+# builds can coexist in node_modules here, where the project's own `npm ci` does not remove them. Wheels
+# are kept in $TENSORFLOW_WHEELS (default: ~/.cache/xmasd-tensorflow).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
@@ -26,7 +26,7 @@ esac
 addon=node_modules/$package
 binary=$addon/lib/napi-v8/tfjs_binding.node
 core=../../node_modules/@tensorflow/tfjs-core/package.json
-# Lists of other versions have folders of their own.
+# Each version of the list has its own folder.
 wheels=${TENSORFLOW_WHEELS:-${XDG_CACHE_HOME:-$HOME/.cache}/xmasd-tensorflow}/$(sha256sum <"wheels-$variant.txt" | cut -c1-12)
 
 check_machine() {
@@ -40,7 +40,7 @@ check_machine() {
   [ -f "$core" ] || fail "the project's node_modules are missing" 'npm ci, in the project folder, first'
 }
 
-# What is built says of which files it was built; another script, lock or wheel list builds anew.
+# The build records its inputs: a changed script, lock file or wheel list builds again.
 stamp=$(cat build.sh check.mjs package-lock.json "wheels-$variant.txt" "$core" 2>/dev/null | sha256sum)
 if [ -f "$binary" ] && [ "$(cat "$addon/.built" 2>/dev/null)" = "$stamp" ]; then
   printf 'already built: %s\n' "$(pwd)/$binary"
@@ -53,7 +53,7 @@ install_packages() {
   lock=$(sha256sum <package-lock.json)
   [ "$(cat node_modules/.lock 2>/dev/null)" = "$lock" ] && return
   npm ci --ignore-scripts --no-audit --no-fund
-  # One tfjs-core in a process: the project's, found from here by going up.
+  # A process must have one tfjs-core: the project's, which Node finds in a parent folder.
   local own=node_modules/@tensorflow/tfjs-core
   grep -q "$(grep '"version"' $own/package.json)" "$core" ||
     fail "the project's tfjs-core is of another version than the addon's" 'npm ci, in the project folder'
@@ -61,7 +61,7 @@ install_packages() {
   printf '%s\n' "$lock" >node_modules/.lock
 }
 
-# Wheels of Python 3.11 whatever runs here: only their libraries and headers are used. pip checks the sums.
+# Wheels of Python 3.11, whatever Python runs here: only libraries and headers are used. pip checks the sums.
 fetch_wheels() {
   mkdir -p "$wheels"
   python3 -m pip download --quiet --no-cache-dir --no-deps --only-binary=:all: --require-hashes \
@@ -97,17 +97,17 @@ PY
   ln -s libtensorflow_framework.so.2 "$addon/deps/lib/libtensorflow_framework.so"
 }
 
-# replace FILE FROM TO: FROM, a basic regular expression, must be there, or TO stands there already.
+# replace FILE FROM TO: FROM (a basic regular expression) must occur, or TO must be there already.
 replace() {
   grep -q "$2" "$1" || grep -qF "$3" "$1" || fail "$1 holds no $2" 'report it with the version of tfjs-node'
   sed -i "s/$2/$3/g" "$1"
 }
 
 patch_sources() {
-  # One global set of attribute names, written without a lock: a race between worker threads.
+  # A global set of attribute names, written without a lock, is a race between worker threads.
   replace "$addon/binding/tfjs_backend.cc" '^static std::set<std::string> ATTR_NAME_SET;' \
     'static thread_local std::set<std::string> ATTR_NAME_SET;'
-  # Node 23 took these away from util.
+  # Node 23 removed these from util.
   local file
   for file in nodejs_kernel_backend.js kernels/TopK.js; do
     replace "$addon/dist/$file" '(0, util_1\.isNullOrUndefined)(' '(null == '
@@ -115,7 +115,7 @@ patch_sources() {
   replace "$addon/dist/nodejs_kernel_backend.js" '(0, util_1\.isArray)(' 'Array.isArray('
 }
 
-# nodelete: Node unloads an addon with the last worker thread that has it; TensorFlow's own threads would crash.
+# nodelete: Node unloads an addon with its last worker thread, and TensorFlow's own threads would crash.
 compile() {
   mkdir -p "$(dirname "$binary")"
   g++ -std=c++17 -O2 -fPIC -shared -DNAPI_VERSION=8 -DBUILDING_NODE_EXTENSION \

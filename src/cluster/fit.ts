@@ -1,18 +1,20 @@
 /**
- * From raw signatures to what a bundle says of them: standardisation, centroids, sizes, radii.
+ * Clusterings: from raw signatures to standardisation, centroids, sizes and radii; and how two clusterings
+ * of the same examples differ.
  *
  * Legend: N points, K clusters, D dimensions of the signature.
  */
-import type { Centroids } from './hnsw.ts'
-import { assignAll, type KmeansOptions, kmeans, type Points, squaredDistance } from './kmeans.ts'
+import type { Centroids } from '../bundle/hnsw.ts'
 import {
   learnStandardisation,
   type Signature,
   type Standardisation,
   standardisedPoints,
-} from './signature.ts'
+} from '../bundle/signature.ts'
+import { type Points, squaredDistance } from '../math/vectors.ts'
+import { assignAll, type KmeansOptions, kmeans } from './kmeans.ts'
 
-export type Fitted = {
+export type Clustering = {
   centroids: Centroids
   /** Undefined for `sum`. */
   standardisation: Standardisation | undefined
@@ -28,11 +30,19 @@ export type Fitted = {
   isConverged: boolean
 }
 
-/** K-means on standardised points. The same points, seed and K give the same result. */
+/** The default number of clusters: one for so many trajectories, up to a limit. */
+export const EXAMPLES_A_CLUSTER = 20
+export const CLUSTERS_MAX = 1_000
+
+export function usualClusters(trajectories: number): number {
+  return Math.min(CLUSTERS_MAX, Math.max(1, Math.floor(trajectories / EXAMPLES_A_CLUSTER)))
+}
+
+/** K-means on standardised points; the same points, seed and K give the same result. */
 export function fitClusters(
   raw: Points,
   { signature, ...options }: KmeansOptions & { signature: Signature },
-): Fitted {
+): Clustering {
   const standardisation = learnStandardisation(signature, raw)
   const points = standardisedPoints(raw, standardisation)
   const found = kmeans(points, options)
@@ -46,21 +56,20 @@ export function fitClusters(
   return { ...describe(points, centroids), standardisation, ...how }
 }
 
-/** Given centroids of `sum` as they are. */
-export function fitGiven(points: Points, centroids: Centroids): Fitted {
+/** Takes given centroids of the signature `sum`. */
+export function fitGiven(points: Points, centroids: Centroids): Clustering {
   const how = { iterations: 0, isConverged: true }
   return { ...describe(points, centroids), standardisation: undefined, ...how }
 }
 
 /**
- * Centroids of clusters that somebody else has made: the mean of each one's points. `labels` [N] are
- * any numbers; clusters come in their order, without the numbers that no point has. `agreement` is the share
- * of points whose nearest centroid is their own.
+ * Centroids of given clusters: the mean of each one's points. `labels` [N] are any numbers; clusters are
+ * numbered in their order. `agreement` is the share of points whose nearest centroid is their own.
  */
 export function fitLabelled(
   points: Points,
   labels: readonly number[],
-): Fitted & { agreement: number } {
+): Clustering & { agreement: number } {
   const { data, count, dimensions } = points
   const numbers = [...new Set(labels)].sort((a, b) => a - b)
   const clusterOf = new Map(numbers.map((label, cluster) => [label, cluster]))
@@ -88,14 +97,14 @@ function describe(points: Points, centroids: Centroids) {
 }
 
 const WITHIN_SHARE = 0.99
-/** A 99th percentile of fewer examples is their largest, which as many new ones as 1 in n exceed. */
+/** The 99th percentile of fewer examples is their largest, which 1 in n new ones exceed. */
 const RADIUS_EXAMPLES_MIN = 100
 
 /**
- * Squared distance to its centroid that 99 % of each cluster's examples keep within [K]. Of each example
- * the distance to the mean of the others counts, n / (n - 1) times that to the centroid which it
- * has pulled towards itself: so far would it lie were it new. A cluster of under 100 examples gets at
- * least what all examples together keep within.
+ * The squared distance to the centroid within which 99 % of each cluster's examples lie [K]. An example's
+ * distance is corrected by n / (n - 1) to that from the mean of the others, as for a new example, because
+ * it has pulled the centroid towards itself. A cluster of fewer than 100 examples gets at least the radius
+ * of all examples together.
  */
 function radiiOf(
   { data, dimensions }: Points,
@@ -124,4 +133,87 @@ function radiiOf(
 export function percentile(values: Float64Array, share: number): number {
   const sorted = values.toSorted()
   return sorted[Math.max(0, Math.ceil(share * sorted.length) - 1)] ?? 0
+}
+
+export type Comparison = {
+  seeds: number[]
+  signatures: {
+    signature: Signature
+    /** Of the clustering with the first seed. */
+    sizes: number[]
+    /** Mean adjusted Rand index over all pairs of seeds. */
+    stability: number
+  }[]
+  /** Adjusted Rand index of all pairs of signatures, with the first seed. */
+  agreement: { a: Signature; b: Signature; adjustedRand: number }[]
+}
+
+/** Clusters the same rows in every signature with every seed. */
+export function compareSignatures(
+  signatures: ReadonlyMap<Signature, Points>,
+  options: { clusters: number; seeds: readonly number[]; onFitted?: (done: number) => void },
+): Comparison {
+  const { clusters, seeds, onFitted } = options
+  let done = 0
+  const fitted = [...signatures].map(([signature, points]) => ({
+    signature,
+    runs: seeds.map(seed => {
+      const run = fitClusters(points, { signature, clusters, seed })
+      onFitted?.(++done)
+      return run
+    }),
+  }))
+  return {
+    seeds: [...seeds],
+    signatures: fitted.map(({ signature, runs }) => ({
+      signature,
+      sizes: runs[0]!.sizes,
+      stability: meanOf(pairs(runs).map(([a, b]) => adjustedRand(a.assignment, b.assignment))),
+    })),
+    agreement: pairs(fitted).map(([a, b]) => ({
+      a: a.signature,
+      b: b.signature,
+      adjustedRand: adjustedRand(a.runs[0]!.assignment, b.runs[0]!.assignment),
+    })),
+  }
+}
+
+/**
+ * The adjusted Rand index of two clusterings of the same points (Hubert and Arabie 1985): 1 where they are
+ * equal up to the clusters' numbers, about 0 where they agree by chance.
+ */
+export function adjustedRand(a: ArrayLike<number>, b: ArrayLike<number>): number {
+  if (a.length !== b.length) throw new RangeError(`${a.length} points and ${b.length}`)
+  const [cells, rows, columns] = [new Map(), new Map(), new Map()] as Map<number | string, number>[]
+  for (let i = 0; i < a.length; i++) {
+    increment(cells!, `${a[i]} ${b[i]}`)
+    increment(rows!, a[i]!)
+    increment(columns!, b[i]!)
+  }
+  const [both, inA, inB] = [cells!, rows!, columns!].map(pairsWithin) as [number, number, number]
+  const expected = (inA * inB) / choose2(a.length)
+  const most = (inA + inB) / 2
+  return most === expected ? 1 : (both - expected) / (most - expected)
+}
+
+function increment<Key>(counts: Map<Key, number>, key: Key): void {
+  counts.set(key, (counts.get(key) ?? 0) + 1)
+}
+
+function pairsWithin(counts: ReadonlyMap<unknown, number>): number {
+  let sum = 0
+  for (const count of counts.values()) sum += choose2(count)
+  return sum
+}
+
+function choose2(n: number): number {
+  return (n * (n - 1)) / 2
+}
+
+function pairs<Item>(items: readonly Item[]): [Item, Item][] {
+  return items.flatMap((a, i) => items.slice(i + 1).map((b): [Item, Item] => [a, b]))
+}
+
+function meanOf(values: readonly number[]): number {
+  return values.reduce((sum, value) => sum + value, 0) / values.length
 }

@@ -3,17 +3,15 @@
  *
  * Legend: N points, K clusters, T dimensions (one a checkpoint).
  */
-import { seededRandom } from '../random.ts'
-
-/** Points in rows: `data` is [N, T]. */
-export type Points = { data: Float64Array; count: number; dimensions: number }
+import { seededRandom } from '../math/random.ts'
+import { type Points, squaredDistance } from '../math/vectors.ts'
 
 export type LloydResult = {
   /** [K, T]. */
   centroids: Float64Array
   /** [N], the nearest of `centroids`. */
   assignment: Int32Array
-  /** Sum of squared distances, measured at each iteration's assignment. */
+  /** Sum of squared distances at each iteration's assignment. */
   objectives: number[]
 }
 
@@ -27,7 +25,7 @@ export type KmeansOptions = {
   clusters: number
   seed: number
   iterationsMax?: number
-  /** Ends where an iteration lowers the objective by less than this share. */
+  /** Stops where an iteration lowers the objective by less than this share. */
   toleranceShare?: number
   onProgress?: (step: { phase: 'seeding' | 'iterating'; done: number; total: number }) => void
 }
@@ -96,10 +94,7 @@ function startLloyd({ count }: Points, centroids: Float64Array): Lloyd {
   return { centroids, assignment: new Int32Array(count), distances: new Float64Array(count) }
 }
 
-/**
- * Starting at the cluster that a point had before gives a bound that most distances exceed after a
- * few terms; what is left out could not have been nearer.
- */
+/** Starts at a point's previous cluster: most other distances exceed that bound after a few terms. */
 function assignNearest(points: Points, state: Lloyd): { objective: number; moved: number } {
   const { data, count, dimensions } = points
   const { centroids, assignment, distances } = state
@@ -128,22 +123,6 @@ function assignNearest(points: Points, state: Lloyd): { objective: number; moved
     objective += least
   }
   return { objective, moved }
-}
-
-/** Squared Euclidean distance between a row of `a` and a row of `b`, each given by its start. */
-export function squaredDistance(
-  a: ArrayLike<number>,
-  fromA: number,
-  b: ArrayLike<number>,
-  fromB: number,
-  dimensions: number,
-): number {
-  let sum = 0
-  for (let d = 0; d < dimensions; d++) {
-    const difference = a[fromA + d]! - b[fromB + d]!
-    sum += difference * difference
-  }
-  return sum
 }
 
 function moveToMeans({ data, count, dimensions }: Points, { centroids, assignment }: Lloyd): void {

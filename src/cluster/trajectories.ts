@@ -4,42 +4,48 @@
 import { createReadStream } from 'node:fs'
 import { readFile } from 'node:fs/promises'
 import { z } from 'zod'
+import type { Bundle } from '../bundle/bundle.ts'
+import { rawSignature, type Signature, standardised } from '../bundle/signature.ts'
+import { readLayouts } from '../bundle/similarity.ts'
 import { PRECISIONS } from '../engine/engine.ts'
 import { messageOf, XmasdError } from '../errors.ts'
-import { METRICS } from '../score/metric.ts'
-import { instabilityOf } from '../score/trajectory.ts'
-import type { Points } from './kmeans.ts'
-import { readLayouts } from './nearness.ts'
-import { rawSignature, type Signature } from './signature.ts'
+import type { Points } from '../math/vectors.ts'
+import { type ComparedFields, Size } from '../record.ts'
+import { Preparation } from '../score/identity.ts'
+import { instabilityOf, METRICS } from '../score/metric.ts'
 
 export type Trajectories = {
-  /** Of the lines that hold an example; the columns below have one entry for each. */
+  /** One entry for each line that holds an example, as in the columns below. */
   ids: string[]
   keys: string[]
-  /** Which of `points` it is; -1 for text-only ones. */
+  /** Index in `points`; -1 for text-only ones. */
   rows: number[]
   /** NaN for text-only ones. */
   instability: number[]
+  /** The image gain; NaN where there is none, of all where it was not asked for. */
+  gain: number[]
   /** [scored examples, T]; T is 0 where there are none. */
   points: Points
-  /** The raw signatures that were asked for and that every scored example has, rows as in `points`. */
+  /** The wanted raw signatures that every scored example has, rows as in `points`. */
   signatures: Map<Signature, Points>
-  /** The first line that lacks what a signature that was asked for is made of. */
+  /** The first line that lacks the values of a wanted signature. */
   lacking: Map<Signature, number>
-  /** What near-duplicates are found by; undefined where an example lacks some of it. */
-  likeness: (Likeness | undefined)[]
-  /** Which line of the file it stands in, from 0, blank lines left out. */
+  /** The compared fields of near-duplicates; undefined where an example lacks one. */
+  compared: (Compared | undefined)[]
+  /** Undefined where the line says none. */
+  sizes: (Size | undefined)[]
+  /** Index of the example's line in the file, from 0, without blank lines. */
   lines: number[]
-  /** Ids of all lines, those with an error too: undefined where such a line has none. */
+  /** Ids of all lines, also of those with an error, which may have none. */
   lineIds: (string | undefined)[]
   /** Lines with an `error`. */
   failed: number
 }
 
 /** See the fields of that name of an assignment. Text-only examples have words alone. */
-export type Likeness = { words: string; layout: string | null; embedding: string | null }
+export type Compared = { words: string; layout: string | null; embedding: string | null }
 
-/** What stands beside a file of trajectories, as `<file>.meta.json`. */
+/** The sidecar of a file of trajectories, `<file>.meta.json`. */
 const Meta = z.looseObject({
   v: z.literal(1),
   /** The fingerprint is null where the scores are not xmasd's. */
@@ -47,19 +53,32 @@ const Meta = z.looseObject({
   mode: z.enum(['reference', 'paper']).nullable(),
   metric: z.enum(METRICS).default('attention'),
   precision: z.enum(PRECISIONS).default('float32'),
+  gain: z.boolean().optional(),
+  head: z.string().optional(),
+  preparation: Preparation.optional(),
 })
 export type TrajectoriesMeta = z.infer<typeof Meta>
+
+/** No score comes near it. Squares of larger values, and sums of them, are not finite in float32. */
+const VALUE_MAX = 1e15
+const Value = z
+  .number()
+  .refine(value => Math.abs(value) <= VALUE_MAX, `a value beyond ±${VALUE_MAX} is not a score`)
 
 const Id = z.union([z.string(), z.number()])
 const Line = z.looseObject({
   id: Id,
   key: z.string().nullish(),
-  trajectory: z.array(z.number()).min(1).nullish(),
-  singularValues: z.array(z.array(z.number())).nullish(),
+  content: z.string().nullish(),
+  trajectory: z.array(Value).min(1).nullish(),
+  singularValues: z.array(z.array(Value)).nullish(),
   embedding: z.string().nullish(),
   words: z.string().nullish(),
   layout: z.string().nullish(),
-  instability: z.number().nullish(),
+  instability: Value.nullish(),
+  gain: Value.nullish(),
+  size: Size.nullish(),
+  gains: z.array(Value).nullish(),
 })
 
 /**
@@ -92,7 +111,7 @@ export async function readTrajectoryLines(
     try {
       reader.take(text, number)
     } catch (error) {
-      throw invalid(`${name}, line ${number}: ${messageOf(error)}`)
+      throw invalidLine(`${name}, line ${number}: ${messageOf(error)}`)
     }
     options.onProgress?.(reader.read.lineIds.length)
   }
@@ -105,10 +124,12 @@ class Reader {
     keys: [],
     rows: [],
     instability: [],
+    gain: [],
     points: { data: new Float64Array(0), count: 0, dimensions: 0 },
     signatures: new Map(),
     lacking: new Map(),
-    likeness: [],
+    compared: [],
+    sizes: [],
     lines: [],
     lineIds: [],
     failed: 0,
@@ -124,26 +145,23 @@ class Reader {
   take(text: string, line: number): void {
     const { read } = this
     const json: unknown = JSON.parse(text)
-    const isFailed = z.looseObject({ error: z.unknown() }).safeParse(json).data?.error ?? null
-    if (isFailed !== null) {
+    if (isFailed(json)) {
       const id = z.looseObject({ id: Id }).safeParse(json).data?.id
       read.lineIds.push(id === undefined ? undefined : String(id))
       read.failed++
       return
     }
-    const parsed = Line.safeParse(json)
-    if (!parsed.success) {
-      const issue = parsed.error.issues[0]
-      throw new Error(`${issue?.path.join('.')}: ${issue?.message}`)
-    }
-    const { id, key, trajectory, instability } = parsed.data
-    read.likeness.push(likenessOf(parsed.data))
+    const parsed = parsedLine(json)
+    const { id, key, trajectory, instability, gain } = parsed
+    read.compared.push(comparedOf(parsed))
+    read.sizes.push(parsed.size ?? undefined)
     read.rows.push(trajectory == null ? -1 : this.#trajectories.count)
-    if (trajectory != null) this.#takeScored(parsed.data, trajectory, line)
+    if (trajectory != null) this.#takeScored(parsed, trajectory, line)
     read.lines.push(read.lineIds.length)
     read.lineIds.push(String(id))
     read.ids.push(String(id))
     read.keys.push(key ?? String(id))
+    read.gain.push(gain ?? Number.NaN)
     read.instability.push(
       trajectory == null ? Number.NaN : (instability ?? instabilityOf(trajectory)),
     )
@@ -168,32 +186,59 @@ class Reader {
   }
 }
 
-function likenessOf(line: z.infer<typeof Line>): Likeness | undefined {
+function isFailed(json: unknown): boolean {
+  return (z.looseObject({ error: z.unknown() }).safeParse(json).data?.error ?? null) !== null
+}
+
+function parsedLine(json: unknown): z.infer<typeof Line> {
+  const parsed = Line.safeParse(json)
+  if (parsed.success) return parsed.data
+  const issue = parsed.error.issues[0]
+  throw new Error(`${issue?.path.join('.')}: ${issue?.message}`)
+}
+
+/** One line as it is; undefined for one with an error. Throws where it is not of the form. */
+export function readLine(text: string): z.infer<typeof Line> | undefined {
+  const json: unknown = JSON.parse(text)
+  return isFailed(json) ? undefined : parsedLine(json)
+}
+
+function comparedOf(line: z.infer<typeof Line>): Compared | undefined {
   const { words, layout = null, embedding = null, trajectory = null } = line
   if (readLayouts(layout) === undefined) throw new Error('layout: it holds no whole layouts')
   const isWhole = trajectory === null || (layout !== null && embedding !== null)
   return words != null && isWhole ? { words, layout, embedding } : undefined
 }
 
+/** The compared fields of the example `index`, its trajectory included. */
+export function comparedAt(
+  { points, rows, compared }: Trajectories,
+  index: number,
+): ComparedFields {
+  const at = rows[index]! * points.dimensions
+  const trajectory = at < 0 ? null : [...points.data.subarray(at, at + points.dimensions)]
+  return { ...compared[index], trajectory }
+}
+
 /** The sidecar of a file of trajectories; undefined where there is none. */
 export async function readTrajectoriesMeta(file: string): Promise<TrajectoriesMeta | undefined> {
-  const beside = `${file}.meta.json`
+  const sidecar = `${file}.meta.json`
   let text: string
   try {
-    text = await readFile(beside, 'utf8')
+    text = await readFile(sidecar, 'utf8')
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code === 'ENOENT') return undefined
-    throw unreadable(beside, error)
+    throw unreadable(sidecar, error)
   }
   try {
     return Meta.parse(JSON.parse(text))
   } catch (error) {
-    throw invalid(`${beside}: ${messageOf(error)}`)
+    throw invalidLine(`${sidecar}: ${messageOf(error)}`)
   }
 }
 
 /** Lines end at \n alone: JSON texts may hold the other line separators of Unicode. */
-async function* linesOf(file: string): AsyncGenerator<string> {
+export async function* linesOf(file: string): AsyncGenerator<string> {
   let rest = ''
   try {
     for await (const chunk of createReadStream(file, {
@@ -249,8 +294,24 @@ function unreadable(file: string, error: unknown): XmasdError {
   return new XmasdError('FILE_UNREADABLE', `cannot read ${file}: ${messageOf(error)}`, hint)
 }
 
-function invalid(message: string): XmasdError {
+export function invalidLine(message: string): XmasdError {
   const hint =
     'Trajectories are JSON lines {"id", "key"?, "trajectory": [T] | null, "instability"?, "singularValues"?, "embedding"?}.'
   return new XmasdError('DATA_INVALID', message, hint)
+}
+
+/**
+ * The nearest cluster of each example [read.ids.length]; null for text-only ones. `read` must hold the
+ * bundle's signature.
+ */
+export function nearestClusters(
+  read: Trajectories,
+  { manifest, index }: Pick<Bundle, 'manifest' | 'index'>,
+): (number | null)[] {
+  const { data, dimensions } = read.signatures.get(manifest.signature)!
+  return read.rows.map(row => {
+    if (row < 0) return null
+    const raw = data.subarray(row * dimensions, (row + 1) * dimensions)
+    return index.nearest(standardised(raw, manifest.standardisation)).cluster
+  })
 }

@@ -1,125 +1,132 @@
-/** `bundle`: which clusters are in force, and other ones put in their place while everything runs. */
+/** `bundle`: list, activate, roll back and shadow cluster bundles while the daemon runs. */
 import { Command, Option } from 'commander'
-import { checkSameScores } from '../bundle-checks.ts'
-import { type Bundle, openBundle } from '../cluster/bundle.ts'
+import { type Bundle, openBundle } from '../bundle/bundle.ts'
 import {
   type ClusterMap,
   fetchBundle,
   publishBundle,
   publishedIds,
   publishMap,
-} from '../cluster/published.ts'
+} from '../bundle/publication.ts'
 import { type Config, loadConfig } from '../config.ts'
 import { XmasdError } from '../errors.ts'
+import { mapClusters } from '../history/assignments.ts'
+import { readBundleEpochs } from '../history/bundle-epochs.ts'
 import type { Log } from '../log/log.ts'
-import { openLog, openLogToRead, topicSpecs } from '../open-log.ts'
 import type { Control } from '../record.ts'
-import { mapClusters } from '../report/cluster-map.ts'
-import { type Reign, readReigns } from '../report/reigns.ts'
-import { configFlag } from './options.ts'
+import { checkProtects, checkSameScores } from '../role/bundle-checks.ts'
+import { smallClustersWarning } from '../select/rule/quotas.ts'
+import { configFlag, print, warn, withLog } from './options.ts'
 
 type Options = { config?: string; json?: boolean; bundle?: string; to?: string; off?: boolean }
 
-export function bundleCommand(): Command {
+export function command(): Command {
   return new Command('bundle')
-    .description('See which bundle is in force; put another one in its place, or go back.')
+    .description('List, activate, roll back and shadow cluster bundles.')
+    .addCommand(subcommand('list', 'List the bundles on the log and when each was active.', list))
     .addCommand(
-      subcommand('list', 'Bundles on the log, which one is in force, since when.', list, true),
+      named(subcommand('swap', 'Activate another bundle from the end of the log on.', swap, WRITE)),
     )
     .addCommand(
-      subcommand('swap', 'Put another bundle in force, from here in the log on.', swap)
-        .option('--bundle <dir>', 'folder that `xmasd fit` wrote')
-        .option('--to <id>', 'a bundle that lies on the log already; its first digits will do'),
+      named(
+        subcommand(
+          'shadow',
+          'Decide by a second bundle too, into the topic shadow.',
+          shadow,
+          WRITE,
+        ),
+      ).addOption(new Option('--off', 'end shadowing').conflicts(['bundle', 'to'])),
     )
     .addCommand(
-      subcommand('shadow', 'Let another bundle decide beside it, into the topic `shadow`.', shadow)
-        .option('--bundle <dir>', 'folder that `xmasd fit` wrote')
-        .option('--to <id>', 'a bundle that lies on the log already; its first digits will do')
-        .addOption(new Option('--off', 'end it').conflicts(['bundle', 'to'])),
+      subcommand('rollback', 'Activate the bundle before the last swap.', rollback, WRITE),
     )
-    .addCommand(subcommand('rollback', 'Put the bundle before the last swap in force.', rollback))
 }
 
 type Action = (log: Log, config: Config, options: Options) => Promise<void>
 
-function subcommand(name: string, description: string, action: Action, readonly = false): Command {
+const WRITE = { write: true }
+
+function subcommand(
+  name: string,
+  description: string,
+  action: Action,
+  mode: { write?: boolean } = {},
+): Command {
   return new Command(name)
     .description(description)
     .option('--config <file>', 'configuration file')
     .option('--json', 'one JSON document on stdout')
-    .action(async (options: Options) => {
+    .action((options: Options) => {
       const config = loadConfig(options.config)
-      const log = readonly ? await openLogToRead(config) : await openLog(config)
-      try {
-        if (!readonly) await log.ensureTopics(topicSpecs(config))
-        await action(log, config, options)
-      } finally {
-        await log.close()
-      }
+      return withLog(config, log => action(log, config, options), mode)
     })
 }
 
+/** With the flags that name a bundle. */
+function named(command: Command): Command {
+  return command
+    .option('--bundle <dir>', 'folder that `xmasd fit` wrote')
+    .option('--to <id>', 'id of a bundle on the log, or its first digits')
+}
+
 async function list(log: Log, config: Config, options: Options): Promise<void> {
-  const reigns = await readReigns(log, config)
+  const epochs = await readBundleEpochs(log, config)
   const published = [...(await publishedIds(log, config.log.topics.bundles))]
-  if (options.json === true) {
-    process.stdout.write(`${JSON.stringify({ v: 1, published, reigns })}\n`)
-    return
-  }
-  if (reigns.length === 0) process.stdout.write('no example has been assigned yet\n')
-  for (const [i, { bundle, offset }] of reigns.entries()) {
-    const now = i === reigns.length - 1 ? '  in force' : ''
-    process.stdout.write(`${bundle}  from offset ${offset}${now}\n`)
-  }
-  for (const id of published.filter(id => reigns.every(({ bundle }) => bundle !== id))) {
-    process.stdout.write(`${id}  published, never in force\n`)
-  }
+  const never = published.filter(id => epochs.every(({ bundle }) => bundle !== id))
+  print(options, { published, reigns: epochs }, [
+    ...(epochs.length === 0 ? ['no example has been assigned yet'] : []),
+    ...epochs.map(({ bundle, offset }, i) => {
+      return `${bundle}  from offset ${offset}${i === epochs.length - 1 ? '  active' : ''}`
+    }),
+    ...never.map(id => `${id}  published, never active`),
+  ])
 }
 
 async function swap(log: Log, config: Config, options: Options): Promise<void> {
-  await putInForce(log, config, options, await wanted(log, config, options))
+  await activate(log, config, options, await bundleNamed(log, config, options))
 }
 
 /** The bundle that the flags name. */
-async function wanted(log: Log, config: Config, { bundle: dir, to }: Options): Promise<Bundle> {
-  if ((dir === undefined) === (to === undefined)) {
+async function bundleNamed(log: Log, config: Config, { bundle, to }: Options): Promise<Bundle> {
+  if ((bundle === undefined) === (to === undefined)) {
     throw new XmasdError(
       'CONFIG_INVALID',
-      'it takes one of --bundle DIR and --to ID',
-      '`xmasd bundle list` shows what lies on the log',
+      bundle === undefined
+        ? 'no bundle is named'
+        : `both --bundle ${bundle} and --to ${to} are given`,
+      'give one of --bundle DIR and --to ID; `xmasd bundle list` shows the ids on the log',
     )
   }
-  if (dir !== undefined) return openBundle(dir)
+  if (bundle !== undefined) return openBundle(bundle)
   const { bundles } = config.log.topics
   return fetchBundle(log, bundles, await wholeId(log, bundles, to!))
 }
 
-/** The one published id that begins with `prefix`; itself where there is none. */
+/** The one published id that begins with `prefix`; `prefix` where there is none. */
 async function wholeId(log: Log, topic: string, prefix: string): Promise<string> {
   const ids = [...(await publishedIds(log, topic))].filter(id => id.startsWith(prefix))
   if (ids.length < 2) return ids[0] ?? prefix
   throw new XmasdError(
     'CONFIG_INVALID',
     `--to ${prefix} fits ${ids.length} bundles: ${ids.join(', ')}`,
-    'give more of the id',
+    'give more digits of the id',
   )
 }
 
 async function shadow(log: Log, config: Config, options: Options): Promise<void> {
-  const bundle = options.off === true ? null : await wanted(log, config, options)
+  const bundle = options.off === true ? null : await bundleNamed(log, config, options)
   if (bundle !== null) {
-    checkSameScores(await currentBundle(log, config), bundle)
+    const current = await activeBundle(log, config)
+    checkSameScores(current, bundle)
+    checkProtects(current, bundle)
     await publishBundle(log, config.log.topics.bundles, bundle)
   }
   await appendControl(log, config, { v: 1, control: 'shadow', bundle: bundle?.id ?? null })
-  const document = { v: 1, shadow: bundle?.id ?? null }
-  process.stdout.write(
-    options.json === true
-      ? `${JSON.stringify(document)}\n`
-      : bundle === null
-        ? 'no bundle decides beside the one in force from here on\n'
-        : `${bundle.id} decides beside the one in force from here on, into ${config.log.topics.shadow}\n`,
-  )
+  print(options, { shadow: bundle?.id ?? null }, [
+    bundle === null
+      ? 'shadowing ends here: the active bundle decides alone'
+      : `${bundle.id} shadows the active bundle from here on; its decisions go to ${config.log.topics.shadow}`,
+  ])
 }
 
 async function appendControl(log: Log, config: Config, control: Control): Promise<void> {
@@ -129,31 +136,34 @@ async function appendControl(log: Log, config: Config, control: Control): Promis
 }
 
 async function rollback(log: Log, config: Config, options: Options): Promise<void> {
-  const before = (await readReigns(log, config)).at(-2)
+  const before = (await readBundleEpochs(log, config)).at(-2)
   if (before === undefined) {
     throw new XmasdError(
       'BUNDLE_MISMATCH',
-      'there has been no swap that could be taken back',
-      '`xmasd bundle list` shows what was in force when',
+      'nothing to roll back: this log has no bundle swap',
+      '`xmasd bundle list` shows which bundle was active when',
     )
   }
   const next = await fetchBundle(log, config.log.topics.bundles, before.bundle)
-  await putInForce(log, config, options, next)
+  await activate(log, config, options, next)
 }
 
-/** The swap itself is one record of `assignments`; bundle and cluster map are published before it. */
-async function putInForce(log: Log, config: Config, options: Options, next: Bundle): Promise<void> {
+/** Publishes the bundle and the cluster map, then appends the swap, one record of `assignments`. */
+async function activate(log: Log, config: Config, options: Options, next: Bundle): Promise<void> {
   const { bundles } = config.log.topics
-  const current = await currentBundle(log, config)
+  const current = await activeBundle(log, config)
   if (next.id === current.id) {
-    const { offset } = (await readReigns(log, config)).at(-1)!
+    const { offset } = (await readBundleEpochs(log, config)).at(-1)!
     throw new XmasdError(
       'BUNDLE_MISMATCH',
-      `bundle ${next.id} is in force already, since offset ${offset} of ${config.log.topics.assignments}`,
-      'name another one: `xmasd bundle list` shows those on the log',
+      `bundle ${next.id} is already active, since offset ${offset} of ${config.log.topics.assignments}`,
+      'name another bundle: `xmasd bundle list` shows those on the log',
     )
   }
   checkSameScores(current, next)
+  checkProtects(current, next)
+  const small = smallClustersWarning(next.manifest.baseline.sizes)
+  if (small !== undefined) warn(`bundle ${next.id}: ${small}`)
   const map = await mapClusters(log, config, current, next)
   await publishBundle(log, bundles, next)
   await publishMap(log, bundles, map)
@@ -161,28 +171,23 @@ async function putInForce(log: Log, config: Config, options: Options, next: Bund
   report(options, map)
 }
 
-async function currentBundle(log: Log, config: Config): Promise<Bundle> {
-  const current: Reign | undefined = (await readReigns(log, config)).at(-1)
-  if (current !== undefined) return fetchBundle(log, config.log.topics.bundles, current.bundle)
+async function activeBundle(log: Log, config: Config): Promise<Bundle> {
+  const active = (await readBundleEpochs(log, config)).at(-1)
+  if (active !== undefined) return fetchBundle(log, config.log.topics.bundles, active.bundle)
   throw new XmasdError(
     'BUNDLE_MISMATCH',
-    'no example has been assigned yet: there is nothing to swap',
-    'set `bundle` in the configuration to the folder of the one you want and start the daemon',
+    'no example has been assigned yet, so no bundle is active',
+    'set `bundle` in the configuration to the folder of the bundle and start the daemon',
   )
 }
 
-function report(options: Options, map: ClusterMap): void {
-  const examples = map.clusters.reduce((sum, row) => sum + row.examples, 0)
-  const total = map.clusters.reduce((sum, row) => sum + row.examples / row.share, 0)
+function report(options: Options, { from, to, clusters }: ClusterMap): void {
+  const examples = clusters.reduce((sum, row) => sum + row.examples, 0)
+  const total = clusters.reduce((sum, row) => sum + row.examples / row.share, 0)
   const stay = total === 0 ? 1 : examples / total
-  if (options.json === true) {
-    const { from, to, clusters } = map
-    process.stdout.write(`${JSON.stringify({ v: 1, from, to, stay, clusters: clusters.length })}\n`)
-    return
-  }
-  process.stdout.write(
-    `${map.to} is in force from here on, in place of ${map.from}\n` +
-      `  ${(100 * stay).toFixed(1)} % of the examples go where most of their cluster goes\n` +
-      `back again: xmasd bundle rollback${configFlag(options)}\n`,
-  )
+  print(options, { from, to, stay, clusters: clusters.length }, [
+    `${to} is active from here on, in place of ${from}`,
+    `  ${(100 * stay).toFixed(1)} % of the examples go where most of their cluster goes`,
+    `to go back: xmasd bundle rollback${configFlag(options)}`,
+  ])
 }

@@ -1,33 +1,34 @@
-/** `demo` (= `npm start`): the daemon on a local log, the bundled proxy, a generated stream, a live view. */
+/** `demo` (`npm start`): the daemon on a local log with the bundled proxy, a generated stream, a live view. */
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { Command } from 'commander'
 import { type Config, loadConfig } from '../config.ts'
-import { type Daemon, startDaemon } from '../daemon.ts'
+import { type Daemon, startDaemon } from '../daemon/daemon.ts'
+import { backlogOf, ROLES } from '../daemon/gauges.ts'
 import { demoStream } from '../demo/stream.ts'
 import { messageOf } from '../errors.ts'
-import { backlogOf, ROLES } from '../gauges.ts'
 import type { OutRecord } from '../log/log.ts'
 import { createLogger } from '../observe/logger.ts'
-import { type Summary, summaryOf, summaryText } from '../observe/summary.ts'
-import { type Snapshot, startView } from '../observe/view.ts'
+import { createMetrics } from '../observe/metrics.ts'
+import { type Summary, summaryLines, summaryOf } from '../observe/segments.ts'
+import { type RecentRow, type Snapshot, startView } from '../observe/view.ts'
+import type { Decision } from '../record.ts'
 import { packageRoot } from '../version.ts'
-import { integer, percent, positiveInteger } from './options.ts'
+import { integer, percent, positiveInteger, print } from './options.ts'
 import { stopOnSignals } from './run.ts'
 
 type Options = { examples?: number; percent: number; seed: number; path?: string; json?: boolean }
 
-export function demoCommand(): Command {
+export function command(): Command {
   return new Command('demo')
-    .description(
-      'Watch decisions arrive: a generated, skewed, partly duplicated stream, scored for real.',
-    )
-    .option('--examples <n>', 'end after that many, with a summary', positiveInteger)
+    .description('Score a generated stream for real and watch the decisions arrive.')
+    .option('--examples <n>', 'stop after n examples and print a summary', positiveInteger)
     .option('--percent <p>', 'share of the examples to keep', percent, 20)
     .option('--seed <n>', 'seed of the stream', integer, 1)
-    .option('--path <dir>', 'keep the log there (default: a temporary folder that goes away)')
-    .option('--json', 'at the end, one JSON document on stdout')
+    .option('--path <dir>', 'folder of the log (default: a temporary folder, removed at the end)')
+    .option('--json', 'one JSON document on stdout at the end')
     .action(demo)
 }
 
@@ -35,9 +36,7 @@ async function demo(options: Options): Promise<void> {
   const folder = options.path ?? mkdtempSync(join(tmpdir(), 'xmasd-demo-'))
   try {
     const summary = await runDemo(options, folder)
-    process.stdout.write(
-      options.json === true ? `${JSON.stringify(summary)}\n` : summaryText(summary),
-    )
+    print(options, summary, summaryLines(summary))
   } finally {
     if (options.path === undefined) rmSync(folder, { recursive: true, force: true })
   }
@@ -48,8 +47,9 @@ async function runDemo(options: Options, folder: string): Promise<Summary> {
   const started = performance.now()
   process.stderr.write('xmasd demo: loading the proxy …\n')
   let forward = (line: string): void => void process.stderr.write(line)
-  const logger = createLogger('warn', line => forward(line))
-  const daemon = await startDaemon({ config, roles: ROLES, logger, untilIdle: false })
+  const metrics = createMetrics()
+  const logger = createLogger({ level: 'warn', forward: line => forward(line) })
+  const daemon = await startDaemon({ config, roles: ROLES, logger, metrics, untilIdle: false })
   const tracker = trackRate(daemon, config)
   const view = startView(process.stderr, tracker.snapshot)
   forward = view.log
@@ -57,9 +57,11 @@ async function runDemo(options: Options, folder: string): Promise<Summary> {
   const signals = stopOnSignals(daemon, () => producing.abort())
   daemon.done.catch(() => producing.abort())
   try {
-    view.log(`ready after ${((performance.now() - started) / 1000).toFixed(1)} s; Ctrl-C ends`)
+    view.log(
+      `ready after ${((performance.now() - started) / 1000).toFixed(1)} s; see it at ${daemon.url}; Ctrl-C stops`,
+    )
     await produceStream(options, config, daemon, producing.signal)
-    if (!producing.signal.aborted) await untilDecided(daemon, config, producing.signal)
+    await untilDecided(daemon, config, producing.signal)
     daemon.stop()
     await daemon.done
     await tracker.refresh()
@@ -72,32 +74,29 @@ async function runDemo(options: Options, folder: string): Promise<Summary> {
   }
 }
 
-/** The defaults on a local log in `folder`, with the bundled proxy and bundle. */
+/** The defaults, with the bundled proxy and bundle and a local log in `folder`. */
 export function demoConfig(options: Pick<Options, 'percent'>, folder: string): Config {
   const demo = join(packageRoot(), 'config/demo')
-  return loadConfig(
-    undefined,
-    {},
-    {
-      'log.path': join(folder, 'log'),
-      'images.root': demo,
-      'proxy.path': join(demo, 'proxy'),
-      bundle: join(demo, 'bundle'),
-      'select.percent': options.percent,
-      'http.port': 0,
-    },
-  )
+  const overrides = {
+    'log.path': join(folder, 'log'),
+    'images.root': demo,
+    'proxy.path': join(demo, 'proxy'),
+    bundle: join(demo, 'bundle'),
+    'select.percent': options.percent,
+    'http.port': 0,
+  }
+  return loadConfig(undefined, {}, overrides)
 }
 
 const BATCH_RECORDS = 16
-/** The generator waits while more than this is unread, as a broker would let it run ahead. */
+/** The generator waits while the backlog is longer. */
 const BACKLOG_RECORDS_MAX = 512
 const WAIT_MS = 50
 
 async function produceStream(
   options: Options,
   config: Config,
-  daemon: Daemon,
+  { log }: Daemon,
   signal: AbortSignal,
 ): Promise<void> {
   const topic = config.log.topics.examples
@@ -108,41 +107,36 @@ async function produceStream(
     batch.push({ topic, key, value })
     left--
     if (batch.length < BATCH_RECORDS && left > 0) continue
-    await daemon.log.append(batch)
+    await log.append(batch)
     batch = []
-    while (
-      !signal.aborted &&
-      (await backlogOf(daemon.log, config, 'score')) > BACKLOG_RECORDS_MAX
-    ) {
+    while (!signal.aborted && (await backlogOf(log, config, 'score')) > BACKLOG_RECORDS_MAX) {
       await sleep(WAIT_MS)
     }
   }
 }
 
-async function untilDecided(daemon: Daemon, config: Config, signal: AbortSignal): Promise<void> {
+async function untilDecided({ log }: Daemon, config: Config, signal: AbortSignal): Promise<void> {
   while (!signal.aborted) {
-    const score = await backlogOf(daemon.log, config, 'score')
-    const select = await backlogOf(daemon.log, config, 'select')
+    const score = await backlogOf(log, config, 'score')
+    const select = await backlogOf(log, config, 'select')
     if (score === 0 && select === 0) return
     await sleep(WAIT_MS)
   }
 }
 
-function sleep(ms: number): Promise<void> {
-  return new Promise(resolve => setTimeout(resolve, ms))
-}
-
 const RATE_WINDOW_MS = 3_000
 const REFRESH_MS = 200
 
-/** Reads the counters on a timer, so that a view can be drawn at any moment. */
+/** Reads the counters on a timer, so that the view can be drawn at any moment. */
 function trackRate(daemon: Daemon, config: Config) {
   const history: { at: number; examples: number }[] = []
   let summary: Summary | undefined
+  const recent = new Recent(daemon.log, config.log.topics.decisions)
   const refresh = async (): Promise<void> => {
     summary = await summaryOf(daemon.metrics)
+    await recent.refresh()
     const now = performance.now()
-    history.push({ at: now, examples: decidedOf(summary) })
+    history.push({ at: now, examples: decidedIn(summary) })
     while (history.length > 2 && now - history[0]!.at > RATE_WINDOW_MS) history.shift()
   }
   const timer = setInterval(() => {
@@ -151,12 +145,11 @@ function trackRate(daemon: Daemon, config: Config) {
   const snapshot = (): Snapshot => {
     const [first, last] = [history[0], history.at(-1)]
     const ms = first === undefined || last === undefined ? 0 : last.at - first.at
-    const ratePerSecond = ms > 0 ? (1000 * (last!.examples - first!.examples)) / ms : 0
     const examples = summary?.examples ?? {}
     return {
-      title: `xmasd demo · ${daemon.url ?? ''}/metrics`,
-      examples: summary === undefined ? 0 : decidedOf(summary),
-      ratePerSecond,
+      title: `xmasd demo · ${daemon.url ?? ''}`,
+      examples: summary === undefined ? 0 : decidedIn(summary),
+      ratePerSecond: ms > 0 ? (1000 * (last!.examples - first!.examples)) / ms : 0,
       deadLetters: examples.dead_letter ?? 0,
       duplicates: (examples.duplicate ?? 0) + (examples.near_duplicate ?? 0),
       redelivered: examples.redelivered ?? 0,
@@ -165,18 +158,43 @@ function trackRate(daemon: Daemon, config: Config) {
       percent: config.select.percent,
       decisions: summary?.decisions ?? {},
       clusters: daemon.select?.clusters() ?? [],
+      recent: recent.rows,
     }
   }
   return { snapshot, refresh, stop: () => clearInterval(timer) }
 }
 
-/** Examples that have their decision: assigned, duplicates, redeliveries. */
-function decidedOf(summary: Summary): number {
-  const {
-    assigned = 0,
-    duplicate = 0,
-    near_duplicate: near = 0,
-    redelivered = 0,
-  } = summary.examples
-  return assigned + duplicate + near + redelivered
+/** Examples with a decision: all but dead letters. */
+function decidedIn({ examples: { dead_letter: _, ...decided } }: Summary): number {
+  return Object.values(decided).reduce((sum, count) => sum + count, 0)
+}
+
+const RECENT_MAX = 60
+
+/** The newest decisions of the log. */
+class Recent {
+  /** Newest first. */
+  rows: RecentRow[] = []
+  readonly #log: Daemon['log']
+  readonly #topic: string
+  #next = 0
+
+  constructor(log: Daemon['log'], topic: string) {
+    this.#log = log
+    this.#topic = topic
+  }
+
+  async refresh(): Promise<void> {
+    const [end = 0] = await this.#log.ends(this.#topic)
+    const from = Math.max(this.#next, end - RECENT_MAX)
+    this.#next = Math.max(this.#next, end)
+    const fresh: RecentRow[] = []
+    for await (const { value } of this.#log.read(this.#topic, { from, to: end })) {
+      if (value === null) continue
+      const { action, reason, id, cluster } = JSON.parse(Buffer.from(value).toString()) as Decision
+      const question = cluster === 'text' ? 'text-only' : `cluster ${cluster}`
+      fresh.unshift({ action, reason, id, question })
+    }
+    this.rows = [...fresh, ...this.rows].slice(0, RECENT_MAX)
+  }
 }

@@ -2,68 +2,40 @@
 import { Command } from 'commander'
 import { type Config, loadConfig } from '../config.ts'
 import { XmasdError } from '../errors.ts'
+import { type Assigned, activeAssignments, decisionsOf, isOutside } from '../history/assignments.ts'
+import { readBaseline, readSelectPosition, type SelectPosition } from '../history/bundle-epochs.ts'
+import { because, type Explanation, isSteadier } from '../history/explanation.ts'
 import type { Log } from '../log/log.ts'
-import { printable } from '../observe/printable.ts'
-import { openLogToRead } from '../open-log.ts'
-import type { Assignment, Cluster, Decision } from '../record.ts'
-import { readBaseline } from '../report/baseline.ts'
-import { type Assigned, assignmentsInForce, decisionsOf } from '../report/history.ts'
-import { readStand, type Stand } from '../report/reigns.ts'
-import { batchQuotas, budgetOf } from '../select/quotas.ts'
+import type { Cluster, Decision } from '../record.ts'
+import { batchQuotas, budgetOf } from '../select/rule/quotas.ts'
+import { orderOf } from '../select/rule/rank.ts'
+import { print, withLog } from './options.ts'
 
 type Options = { config?: string; json?: boolean }
 
-export type Explanation = {
-  v: 1
-  key: string
-  keptNow: boolean
-  assignment: Assignment
-  /** The select role has come to it. */
-  folded: boolean
-  /** Place in its cluster, 1 is the steadiest; null where it joins none (a duplicate, the control arm, not folded), and for text. */
-  rank: number | null
-  /** Of those that count: the baseline's too, none of the control arm's. */
-  clusterSize: number
-  /** What its cluster gives by the batch rule over all that count. */
-  quota: number
-  /** Who decides it where there is a control arm: `random`, by lot; null where there is none. */
-  arm: NonNullable<Decision['arm']> | null
-  decisions: Decision[]
-}
-
-export function explainCommand(): Command {
+export function command(): Command {
   return new Command('explain')
-    .description(
-      'Why an example is kept or dropped: its trajectory, cluster, rank, quota, decisions.',
-    )
-    .argument('<key>', "the example's key, or an id (the first example that has it)")
+    .description('Explain a decision: trajectory, cluster, rank, quota, every decision so far.')
+    .argument('<key>', "the example's key, or its id (the first example with that id)")
     .option('--config <file>', 'configuration file')
     .option('--json', 'one JSON document on stdout')
     .action(async (key: string, options: Options) => {
       const config = loadConfig(options.config)
-      const log = await openLogToRead(config)
-      try {
-        const explanation = await explain(log, config, key)
-        const text =
-          options.json === true
-            ? JSON.stringify(explanation)
-            : describe(explanation).map(printable).join('\n')
-        process.stdout.write(`${text}\n`)
-      } finally {
-        await log.close()
-      }
+      const explanation = await withLog(config, log => explain(log, config, key))
+      print(options, explanation, describe(explanation))
     })
 }
 
 async function explain(log: Log, config: Config, wanted: string): Promise<Explanation> {
-  const stand = await readStand(log, config)
-  const { outside, decisions } = await readDecisions(log, config, wanted)
-  const { assignment, isFolded, sizes, steadier } = await readHistory(log, config, wanted, {
-    outside,
-    stand,
-  })
-  const isOutside = outside.has(assignment.key) || !isFolded
-  const total = [...sizes.values()].reduce((sum, size) => sum + size, 0)
+  const position = await readSelectPosition(log, config)
+  const { outside, misaligned, decisions } = await readDecisions(log, config, wanted)
+  const history = await readHistory(log, config, wanted, { outside, position })
+  const { assignment, isFolded, isBaseline, sizes, steadier, baselineMisaligned } = history
+  const isUnranked = outside.has(assignment.key) || !isFolded
+  const total = [...sizes.values()].reduce(
+    (sum, size) => sum + size,
+    misaligned + baselineMisaligned,
+  )
   const quotas = batchQuotas(
     [...sizes].map(([cluster, size]) => ({ cluster, size })),
     budgetOf(config.select)(total),
@@ -71,109 +43,117 @@ async function explain(log: Log, config: Config, wanted: string): Promise<Explan
   const ofKey = decisions.filter(decision => decision.key === assignment.key)
   const arm = ofKey.find(decision => decision.arm !== undefined)?.arm ?? null
   const last = ofKey.at(-1)?.action
-  return {
-    v: 1,
+  const found = {
+    v: 1 as const,
     key: assignment.key,
     keptNow: last === 'keep' || last === 'restore',
     assignment,
     folded: isFolded,
-    rank: isOutside || assignment.instability === null ? null : steadier + 1,
+    rank: isUnranked || assignment.instability === null ? null : steadier + 1,
     clusterSize: sizes.get(assignment.cluster) ?? 0,
     quota: quotas.find(({ cluster }) => cluster === assignment.cluster)?.taken ?? 0,
     arm,
     decisions: ofKey,
   }
+  return { ...found, because: because(found, config.select.policy, isBaseline) }
 }
 
 async function readDecisions(
   log: Log,
   config: Config,
   wanted: string,
-): Promise<{ outside: Set<string>; decisions: Decision[] }> {
+): Promise<{ outside: Set<string>; misaligned: number; decisions: Decision[] }> {
   const outside = new Set<string>()
+  let misaligned = 0
   const decisions: Decision[] = []
   for await (const { decision } of decisionsOf(log, config)) {
-    if (decision.duplicateOf !== undefined || decision.arm === 'random') outside.add(decision.key)
+    if (decision.reason === 'misaligned') misaligned++
+    if (isOutside(decision)) outside.add(decision.key)
+    else if (decision.action === 'restore') outside.delete(decision.key)
     if (decision.key === wanted || decision.id === wanted) decisions.push(decision)
   }
-  return { outside, decisions }
+  return { outside, misaligned, decisions }
 }
 
-type History = Assigned & { sizes: Map<Cluster, number>; steadier: number }
+type History = Assigned & {
+  /** It is of the bundle's data, which count already. */
+  isBaseline: boolean
+  sizes: Map<Cluster, number>
+  steadier: number
+  baselineMisaligned: number
+}
 
-/** The wanted assignment, the clusters' sizes, and how many of its cluster are steadier. */
+/** The assignment asked for, the clusters' sizes, and how many of its cluster are steadier. */
 async function readHistory(
   log: Log,
   config: Config,
   wanted: string,
-  { outside, stand }: { outside: Set<string>; stand: Stand },
+  { outside, position }: { outside: Set<string>; position: SelectPosition },
 ): Promise<History> {
-  const { assignment, isFolded } = await findAssignment(log, config, wanted, stand)
-  const { clusters, members } = await readBaseline(log, config, stand)
+  const { assignment, isFolded } = await findAssignment(log, config, wanted, position)
+  const { clusters, members, misaligned } = await readBaseline(log, config, position)
   const sizes = new Map<Cluster, number>(clusters.map(({ cluster, size }) => [cluster, size]))
   const seen = new Set<string>()
-  // The baseline came before all others.
+  // The baseline precedes the stream.
   let steadier = 0
+  const order = orderOf(config.select, assignment)
   members?.cluster.forEach((cluster, i) => {
-    if (cluster === assignment.cluster && members.instability[i]! <= assignment.instability!) {
-      steadier++
-    }
+    if (cluster !== assignment.cluster || assignment.instability === null) return
+    const [one, own] = [members.instability[i]!, Math.fround(order)]
+    if (one < own || (one === own && assignment.baseline !== true)) steadier++
   })
-  let isBefore = true
-  for await (const { assignment: other, isFolded } of assignmentsInForce(log, config, stand)) {
+  const isBaseline = members !== undefined && assignment.baseline === true
+  let isBefore = !isBaseline
+  for await (const { assignment: other, isFolded } of activeAssignments(log, config, position)) {
     if (!isFolded || outside.has(other.key) || seen.has(other.key)) continue
     seen.add(other.key)
+    if (members !== undefined && other.baseline === true) continue
     sizes.set(other.cluster, (sizes.get(other.cluster) ?? 0) + 1)
     if (other.key === assignment.key) isBefore = false
     else if (other.cluster === assignment.cluster)
-      steadier += isSteadier(other, assignment, isBefore)
+      steadier += isSteadier(config.select, other, assignment, isBefore)
   }
-  return { assignment, isFolded, sizes, steadier }
-}
-
-function isSteadier(other: Assignment, than: Assignment, isBefore: boolean): number {
-  if (other.instability === null || than.instability === null) return 0
-  if (other.instability === than.instability) return isBefore ? 1 : 0
-  return other.instability < than.instability ? 1 : 0
+  return { assignment, isFolded, isBaseline, sizes, steadier, baselineMisaligned: misaligned }
 }
 
 async function findAssignment(
   log: Log,
   config: Config,
   wanted: string,
-  stand: Stand,
+  position: SelectPosition,
 ): Promise<Assigned> {
-  for await (const one of assignmentsInForce(log, config, stand)) {
+  for await (const one of activeAssignments(log, config, position)) {
     if (one.assignment.key === wanted || one.assignment.id === wanted) return one
   }
   throw new XmasdError(
     'KEY_UNKNOWN',
     `no example with the key or id "${wanted}" has been assigned`,
-    'keys are <id>@<16 hex digits>; look into dead-letters if it was produced, or wait for the backlog',
+    'keys are <id>@<16 hex digits>; see `xmasd tail dead-letters`, or wait for the backlog',
   )
 }
 
-function verdictOn({ keptNow, folded, decisions }: Explanation): string {
-  if (decisions.length > 0) return keptNow ? 'kept' : 'not kept'
-  const why = folded ? 'it waits for the next settlement' : 'the select role has not come to it'
-  return `not decided yet: ${why}`
+function stateOf({ keptNow, decisions }: Explanation): string {
+  return decisions.length === 0 ? 'not decided yet' : keptNow ? 'kept' : 'not kept'
 }
 
 function describe(explanation: Explanation): string[] {
-  const { assignment, rank, clusterSize, quota, arm, decisions } = explanation
+  const { assignment, rank, clusterSize, quota, decisions } = explanation
   const { topic, partition, offset } = assignment.source
   const numbers = (values: number[]): string => values.map(x => x.toPrecision(5)).join(' ')
   return [
-    `${explanation.key} is ${verdictOn(explanation)}`,
+    `${explanation.key} is ${stateOf(explanation)}: ${explanation.because}`,
     `  from        ${topic}/${partition}@${offset}, bundle ${assignment.bundle}`,
     `  trajectory  ${assignment.trajectory === null ? 'none: text-only' : numbers(assignment.trajectory)}`,
     `  instability ${assignment.instability?.toPrecision(6) ?? 'none'}`,
-    `  cluster     ${assignment.cluster}: ${clusterSize} examples, gives ${quota}` +
+    ...(assignment.gain === undefined
+      ? []
+      : [`  image gain  ${assignment.gain?.toPrecision(4) ?? 'none'}`]),
+    `  cluster     ${assignment.cluster}: ${clusterSize} examples now, quota ${quota} by the batch rule` +
       (rank === null ? '' : `; this one is number ${rank} by steadiness`),
-    ...(arm === 'random'
-      ? ['  arm         random: decided by lot, for comparison; it takes no part in quotas']
+    ...(explanation.arm === 'random'
+      ? ['  arm         random: decided at random, for comparison; it takes no part in quotas']
       : []),
-    '  decisions',
+    '  decisions, each with the quota at its time',
     ...decisions.map(
       ({ action, reason, quota: then, duplicateOf, distance, measure }) =>
         `    ${action.padEnd(8)} ${reason}${duplicateOf === undefined ? `, quota ${then}` : ` of ${duplicateOf}`}` +

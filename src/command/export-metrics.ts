@@ -1,23 +1,23 @@
-/** `export-metrics`: trajectories and a bundle -> the files that the published code works on. */
+/** `export-metrics`: trajectories and a bundle -> files that the published code reads. */
 import { rmSync } from 'node:fs'
 import { basename, dirname, join } from 'node:path'
 import { Command } from 'commander'
-import { nearestClusters } from '../cluster/assign.ts'
-import { openBundle } from '../cluster/bundle.ts'
-import { writeById } from '../cluster/metric-files.ts'
-import type { Signature } from '../cluster/signature.ts'
+import { openBundle } from '../bundle/bundle.ts'
+import type { Signature } from '../bundle/signature.ts'
+import { type Named, namesOf, uniqueIds, writeById } from '../cluster/interchange.ts'
 import {
+  nearestClusters,
   readTrajectories,
   readTrajectoriesMeta,
   type Trajectories,
   type TrajectoriesMeta,
 } from '../cluster/trajectories.ts'
 import { XmasdError } from '../errors.ts'
-import { readExamples } from '../ingest/data.ts'
-import { type Named, namesOf, uniqueIds } from '../ingest/unique-id.ts'
+import { readExamples } from '../ingest/data/read.ts'
+import { VALUES } from '../math/singular-values.ts'
 import type { Metric } from '../score/metric.ts'
-import { VALUES } from '../score/singular.ts'
-import { namesIn, notEmpty } from './out-folder.ts'
+import { print } from './options.ts'
+import { namesIn, notEmpty } from './output.ts'
 import { checkBundleFits } from './select.ts'
 
 type Options = {
@@ -29,18 +29,15 @@ type Options = {
   json?: boolean
 }
 
-export function exportMetricsCommand(): Command {
+export function command(): Command {
   return new Command('export-metrics')
-    .description('Write trajectories, and clusters, as the files of the published code.')
+    .description('Write trajectories and clusters as the files of the published code.')
     .requiredOption('--trajectories <file>', 'JSON lines that `xmasd score` wrote')
-    .requiredOption(
-      '--out <dir>',
-      'folder for attn_svd_files/ or loss_files/ and what goes with it',
-    )
+    .requiredOption('--out <dir>', 'folder for attn_svd_files/ or loss_files/ and the other files')
     .option('--data <file>', 'the LLaVA file that was scored: unique ids, and unique2orig.json')
     .option('--bundle <dir>', 'folder that `xmasd fit` wrote: …_cluster_idxs.json')
-    .option('--force', 'replace what an earlier export left in --out')
-    .option('--json', 'report as one JSON document on stdout')
+    .option('--force', 'replace an earlier export in --out')
+    .option('--json', 'one JSON document on stdout')
     .action(exportMetrics)
 }
 
@@ -94,7 +91,10 @@ async function exportMetrics(options: Options): Promise<void> {
       ids.map((id, index) => [id, read.lines[index]!]),
     )
   }
-  report(options, scored.length, files)
+  print(options, { examples: scored.length, out, files }, [
+    `${scored.length} examples written to ${out}:`,
+    ...files.map(file => `  ${file}`),
+  ])
 }
 
 function metricFile(metric: Metric, step: number): string {
@@ -103,7 +103,7 @@ function metricFile(metric: Metric, step: number): string {
     : `attn_svd_files/checkpoint-${step}_attn_svd_full_vals_top${VALUES}.json`
 }
 
-/** What goes with the metric files. */
+/** Names of the files beside the metric files. */
 function namesOfOthers(metric: Metric): { stability: string; clusters: string; order: string } {
   const name = NAMES[metric]
   return {
@@ -114,13 +114,13 @@ function namesOfOthers(metric: Metric): { stability: string; clusters: string; o
 }
 
 /**
- * What an export of this metric may have left in the folder, with --force: its files beside new ones would be read
- * as one schedule. Throws FILE_EXISTS without it, or where there are metric files that no export has written.
+ * Files of an earlier export of this metric, to be removed with --force: beside new ones they would be
+ * read as one schedule. Throws FILE_EXISTS without it, and for metric files that no export writes.
  */
 function earlierFiles({ out, force }: Options, metric: Metric): string[] {
   const names = namesIn(out)
   if (force !== true && names.length > 0) {
-    const hint = 'Name another folder, or --force to replace an earlier export.'
+    const hint = 'name another folder, or --force to replace an earlier export'
     throw notEmpty(out, names, hint)
   }
   const folder = join(out, dirname(metricFile(metric, 0)))
@@ -130,7 +130,7 @@ function earlierFiles({ out, force }: Options, metric: Metric): string[] {
     return name !== basename(metricFile(metric, step))
   })
   if (foreign.length > 0) {
-    const hint = 'Name another folder; --force removes only what an earlier export left.'
+    const hint = 'name another folder; --force removes only what an earlier export wrote'
     throw notEmpty(folder, foreign, hint)
   }
   const others = Object.values(namesOfOthers(metric)).map(name => join(out, name))
@@ -155,8 +155,8 @@ async function metaOf(trajectories: string): Promise<TrajectoriesMeta> {
   if (meta !== undefined) return meta
   throw new XmasdError(
     'DATA_INVALID',
-    `${trajectories}.meta.json is not there: nothing says which checkpoints the scores are of`,
-    'Keep the .meta.json that `xmasd score` or `xmasd import-metrics` wrote beside its file.',
+    `${trajectories}.meta.json is missing: it names the checkpoints of the scores`,
+    'keep the .meta.json that `xmasd score` or `xmasd import-metrics` writes beside its file',
   )
 }
 
@@ -174,17 +174,17 @@ function checkInput(
       : dimensions !== meta.schedule.steps.length
         ? `has ${dimensions} scores a line, its .meta.json ${meta.schedule.steps.length} checkpoints`
         : lacking !== undefined
-          ? `lacks what ${lacking} is made of in line ${read.lacking.get(lacking)}`
+          ? `lacks the values of signature ${lacking} in line ${read.lacking.get(lacking)}`
           : undefined
   if (reason === undefined) return
   throw new XmasdError(
     'DATA_INVALID',
     `${trajectories} ${reason}`,
-    bundle === undefined ? 'Score again: xmasd score.' : `Score again, and fit ${bundle} to it.`,
+    bundle === undefined ? 'score again: xmasd score' : `score again, and fit ${bundle} to it`,
   )
 }
 
-/** Of the examples that `read` holds, by their lines. */
+/** Unique ids of the examples of `read`, found by their lines in `data`. */
 async function uniqueIdsOf(
   data: string,
   { trajectories }: Options,
@@ -203,14 +203,6 @@ async function uniqueIdsOf(
     'DATA_INVALID',
     `${data} is not what ${trajectories} was scored from: it has ${examples.length} examples, ` +
       `the file ${lineIds.length}${other < 0 ? '' : `, and example ${other + 1} differs`}`,
-    'Give the file that was scored, unchanged.',
+    'give the file that was scored, unchanged',
   )
-}
-
-function report({ out, json }: Options, examples: number, files: readonly string[]): void {
-  if (json === true) {
-    process.stdout.write(`${JSON.stringify({ v: 1, examples, out, files })}\n`)
-    return
-  }
-  process.stdout.write(`${examples} examples written to ${out}:\n  ${files.join('\n  ')}\n`)
 }

@@ -1,63 +1,142 @@
-/** `export`: the current subset, as keys or, with --data, as the examples themselves. */
-
-import { Command } from 'commander'
+/** `export`: the current subset, as keys, or as the examples in a form that trainers read. */
+import { Command, Option } from 'commander'
 import { type Config, loadConfig } from '../config.ts'
-import { countExamples, readExamples } from '../ingest/data.ts'
+import { readSubset } from '../history/assignments.ts'
+import {
+  type KeptExample,
+  type KeptPlaces,
+  keptOnLog,
+  readKeptPlaces,
+} from '../history/kept-examples.ts'
+import { countExamples, readExamples } from '../ingest/data/read.ts'
+import type { Log } from '../log/log.ts'
 import { startProgress } from '../observe/progress.ts'
-import { openLogToRead } from '../open-log.ts'
-import { readSubset } from '../report/history.ts'
-import { startIdentifying } from '../score/measure.ts'
-import { writeJsonArray } from './json-array.ts'
+import { startIdentifying } from '../score/pipeline.ts'
+import { conversationOf, type Exported, FORMATS, type Format, writeForm } from './export-form.ts'
+import { FLAGS, imagesOverride, inFlags, print, warn, withLog } from './options.ts'
+import { writeJsonArray } from './output.ts'
 
-type Options = { config?: string; out: string; data?: string; images?: string; json?: boolean }
+type Options = {
+  config?: string
+  out: string
+  format?: Format
+  data?: string[]
+  images?: string
+  weights?: boolean
+  json?: boolean
+}
 
-export function exportCommand(): Command {
+export function command(): Command {
   return new Command('export')
-    .description('Write the current subset: a JSON array of keys, or of the examples themselves.')
-    .requiredOption('--out <file>', 'file to write')
-    .option(
-      '--data <file>',
-      'LLaVA file that was produced: write its kept examples instead of keys',
+    .description(
+      'Write the current subset: a JSON array of keys, or its examples as trainers read them.',
     )
-    .option('--images <dir>', "folder of that file's images (default: the config's images.root)")
+    .requiredOption('--out <file>', 'file to write')
+    .addOption(
+      new Option(
+        '--format <form>',
+        'of the examples, which the log still holds or --data has',
+      ).choices(FORMATS),
+    )
+    .option(
+      '--data <files...>',
+      'the data files that were produced; without --format their kept examples as they are',
+    )
+    .option('--images <dir>', 'folder of their images (default: images.root)')
+    .option('--weights', 'a field weight: the examples of the cluster over the kept ones')
     .option('--config <file>', 'configuration file')
-    .option('--json', 'report as one JSON document on stdout')
-    .action(exportSubset)
+    .option('--json', 'one JSON document on stdout')
+    .action((options: Options) => {
+      return inFlags(imagesOverride(options), () => exportSubset(options))
+    })
 }
 
 async function exportSubset(options: Options): Promise<void> {
-  const config = loadConfig(options.config, process.env, { 'images.root': options.images })
-  const log = await openLogToRead(config)
-  try {
-    const keys = await readSubset(log, config)
-    const entries =
-      options.data === undefined
-        ? [...keys].map(key => JSON.stringify(key))
-        : keptExamples(config, options.data, keys)
-    const written = await writeJsonArray(options.out, entries)
-    report(options, keys.size, written)
-  } finally {
-    await log.close()
+  const { out, data } = options
+  const config = loadConfig(options.config, process.env, imagesOverride(options), FLAGS)
+  if (options.format !== undefined && options.format !== 'keys') {
+    return exportForm(options, options.format, config)
   }
+  const keys = await withLog(config, log => readSubset(log, config))
+  const isRaw = data !== undefined && options.format === undefined
+  const raw = async function* (): AsyncGenerator<string> {
+    for await (const { value } of keptIn(config, data!, new Set(keys))) {
+      yield Buffer.from(value).toString()
+    }
+  }
+  const written = await writeJsonArray(
+    out,
+    isRaw ? raw() : [...keys].map(key => JSON.stringify(key)),
+  )
+  const what = isRaw ? `of ${keys.size} kept examples, found in ${data!.join(', ')},` : 'keys'
+  print(options, { kept: keys.size, written, out }, [`${written} ${what} written to ${out}`])
+}
+
+async function exportForm(
+  options: Options,
+  format: Exclude<Format, 'keys'>,
+  config: Config,
+): Promise<void> {
+  const { out } = options
+  const form = { text: config.text, fields: config.data.fields }
+  const { kept, written } = await withLog(config, async log => {
+    const keys = await readSubset(log, config)
+    const places = await readKeptPlaces(log, config, keys)
+    const weightOf = (key: string): number | undefined => {
+      const place = places.places.get(key)
+      return options.weights === true ? place && places.weights.get(place.cluster) : undefined
+    }
+    const examples = async function* (): AsyncGenerator<Exported> {
+      for await (const { key, value } of keptExamples(
+        log,
+        config,
+        places,
+        new Set(keys),
+        options,
+      )) {
+        yield { ...conversationOf(value, key, form), weight: weightOf(key) }
+      }
+    }
+    return { kept: keys.size, written: await writeForm(out, format, examples()) }
+  })
+  print(options, { kept, written, format, out }, [
+    `${written} of ${kept} kept examples written to ${out} as ${format}`,
+  ])
+  const { examples } = config.log.topics
+  if (written < kept) warn(`${kept - written} are not in ${examples}: give the file with --data`)
+}
+
+/** Those of `--data`, then those that the log holds. */
+async function* keptExamples(
+  log: Log,
+  config: Config,
+  places: KeptPlaces,
+  wanted: Set<string>,
+  { data }: Options,
+): AsyncGenerator<KeptExample> {
+  if (data !== undefined) yield* keptIn(config, data, wanted)
+  yield* keptOnLog(log, config, places, wanted)
 }
 
 const CHUNK_EXAMPLES = 256
 
-/** The raw examples of `data` whose key is in `keys`, each key once; keys need the images' pixels. */
-async function* keptExamples(
+/**
+ * The examples of `data` whose key is in `wanted`, each key once; it is taken from `wanted` then. Keys need
+ * the images' pixels.
+ */
+async function* keptIn(
   config: Config,
-  data: string,
-  keys: Set<string>,
-): AsyncIterable<string> {
+  data: readonly string[],
+  wanted: Set<string>,
+): AsyncGenerator<KeptExample> {
   const progress = startProgress('read', await countExamples(data))
   const identifying = await startIdentifying(config)
-  const wanted = new Set(keys)
   let read = 0
   try {
-    for await (const chunk of chunks(readExamples(data), CHUNK_EXAMPLES)) {
+    for await (const chunk of chunks(readExamples(data, undefined, warn), CHUNK_EXAMPLES)) {
       const found = await identifying.identify(chunk)
       for (const [i, key] of found.entries()) {
-        if (key !== undefined && wanted.delete(key)) yield Buffer.from(chunk[i]!).toString()
+        if (key !== undefined && wanted.delete(key)) yield { key, value: chunk[i]! }
       }
       read += chunk.length
       progress.update(read)
@@ -68,7 +147,7 @@ async function* keptExamples(
   }
 }
 
-/** Groups of `size`, the last one smaller. */
+/** Groups of `size`; the last one may be smaller. */
 export async function* chunks<T>(items: AsyncIterable<T>, size: number): AsyncIterable<T[]> {
   let group: T[] = []
   for await (const item of items) {
@@ -78,14 +157,4 @@ export async function* chunks<T>(items: AsyncIterable<T>, size: number): AsyncIt
     group = []
   }
   if (group.length > 0) yield group
-}
-
-function report(options: Options, kept: number, written: number): void {
-  if (options.json === true) {
-    process.stdout.write(`${JSON.stringify({ v: 1, kept, written, out: options.out })}\n`)
-    return
-  }
-  const what =
-    options.data === undefined ? 'keys' : `of ${kept} kept examples, found in ${options.data},`
-  process.stdout.write(`${written} ${what} written to ${options.out}\n`)
 }

@@ -1,12 +1,17 @@
-/** What `fit --report` says: how the clusterings of one history differ. */
-import { type Comparison, compareSignatures } from '../cluster/agreement.ts'
-import type { Points } from '../cluster/kmeans.ts'
-import type { Signature } from '../cluster/signature.ts'
+/** What `fit` reports: cluster sizes, near-duplicate radii, and with --report how signatures compare. */
+import type { Signature } from '../bundle/signature.ts'
+import type { SimilarityModel } from '../bundle/similarity.ts'
+import { type Comparison, compareSignatures } from '../cluster/fit.ts'
+import { learnSimilarity } from '../cluster/learn-similarity.ts'
+import { DEPENDENCE_MAX, type SizeDependence, sizeDependence } from '../cluster/size-dependence.ts'
+import type { Trajectories } from '../cluster/trajectories.ts'
+import { rowsOf } from '../history/trajectories.ts'
+import { permutation, seededRandom } from '../math/random.ts'
+import type { Points } from '../math/vectors.ts'
 import { startProgress } from '../observe/progress.ts'
-import { permutation, seededRandom } from '../random.ts'
-import { SMALL_CLUSTER_SIZE_MAX } from '../select/quotas.ts'
+import { SMALL_CLUSTER_SIZE_MAX } from '../select/rule/quotas.ts'
 
-/** More say nothing else, and K-means of three seeds and signatures takes its time. */
+/** A sample of this size gives the same figures in bounded time. */
 const EXAMPLES_MAX = 50_000
 const SEEDS = 3
 
@@ -19,7 +24,7 @@ export type Sizes = {
   small: number
 }
 
-/** `small`: clusters of at most two examples, which give nothing to a subset. */
+/** `small` counts clusters of at most two examples, which give none to a subset. */
 export function sizeQuantiles(sizes: readonly number[]): Sizes {
   const sorted = [...sizes].sort((a, b) => a - b)
   const at = (share: number): number => sorted[Math.round(share * (sorted.length - 1))]!
@@ -29,12 +34,12 @@ export function sizeQuantiles(sizes: readonly number[]): Sizes {
 
 export type SignatureReport = Omit<Comparison, 'signatures'> & {
   examples: number
-  /** Signatures that the file does not hold for every example. */
+  /** Signatures whose values at least one line lacks. */
   lacking: Signature[]
   signatures: { signature: Signature; clusters: number; stability: number; sizes: Sizes }[]
 }
 
-/** Clusters a sample of the examples by every signature that they all have, under three seeds. */
+/** Clusters a sample of the examples by every signature that all of them have, under three seeds. */
 export function signatureReport(
   signatures: ReadonlyMap<Signature, Points>,
   lacking: Iterable<Signature>,
@@ -62,16 +67,7 @@ export function signatureReport(
   }
 }
 
-/** Some rows, in that order. */
-export function rowsOf({ data, dimensions }: Points, rows: readonly number[]): Points {
-  const compact = new Float64Array(rows.length * dimensions)
-  for (const [i, row] of rows.entries()) {
-    compact.set(data.subarray(row * dimensions, (row + 1) * dimensions), i * dimensions)
-  }
-  return { data: compact, count: rows.length, dimensions }
-}
-
-export function describeComparison(report: SignatureReport): string {
+export function describeComparison(report: SignatureReport): string[] {
   const { examples, signatures, agreement, lacking, seeds } = report
   const cell = (value: number | string, width: number): string => String(value).padStart(width)
   const lines = signatures.map(({ signature, clusters, stability, sizes }) => {
@@ -86,10 +82,85 @@ export function describeComparison(report: SignatureReport): string {
     `signatures of ${examples} examples, seeds ${seeds.join(', ')}`,
     `            ${['clusters', 'smallest', '25 %', 'median', '75 %', 'largest'].map(name => cell(name, 9)).join('')}  too small  stable`,
     ...lines,
-    ...lacking.map(name => `  ${name}: not every line of the file has it`),
+    ...lacking.map(name => `  ${name}: some lines of the file lack it`),
     ...(pairs.length > 0 ? ['agreement of two signatures', ...pairs] : []),
-    '  stable and agreement: adjusted Rand index, 1 the same clusters, 0 no more alike than by chance;',
-    '  stable: between seeds; too small: clusters of at most 2, which give nothing to a subset',
-    '',
-  ].join('\n')
+    '  stable (between seeds) and agreement: adjusted Rand index, 1 = equal clusters, 0 = chance',
+    '  too small: clusters of at most 2 examples, which give none to a subset',
+  ]
+}
+
+/* Sizes. */
+
+/** Of `examples`, which are counted and scored; null where a line lacks its size. */
+export function sizeReport(
+  { points, rows, instability, sizes }: Trajectories,
+  examples: readonly number[],
+): SizeDependence[] | null {
+  const known = examples.flatMap(index => sizes[index] ?? [])
+  if (known.length < examples.length) return null
+  const { data, dimensions } = points
+  const sumOf = (row: number): number =>
+    data.subarray(row * dimensions, (row + 1) * dimensions).reduce((sum, score) => sum + score, 0)
+  return sizeDependence(known, {
+    score: examples.map(index => sumOf(rows[index]!)),
+    instability: examples.map(index => instability[index]!),
+  })
+}
+
+const SIZE_NAMES = { imageTokens: 'image tokens', textRows: 'text rows', pixels: 'picture size' }
+
+export function describeSizes(found: readonly SizeDependence[] | null): string[] {
+  if (found === null) return ['sizes: some lines of the file lack them']
+  const cell = (value: number | null): string => (value?.toFixed(2) ?? 'equal').padStart(12)
+  return [
+    'rank correlation        score instability',
+    ...found.map(
+      ({ size, score, instability }) =>
+        `  ${SIZE_NAMES[size].padEnd(15)}${cell(score)}${cell(instability)}`,
+    ),
+  ]
+}
+
+/** A sentence for each size that scores or instabilities mostly follow. */
+export function warningsOfSizes(found: readonly SizeDependence[] | null): string[] {
+  return (found ?? []).flatMap(({ size, ...values }) =>
+    (['score', 'instability'] as const).flatMap(name => {
+      const value = values[name]
+      if (value === null || Math.abs(value) <= DEPENDENCE_MAX) return []
+      const fix = size === 'textRows' ? '' : ': score without --image-pixels, or with a smaller one'
+      const what = `the rank correlation of ${name} and ${SIZE_NAMES[size]} is ${value.toFixed(2)}`
+      return `${what}, so clusters are mostly clusters of that size${fix}`
+    }),
+  )
+}
+
+/* Near-duplicates. */
+
+/** Learned from `examples`, which are counted and scored; undefined where one of them lacks the features. */
+export function nearnessOf(
+  { points, rows, compared }: Trajectories,
+  examples: readonly number[],
+  { nearPercent, seed }: { nearPercent: number; seed: number },
+): SimilarityModel | undefined {
+  const known = examples.flatMap(index => compared[index] ?? [])
+  if (known.length < examples.length) return undefined
+  const trajectories = rowsOf(
+    points,
+    examples.map(index => rows[index]!),
+  )
+  return learnSimilarity({ trajectories, compared: known }, { share: nearPercent / 100, seed })
+}
+
+export type NearReport = Pick<SimilarityModel, 'layoutRadius' | 'stateRadius'>
+
+export function nearReport(nearness: SimilarityModel | undefined): NearReport | null {
+  if (nearness === undefined) return null
+  const { layoutRadius, stateRadius } = nearness
+  return { layoutRadius, stateRadius }
+}
+
+export function describeNear(near: NearReport | null): string {
+  if (near === null) return 'no radii: the trajectories lack the features of near-duplicates'
+  const { layoutRadius, stateRadius } = near
+  return `pictures within ${layoutRadius.toPrecision(3)}, states within ${stateRadius.toPrecision(3)}`
 }

@@ -1,83 +1,98 @@
 /** `fit`: trajectories -> clusters -> a bundle. */
 import { Command, Option } from 'commander'
-import { readCentroids, writeBundle } from '../cluster/bundle.ts'
-import { type Fitted, fitClusters, fitGiven, fitLabelled } from '../cluster/fit.ts'
-import type { Points } from '../cluster/kmeans.ts'
-import { readClusterIndices } from '../cluster/metric-files.ts'
-import { SIGNATURES, type Signature } from '../cluster/signature.ts'
+import { type NewBundle, readCentroids, writeBundle } from '../bundle/bundle.ts'
+import { SIGNATURES, type Signature } from '../bundle/signature.ts'
+import {
+  CLUSTERS_MAX,
+  type Clustering,
+  EXAMPLES_A_CLUSTER,
+  fitClusters,
+  fitGiven,
+  fitLabelled,
+  usualClusters,
+} from '../cluster/fit.ts'
+import { readClusterIndices } from '../cluster/interchange.ts'
 import { XmasdError } from '../errors.ts'
+import { type History, historyOf, type Source } from '../history/trajectories.ts'
+import type { Points } from '../math/vectors.ts'
 import { startProgress } from '../observe/progress.ts'
-import { SMALL_CLUSTER_SIZE_MAX } from '../select/quotas.ts'
-import { shellWord } from '../shell.ts'
-import { describeNear, type NearReport, nearnessOf, nearReport } from './fit-nearness.ts'
+import { shellWord } from '../observe/text.ts'
+import { protectionOf } from '../select/dedup/protected.ts'
+import { smallClustersWarning } from '../select/rule/quotas.ts'
 import {
   describeComparison,
+  describeNear,
+  describeSizes,
+  type NearReport,
+  nearnessOf,
+  nearReport,
   type SignatureReport,
   type Sizes,
   signatureReport,
   sizeQuantiles,
+  sizeReport,
+  warningsOfSizes,
 } from './fit-report.ts'
-import { type History, historyOf, readSource, type Source } from './fit-source.ts'
-import { configFlag, integer, percent, positiveInteger } from './options.ts'
-import { namesIn, notEmpty } from './out-folder.ts'
-
-/** Of the number of clusters that is proposed where all were too small. */
-const EXAMPLES_A_CLUSTER = 20
+import { readProtected, readSource } from './fit-source.ts'
+import { configFlag, integer, percent, positiveInteger, print, warn } from './options.ts'
+import { namesIn, notEmpty } from './output.ts'
 
 type Options = {
   trajectories?: string
   assignments?: boolean
   config?: string
   out?: string
-  clusters: number
+  clusters?: number
   seed: number
   signature: Signature
   centroids?: string
   clusterIdxs?: string
   nearPercent: number
+  protect: string[]
   report?: boolean
   force?: boolean
   json?: boolean
 }
 
-export function fitCommand(): Command {
+export function command(): Command {
   return new Command('fit')
     .description('Cluster trajectories by k-means, or take given centroids, and write a bundle.')
     .option('--trajectories <file>', 'JSON lines that `xmasd score` wrote')
-    .option('--assignments', 'instead of a file: all that the log of --config has assigned')
+    .option('--assignments', 'all assignments of the log of --config, instead of a file')
     .option('--config <file>', 'configuration file, with --assignments')
-    .option('--out <dir>', 'folder of the bundle; with --report it may be left out')
-    .option('--clusters <k>', 'how many clusters', positiveInteger, 1000)
-    .option('--seed <seed>', 'of the seeding; the same seed gives the same bundle', integer, 0)
+    .option('--out <dir>', 'folder of the bundle; optional with --report')
+    .option(
+      '--clusters <k>',
+      `number of clusters (default: one for ${EXAMPLES_A_CLUSTER} trajectories, at most ${CLUSTERS_MAX})`,
+      positiveInteger,
+    )
+    .option('--seed <seed>', 'the same seed gives the same bundle', integer, 0)
     .addOption(
-      new Option(
-        '--signature <name>',
-        'cluster trajectories (sum), all singular values (spectrum) or pooled hidden states (embedding)',
-      )
+      new Option('--signature <name>', 'trajectories, all singular values, or hidden states')
         .choices(SIGNATURES)
         .default('sum'),
     )
     .addOption(
       new Option(
         '--centroids <file>',
-        'safetensors with a tensor centroids [K, T]: no k-means',
+        'safetensors with a tensor centroids [K, T]; no k-means',
       ).conflicts(['clusters', 'seed', 'signature', 'report']),
     )
     .addOption(
       new Option(
         '--cluster-idxs <file>',
-        "the published code's …_cluster_idxs.json: their means are the centroids, no k-means",
+        'cluster_idxs.json of the published code; no k-means',
       ).conflicts(['centroids', 'clusters', 'seed', 'signature', 'report']),
     )
+    .option('--near-percent <p>', 'share of examples with a near-duplicate', percent, 1)
     .option(
-      '--near-percent <p>',
-      'near-duplicates: how many examples of the history may have another one within a radius',
-      percent,
-      1,
+      '--protect <file...>',
+      'evaluation data that `xmasd score` wrote: its copies are dropped, never kept',
+      [],
     )
-    .option('--force', 'replace the bundle that is in --out')
-    .option('--report', 'say how the clusters of the signatures differ and how stable they are')
-    .option('--json', 'report as one JSON document on stdout')
+    .option('--force', 'replace the bundle in --out')
+    .option('--report', 'compare the signatures: how stable their clusters are, how they differ')
+    .option('--json', 'one JSON document on stdout')
     .action(async (options: Options, command: Command) => {
       if (options.out === undefined && options.report !== true) {
         command.error("error: give '--out <dir>', '--report' or both")
@@ -89,40 +104,59 @@ export function fitCommand(): Command {
     })
 }
 
+const EXACT_ONLY =
+  'the trajectories lack the features of near-duplicates: only exact copies of protected examples will be dropped'
+
 async function fit(options: Options): Promise<void> {
   checkOut(options)
   const signatures = options.report === true ? SIGNATURES : [options.signature]
   const progress = startProgress('read', undefined)
   const source = await readSource(options, signatures, lines => progress.update(lines))
   progress.stop()
-  const history = historyOf(source, options.signature)
+  const everything = historyOf(source, options.signature)
+  const nearness = nearnessOf(source.read, everything.scored, options)
+  const protectedSet = await readProtected(options.protect, source)
+  if (protectedSet.length > 0 && nearness === undefined) warn(EXACT_ONLY)
+  const findProtected = protectionOf({ protectedSet, manifest: { nearness } })
+  const history = historyOf(source, options.signature, findProtected)
+  const learned = { ...(nearness === undefined ? {} : { nearness }), protectedSet }
   const { out } = options
-  const bundle = out === undefined ? undefined : await makeBundle(out, options, source, history)
-  const comparison =
-    options.report === true
-      ? signatureReport(history.signatures, source.read.lacking.keys(), options)
-      : undefined
-  if (bundle !== undefined) warnOfSmall(bundle)
+  const bundle =
+    out === undefined ? undefined : await makeBundle(out, options, source, history, learned)
+  const comparison = options.report === true ? compared(options, source, history) : undefined
   report(options, bundle, comparison)
 }
 
-/** Clusters without which there is no subset: the batch rule passes over the small ones. */
-function warnOfSmall({ points, clusters, sizes }: BundleReport): void {
-  if (sizes.small < clusters) return
+function compared(options: Options, { read }: Source, { signatures, scored }: History): Compared {
+  const sizes = sizeReport(read, scored)
+  for (const warning of warningsOfSizes(sizes)) warn(warning)
+  const clusters = clustersFor(options, scored.length)
+  const { seed } = options
+  return { ...signatureReport(signatures, read.lacking.keys(), { clusters, seed }), sizes }
+}
+
+function clustersFor({ clusters }: Pick<Options, 'clusters'>, trajectories: number): number {
+  return clusters ?? usualClusters(trajectories)
+}
+
+/** The batch rule skips small clusters: where all are small the subset is empty. */
+function warnOfSmall(sizes: readonly number[]): void {
+  const warning = smallClustersWarning(sizes)
+  if (warning === undefined) return
+  const points = sizes.reduce((sum, size) => sum + size, 0)
+  const proposed = clustersFor({}, points)
   const fix =
-    points > SMALL_CLUSTER_SIZE_MAX
-      ? `fit fewer clusters, such as --clusters ${Math.max(1, Math.floor(points / EXAMPLES_A_CLUSTER))}`
+    proposed < sizes.length
+      ? `fit fewer clusters, such as --clusters ${proposed}`
       : 'score more examples'
-  process.stderr.write(
-    `xmasd: all ${clusters} clusters are of at most ${SMALL_CLUSTER_SIZE_MAX} examples and give none to a subset: ${fix}\n`,
-  )
+  warn(`${warning}: ${fix}`)
 }
 
 function checkOut({ out, force }: Options): void {
   if (out === undefined || force === true) return
   const names = namesIn(out)
   if (names.length === 0) return
-  const hint = 'Name another folder, or --force to replace the bundle that is there.'
+  const hint = 'name another folder, or --force to replace the bundle'
   throw notEmpty(out, names, hint)
 }
 
@@ -130,13 +164,14 @@ async function makeBundle(
   out: string,
   options: Options,
   { name, read, meta }: Source,
-  { signatures, keys, scored, instability, counts }: History,
+  { signatures, keys, instability, gain, counts, copies }: History,
+  learned: Pick<NewBundle, 'nearness' | 'protectedSet'>,
 ): Promise<BundleReport> {
   const { signature } = options
   const points = signatures.get(signature)!
   const { fitted, agreement } = fitAsAsked(points, keys, options)
   const { centroids, standardisation, assignment, sizes, radii } = fitted
-  const nearness = nearnessOf(read, scored, options)
+  warnOfSmall(sizes)
   const { fingerprint = null, steps = null } = meta?.schedule ?? {}
   const examples = counts.counted.length
   const textOnly = examples - points.count
@@ -146,12 +181,15 @@ async function makeBundle(
     mode: meta?.mode ?? null,
     ...(meta?.metric === 'loss' ? { metric: meta.metric } : {}),
     ...(meta === undefined || meta.precision === 'float32' ? {} : { precision: meta.precision }),
+    ...(meta?.gain === true ? { gain: true } : {}),
+    ...(meta?.head === undefined ? {} : { head: meta.head }),
+    ...(meta?.preparation === undefined ? {} : { preparation: meta.preparation }),
     signature,
     ...(standardisation === undefined ? {} : { standardisation }),
     baseline: { examples, textOnly, sizes },
     radii,
-    members: { cluster: assignment, instability },
-    ...(nearness === undefined ? {} : { nearness }),
+    members: { cluster: assignment, instability, ...(meta?.gain === true ? { gain } : {}) },
+    ...learned,
   })
   const { duplicates, redelivered } = counts
   const { iterations, isConverged, objective } = fitted
@@ -163,10 +201,11 @@ async function makeBundle(
     clusters: centroids.count,
     points: points.count,
     ...{ textOnly, failed: read.failed, duplicates, redelivered },
+    protected: { examples: learned.protectedSet?.length ?? 0, copies },
     ...{ iterations, isConverged, objective },
     ...(agreement === undefined ? {} : { agreement }),
     sizes: sizeQuantiles(sizes),
-    near: nearReport(nearness),
+    near: nearReport(learned.nearness),
   }
 }
 
@@ -174,10 +213,13 @@ function fitAsAsked(
   points: Points,
   keys: readonly string[],
   options: Options,
-): { fitted: Fitted; agreement?: number } {
+): { fitted: Clustering; agreement?: number } {
   const { centroids, clusterIdxs } = options
   if (centroids !== undefined) return { fitted: fitGiven(points, given(centroids, points)) }
-  if (clusterIdxs === undefined) return { fitted: fitWithProgress(points, options) }
+  if (clusterIdxs === undefined) {
+    const clusters = clustersFor(options, points.count)
+    return { fitted: fitWithProgress(points, { ...options, clusters }) }
+  }
   const fitted = fitLabelled(points, labelsOf(clusterIdxs, keys))
   return { fitted, agreement: fitted.agreement }
 }
@@ -190,16 +232,16 @@ function labelsOf(file: string, keys: readonly string[]): number[] {
     throw new XmasdError(
       'DATA_INVALID',
       `${file} has no cluster for ${key}`,
-      'Give the trajectories that `xmasd import-metrics` made of the same data.',
+      'give the trajectories that `xmasd import-metrics` made of the same data',
     )
   })
 }
 
-/** `fitClusters`, showing how it goes. */
+/** `fitClusters` with a progress bar. */
 export function fitWithProgress(
   points: Points,
-  { signature, clusters, seed }: Pick<Options, 'signature' | 'clusters' | 'seed'>,
-): Fitted {
+  { signature, clusters, seed }: { signature: Signature; clusters: number; seed: number },
+): Clustering {
   let phase = ''
   let progress: ReturnType<typeof startProgress> | undefined
   const fitted = fitClusters(points, {
@@ -218,26 +260,24 @@ export function fitWithProgress(
   progress?.stop()
   const { count } = fitted.centroids
   if (count < clusters) {
-    process.stderr.write(
-      `xmasd: only ${count} clusters, not ${clusters}: there are no more distinct trajectories\n`,
-    )
+    warn(`only ${count} clusters, not ${clusters}: there are no more distinct trajectories`)
   }
   return fitted
 }
 
-function given(file: string, { dimensions }: Points): Fitted['centroids'] {
+function given(file: string, { dimensions }: Points): Clustering['centroids'] {
   const centroids = readCentroids(file)
   if (centroids.dimensions === dimensions) return centroids
   throw new XmasdError(
     'DATA_INVALID',
     `${file} has centroids of ${centroids.dimensions} scores, the trajectories have ${dimensions}`,
-    'Centroids and trajectories must be of the same schedule.',
+    'give centroids and trajectories of the same schedule',
   )
 }
 
 type BundleReport = {
   bundle: string
-  /** What it was fitted to. */
+  /** The file or topic of the trajectories. */
   from: string
   out: string
   signature: Signature
@@ -247,47 +287,57 @@ type BundleReport = {
   failed: number
   duplicates: number
   redelivered: number
+  /** Protected examples, and their copies in the history, which are left out. */
+  protected: { examples: number; copies: number }
   iterations: number
   isConverged: boolean
   objective: number
-  /** With --cluster-idxs: the share of examples that are nearest to the centroid of their own. */
+  /** With --cluster-idxs: share of examples nearest to the centroid of their own cluster. */
   agreement?: number
   sizes: Sizes
-  /** Radii of near-duplicates; null where nothing was learned of them. */
+  /** Radii of near-duplicates; null where the trajectories lack the features. */
   near: NearReport | null
 }
+
+type Compared = SignatureReport & { sizes: ReturnType<typeof sizeReport> }
 
 function report(
   options: Options,
   bundle: BundleReport | undefined,
-  comparison: SignatureReport | undefined,
+  comparison: Compared | undefined,
 ): void {
-  if (options.json === true) {
-    const document = { v: 1, ...bundle, ...(comparison && { report: comparison }) }
-    process.stdout.write(`${JSON.stringify(document)}\n`)
-    return
-  }
-  if (comparison !== undefined) process.stdout.write(describeComparison(comparison))
-  if (bundle !== undefined) process.stdout.write(describeBundle(options, bundle))
+  print(options, { ...bundle, ...(comparison && { report: comparison }) }, [
+    ...(comparison === undefined
+      ? []
+      : [...describeComparison(comparison), ...describeSizes(comparison.sizes)]),
+    ...(bundle === undefined ? [] : describeBundle(options, bundle)),
+  ])
 }
 
-function describeBundle(options: Options, found: BundleReport): string {
-  const { sizes } = found
-  const how = found.isConverged ? '' : ', not yet at rest'
+function describeBundle(options: Options, found: BundleReport): string[] {
+  const { sizes, agreement } = found
+  const how = found.isConverged ? '' : ', not converged'
   const [out, flag] = [shellWord(found.out), configFlag(options)]
-  return (
-    `bundle ${found.bundle}: ${found.clusters} clusters of ${found.points} trajectories\n` +
-    `  signature   ${found.signature}\n` +
-    `  left out    ${found.textOnly} text-only, ${found.failed} failed, ${found.duplicates} duplicates, ${found.redelivered} repeated\n` +
-    `  iterations  ${found.iterations}${how}; sum of squared distances ${found.objective.toPrecision(6)}\n` +
-    (found.agreement === undefined
-      ? ''
-      : `  agreement   ${(100 * found.agreement).toFixed(2)} % are nearest to their own cluster's mean\n`) +
-    `  sizes       ${sizes.min} smallest, ${sizes.p25} ${sizes.median} ${sizes.p75} quartiles, ${sizes.max} largest; ${sizes.small} too small to give any\n` +
-    `  near        ${describeNear(found.near)}\n` +
-    `written to ${found.out}\n` +
-    (options.assignments === true
-      ? `next: xmasd replay --bundle ${out}${flag}; xmasd bundle shadow --bundle ${out}${flag}\n`
-      : `next: xmasd select --trajectories ${shellWord(found.from)} --bundle ${out} --percent 20 --out subset.json\n`)
-  )
+  return [
+    `bundle ${found.bundle}: ${found.clusters} clusters of ${found.points} trajectories`,
+    `  signature   ${found.signature}`,
+    `  left out    ${found.textOnly} text-only, ${found.failed} failed, ${found.duplicates} duplicates, ${found.redelivered} repeated`,
+    `  iterations  ${found.iterations}${how}; sum of squared distances ${found.objective.toPrecision(6)}`,
+    ...(agreement === undefined
+      ? []
+      : [
+          `  agreement   ${(100 * agreement).toFixed(2)} % are nearest to their own cluster's mean`,
+        ]),
+    `  sizes       ${sizes.min} smallest, ${sizes.p25} ${sizes.median} ${sizes.p75} quartiles, ${sizes.max} largest; ${sizes.small} too small to give any`,
+    `  near        ${describeNear(found.near)}`,
+    ...(found.protected.examples === 0
+      ? []
+      : [
+          `  protected   ${found.protected.examples} examples; ${found.protected.copies} copies in the history left out`,
+        ]),
+    `written to ${found.out}`,
+    options.assignments === true
+      ? `next: xmasd replay --bundle ${out}${flag}; xmasd bundle shadow --bundle ${out}${flag}`
+      : `next: xmasd select --trajectories ${shellWord(found.from)} --bundle ${out} --percent 20 --out subset.json`,
+  ]
 }

@@ -1,15 +1,22 @@
-/** `import-metrics`: what the published code wrote for each checkpoint -> a file of trajectories. */
+/** `import-metrics`: per-checkpoint files of the published code -> a file of trajectories. */
 import { writeFileSync } from 'node:fs'
 import { Command, Option } from 'commander'
-import { type MetricFiles, readMetricFiles, readStability } from '../cluster/metric-files.ts'
+import {
+  isTextOnly,
+  type MetricFiles,
+  type Named,
+  namesOf,
+  readMetricFiles,
+  readStability,
+  uniqueIds,
+} from '../cluster/interchange.ts'
 import { XmasdError } from '../errors.ts'
-import { readExamples } from '../ingest/data.ts'
-import { isTextOnly, type Named, namesOf, uniqueIds } from '../ingest/unique-id.ts'
-import { METRICS, type Metric } from '../score/metric.ts'
-import { VALUES } from '../score/singular.ts'
-import { instabilityOf } from '../score/trajectory.ts'
-import { shellWord } from '../shell.ts'
-import { writeJsonLines } from './json-array.ts'
+import { readExamples } from '../ingest/data/read.ts'
+import { VALUES } from '../math/singular-values.ts'
+import { shellWord } from '../observe/text.ts'
+import { instabilityOf, METRICS, type Metric } from '../score/metric.ts'
+import { print } from './options.ts'
+import { writeJsonLines } from './output.ts'
 
 type Options = {
   metrics: string
@@ -20,24 +27,22 @@ type Options = {
   json?: boolean
 }
 
-export function importMetricsCommand(): Command {
+export function command(): Command {
   return new Command('import-metrics')
-    .description('Make trajectories of the per-checkpoint metric files of the published code.')
+    .description('Make trajectories from the per-checkpoint metric files of the published code.')
     .requiredOption(
       '--metrics <dir>',
       'folder of checkpoint-N_attn_svd_….json or checkpoint-N_loss.json',
     )
     .requiredOption('--out <file>', 'JSON lines to write, as `xmasd score` does')
-    .addOption(
-      new Option('--metric <metric>', 'which, where the folder holds both').choices(METRICS),
-    )
+    .addOption(new Option('--metric <metric>', 'where the folder holds both').choices(METRICS))
     .option(
       '--data <file>',
-      'the LLaVA file that was scored: one line an example, in its order. Without it ids that ' +
-        'have no :: are taken for text-only where others have one',
+      'the LLaVA file that was scored: one line an example, in its order. Without it, where some ' +
+        'ids have a ::, those without are text-only',
     )
-    .option('--stability <file>', '…_stability_vals_….json: instabilities as they were')
-    .option('--json', 'report as one JSON document on stdout')
+    .option('--stability <file>', '…_stability_vals_….json: instabilities as computed')
+    .option('--json', 'one JSON document on stdout')
     .action(importMetrics)
 }
 
@@ -69,13 +74,13 @@ async function importMetrics(options: Options): Promise<void> {
 
 type Example = { id: string; key: string; isTextOnly: boolean }
 
-/** Without the data file: unique ids are all that is known. */
+/** Without the data file only unique ids are known. */
 function named({ ids }: MetricFiles): Example[] {
   const tells = ids.some(id => id.includes('::'))
   return ids.map(id => ({ id, key: id, isTextOnly: tells && !id.includes('::') }))
 }
 
-/** Throws DATA_INVALID where the metrics hold an id that the data has not: they are of other data. */
+/** Throws DATA_INVALID where the data lack an id of the metrics: they are of other data. */
 async function readNamed(file: string, rows: ReadonlyMap<string, number>): Promise<Example[]> {
   const examples: Named[] = []
   for await (const bytes of readExamples(file)) examples.push(namesOf(bytes))
@@ -86,7 +91,7 @@ async function readNamed(file: string, rows: ReadonlyMap<string, number>): Promi
     throw new XmasdError(
       'DATA_INVALID',
       `${file} has no example of the unique id ${stray}`,
-      'Give the file that these metrics were computed on; ids are `unique_idx`, else id::image.',
+      'give the file that these metrics were computed on; ids are `unique_idx`, else id::image',
     )
   }
   return examples.map((example, i) => {
@@ -116,7 +121,7 @@ function lineOf(
 }
 
 function failed(line: Line, message: string): Line {
-  const hint = 'Score this example again.'
+  const hint = 'score this example again'
   return { ...line, error: { code: 'SCORE_NOT_FINITE', message, hint } }
 }
 
@@ -125,13 +130,9 @@ function report(options: Options, { metric, steps }: MetricFiles, lines: readonl
   const scored = lines.filter(line => line.trajectory !== null).length
   const textOnly = lines.length - scored - failed
   const { out } = options
-  if (options.json === true) {
-    const document = { v: 1, metric, checkpoints: steps, scored, textOnly, failed, out }
-    process.stdout.write(`${JSON.stringify(document)}\n`)
-    return
-  }
-  process.stdout.write(
-    `${scored} trajectories over ${steps.length} checkpoints (${metric}), ${textOnly} text-only, ${failed} failed\n` +
-      `written to ${out}\nnext: xmasd fit --trajectories ${shellWord(out)} --out bundle\n`,
-  )
+  print(options, { metric, checkpoints: steps, scored, textOnly, failed, out }, [
+    `${scored} trajectories over ${steps.length} checkpoints (${metric}), ${textOnly} text-only, ${failed} failed`,
+    `written to ${out}`,
+    `next: xmasd fit --trajectories ${shellWord(out)} --out bundle`,
+  ])
 }

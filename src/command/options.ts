@@ -1,14 +1,22 @@
-/** Parsers of flags: what does not fit is a usage error that names the flag and the value. And what is printed of them. */
+/** What commands share: parsers of flags, an open log, what they print. */
 import { InvalidArgumentError, Option } from 'commander'
-import { ROLES, type Role } from '../gauges.ts'
-import { shellWord } from '../shell.ts'
+import type { Config, Flags, Overrides } from '../config.ts'
+import { ROLES, type Role } from '../daemon/gauges.ts'
+import { XmasdError } from '../errors.ts'
+import type { Log } from '../log/log.ts'
+import { openLog, openLogToRead, topicSpecs } from '../log/open.ts'
+import { printable, printableJson, shellWord } from '../observe/text.ts'
 
-/** What a command that is named as the next one must be given to run under the same configuration. */
+/** What `--data` takes. */
+export const DATA_HELP =
+  '.json, .jsonl, .parquet, .tar, plain or .gz or .zst; patterns; - for standard input (docs/data.md)'
+
+/** The `--config` flag for a printed command that runs under the same configuration. */
 export function configFlag({ config }: { config?: string }): string {
   return config === undefined ? '' : ` --config ${shellWord(config)}`
 }
 
-/** `--roles`: those that are meant, both unless said. */
+/** `--roles`; the default is both. */
 export function rolesOption(): Option {
   return new Option('--roles <list>', 'score, select or both')
     .argParser(parseRoles)
@@ -40,4 +48,103 @@ export function percent(text: string): number {
   const value = Number(text)
   if (text.trim() !== '' && value >= 0 && value <= 100) return value
   throw new InvalidArgumentError('It must be a number in 0..100.')
+}
+
+export function finiteNumber(text: string): number {
+  if (text.trim() !== '' && Number.isFinite(Number(text))) return Number(text)
+  throw new InvalidArgumentError('It must be a number.')
+}
+
+/** Flags that stand for configuration keys, in all commands. */
+export const FLAGS: Flags = {
+  'images.root': '--images',
+  'proxy.path': '--proxy',
+  'proxy.base': '--base',
+  'proxy.metric': '--metric',
+  'proxy.gain': '--gain',
+  'proxy.mode': '--mode',
+  'proxy.template': '--template',
+  'proxy.imagePixels': '--image-pixels',
+  'proxy.engine': '--engine',
+  'proxy.precision': '--precision',
+  'proxy.device': '--device',
+  'proxy.workers': '--workers',
+  'proxy.threads': '--threads',
+  'select.policy': '--policy',
+  'select.percent': '--percent',
+  'select.budgetExamples': '--budget-examples',
+  'select.horizonExamples': '--horizon',
+  'select.rank': '--rank',
+  'select.gainMin': '--gain-min',
+}
+
+/**
+ * Runs `use`. In its errors the keys that `overrides` names are called by their flags: the reader of a
+ * message knows `--images`, not `images.root`.
+ */
+export async function inFlags<T>(overrides: Overrides, use: () => Promise<T>): Promise<T> {
+  try {
+    return await use()
+  } catch (error) {
+    if (!(error instanceof XmasdError)) throw error
+    const { code, message, hint, retryable, cause } = error
+    const say = flagNames(overrides)
+    throw new XmasdError(code, say(message), say(hint), { retryable, cause })
+  }
+}
+
+/** Replaces the keys that `overrides` names by their flags. */
+export function flagNames(overrides: Overrides): (text: string) => string {
+  return text =>
+    text.replaceAll(/\b[a-z]+(?:\.[a-zA-Z]+)+\b/g, key =>
+      key in overrides ? (FLAGS[key] ?? key) : key,
+    )
+}
+
+/** The configuration with `--images`, where that is given, in place of images.root. */
+export function imagesOverride({ images }: { images?: string }): Overrides {
+  return images === undefined ? {} : { 'images.root': images }
+}
+
+/**
+ * Opens the log that `config` names for `use`, and closes it. Read-only unless `write` is set: then
+ * missing topics are made first.
+ *
+ * @throws XmasdError LOG_UNAVAILABLE, TOPIC_MISSING; what `use` throws
+ */
+export async function withLog<T>(
+  config: Pick<Config, 'log'>,
+  use: (log: Log) => Promise<T>,
+  { write = false } = {},
+): Promise<T> {
+  const log = write ? await openLog(config.log) : await openLogToRead(config.log)
+  try {
+    if (write) await log.ensureTopics(topicSpecs(config.log))
+    return await use(log)
+  } finally {
+    await log.close()
+  }
+}
+
+/**
+ * Reports on stdout: one JSON document with `v: 1` where `--json` is set, else `lines` of text.
+ */
+export function print(
+  { json }: { json?: boolean },
+  document: object,
+  lines: readonly string[],
+): void {
+  if (json === true) printJson({ v: 1, ...document })
+  else process.stdout.write(lines.map(line => `${printable(line)}\n`).join(''))
+}
+
+/** One JSON document on a line of stdout; on a terminal without characters that act on it. */
+export function printJson(document: object): void {
+  const text = JSON.stringify(document)
+  process.stdout.write(`${process.stdout.isTTY ? printableJson(text) : text}\n`)
+}
+
+/** A line on stderr. */
+export function warn(line: string): void {
+  process.stderr.write(`xmasd: ${printable(line)}\n`)
 }

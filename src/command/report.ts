@@ -1,61 +1,38 @@
-/** `report`: one HTML page that shows what is kept and why, for people who would rather look. */
+/** `report`: the dashboard's page with its data in one file. */
 import { writeFile } from 'node:fs/promises'
 import { Command } from 'commander'
-import { openBundle } from '../cluster/bundle.ts'
-import { type Config, loadConfig } from '../config.ts'
-import { partsText } from '../observe/parts.ts'
-import { openLogToRead } from '../open-log.ts'
-import { collectReport, type ReportData } from '../report/collect.ts'
-import { reportPage } from '../report/page.ts'
-import { picturesOf } from '../report/pictures.ts'
-import { imageSource } from '../score/measure.ts'
-import { writeWhole } from './whole-file.ts'
+import { loadConfig } from '../config.ts'
+import { freeze, reportPage } from '../dashboard/frozen.ts'
+import { partsText } from '../observe/segments.ts'
+import { imageSource } from '../score/pipeline.ts'
+import { FLAGS, imagesOverride, inFlags, print, withLog } from './options.ts'
+import { writeWhole } from './output.ts'
 
 type Options = { config?: string; out: string; images?: string; json?: boolean }
 
-export function reportCommand(): Command {
+export function command(): Command {
   return new Command('report')
     .description(
-      'Draw the subset as one HTML page: clusters against quotas, trajectories, decisions, examples.',
+      'Write the dashboard as it is now into one HTML file: clusters, trajectories, decisions, examples.',
     )
     .requiredOption('--out <file>', 'HTML file to write')
-    .option('--images <dir>', "folder of the images (default: the config's images.root)")
+    .option('--images <dir>', 'folder of the images (default: images.root)')
     .option('--config <file>', 'configuration file')
-    .option('--json', 'what was counted, as one JSON document on stdout')
-    .action(report)
+    .option('--json', 'the counts as one JSON document on stdout')
+    .action((options: Options) => {
+      return inFlags(imagesOverride(options), () => report(options))
+    })
 }
 
 async function report(options: Options): Promise<void> {
-  const config = loadConfig(options.config, process.env, { 'images.root': options.images })
-  const log = await openLogToRead(config)
-  try {
-    const data = await collectReport(log, config)
-    const pictures = await picturesOf(log, imageSource(config), data.ends)
-    const page = reportPage(data, pictures, await stepsOf(config))
-    await writeWhole(options.out, temporary => writeFile(temporary, page))
-    process.stdout.write(options.json === true ? `${jsonOf(data)}\n` : textOf(data, options.out))
-  } finally {
-    await log.close()
-  }
-}
-
-/** The checkpoints' step numbers; none where the bundle is not at hand: they are numbered then. */
-async function stepsOf(config: Config): Promise<readonly number[]> {
-  try {
-    return (await openBundle(config.bundle)).manifest.schedule.steps ?? []
-  } catch {
-    return []
-  }
-}
-
-function jsonOf({ sample, trajectories, ends, flow, ...counted }: ReportData): string {
-  return JSON.stringify(counted)
-}
-
-function textOf(data: ReportData, out: string): string {
-  const waiting = data.waiting === 0 ? '' : `, ${data.waiting} not decided yet`
-  return (
-    `${out}: ${partsText(data.parts, `; budget ${data.budget}`)}; ${data.clusters.length} clusters, ` +
-    `${data.duplicates} duplicates${waiting}; open it in a browser\n`
-  )
+  const { out } = options
+  const config = loadConfig(options.config, process.env, imagesOverride(options), FLAGS)
+  const frozen = await withLog(config, log => freeze(log, config, imageSource(config)))
+  await writeWhole(out, temporary => writeFile(temporary, reportPage(frozen)))
+  const { counts } = frozen
+  const waiting = counts.waiting === 0 ? '' : `, ${counts.waiting} not decided yet`
+  print(options, counts, [
+    `${out}: ${partsText(counts.parts, `; budget ${counts.budget}`)}; ${counts.clusters.length} clusters, ` +
+      `${counts.duplicates} duplicates${waiting}; open it in a browser`,
+  ])
 }

@@ -1,30 +1,34 @@
 /** `score`: offline scoring, one JSON line an example, in input order. */
 import { writeFileSync } from 'node:fs'
-import { Command } from 'commander'
-import { loadConfig } from '../config.ts'
+import { Command, Option } from 'commander'
+import { loadConfig, type Overrides } from '../config.ts'
 import { DEVICES, ENGINES, PRECISIONS } from '../engine/engine.ts'
 import { XmasdError } from '../errors.ts'
-import { countExamples, readExamples } from '../ingest/data.ts'
+import { countExamples, readExamples } from '../ingest/data/read.ts'
 import { startProgress } from '../observe/progress.ts'
+import { shellWord } from '../observe/text.ts'
 import { MODES } from '../score/attention.ts'
-import type { ChosenDevice } from '../score/device.ts'
-import type { OutOfMemory } from '../score/guard.ts'
-import { type Measured, type Measurer, startMeasuring } from '../score/measure.ts'
+import type { ChosenDevice } from '../score/device/choice.ts'
 import { METRICS } from '../score/metric.ts'
-import { shellWord } from '../shell.ts'
+import { type ScoredRecord, type ScoringPipeline, startPipeline } from '../score/pipeline.ts'
+import type { OutOfMemory } from '../score/scoring.ts'
 import { chunks } from './export.ts'
-import { writeJsonLines } from './json-array.ts'
-import { positiveInteger } from './options.ts'
-import { isPlace } from './whole-file.ts'
+import { DATA_HELP, FLAGS, flagNames, inFlags, positiveInteger, print, warn } from './options.ts'
+import { isPlace, writeJsonLines } from './output.ts'
+import { showPrompt } from './prompt.ts'
 
 type Options = {
   proxy: string
-  data: string
+  base?: string
+  data: string[]
   images?: string
-  out: string
+  out?: string
+  showPrompt?: string
   metric?: string
   mode?: string
+  gain?: 'last' | 'each'
   template?: string
+  imagePixels?: number | 'checkpoint'
   engine?: string
   precision?: string
   device?: string
@@ -34,92 +38,144 @@ type Options = {
   json?: boolean
 }
 
+type Scoring = Options & { out: string }
+
 const CHUNKS_IN_FLIGHT = 4
 
-export function scoreCommand(): Command {
-  return new Command('score')
+export function command(): Command {
+  const scoring = new Command('score')
+  return scoring
     .description('Score examples offline: trajectories over the checkpoints of a proxy.')
     .requiredOption('--proxy <dir>', 'folder of checkpoint-N/ as a Hugging Face Trainer leaves it')
-    .requiredOption('--data <file>', 'LLaVA .json or .jsonl')
-    .requiredOption('--out <file>', 'JSON lines to write')
+    .option(
+      '--base <dir>',
+      'base model of LoRA checkpoints, where their own config does not lead to it',
+    )
+    .requiredOption('--data <files...>', DATA_HELP)
+    .option('--out <file>', 'JSON lines to write')
+    .option('--show-prompt <id>', 'print the prompt of this example and score nothing')
     .option('--images <dir>', 'folder that image paths are relative to (default: ./images)')
     .option('--metric <metric>', METRICS.join(' or '))
     .option('--mode <mode>', `of attention: ${MODES.join(' or ')}`)
+    .addOption(
+      new Option('--gain [when]', 'also the image gain: at the last checkpoint, or at each')
+        .choices(['last', 'each'])
+        .preset('last'),
+    )
     .option('--template <name>', 'a built-in template or a JSON file {system,image,user,assistant}')
+    .option(
+      '--image-pixels <n>',
+      'pixels of a picture, or checkpoint: as its image processor says',
+      pixelBudget,
+    )
     .option('--engine <engine>', ENGINES.join(' or '))
     .option('--precision <precision>', PRECISIONS.join(' or '))
     .option('--device <device>', `auto, ${DEVICES.join(', ')}`)
     .option('--workers <n>', 'worker threads that run forward passes', positiveInteger)
     .option('--threads <n>', 'threads of each worker', positiveInteger)
-    .option('--limit <n>', 'stop after that many examples', positiveInteger)
-    .option('--json', 'report as one JSON document on stdout')
-    .action(score)
+    .option('--limit <n>', 'stop after n examples', positiveInteger)
+    .option('--json', 'one JSON document on stdout')
+    .action((options: Options) => {
+      const overrides = overridesOf(options)
+      return inFlags(overrides, () => {
+        const { showPrompt: id, data, json, out } = options
+        if (id === undefined) {
+          if (out === undefined)
+            return scoring.error("error: required option '--out <file>' not specified")
+          return score({ ...options, out }, overrides)
+        }
+        const config = loadConfig(undefined, process.env, overrides, FLAGS)
+        return showPrompt(config, { data, id, json })
+      })
+    })
 }
 
-async function score(options: Options): Promise<void> {
-  const config = loadConfig(undefined, process.env, {
+function pixelBudget(text: string): number | 'checkpoint' {
+  return text === 'checkpoint' ? text : positiveInteger(text)
+}
+
+/** Every key that a flag stands for, given or not: this command reads no configuration file. */
+function overridesOf(options: Options): Overrides {
+  return {
     'proxy.path': options.proxy,
+    'proxy.base': options.base,
     'proxy.metric': options.metric,
     'proxy.mode': options.mode,
+    'proxy.gain': options.gain === 'last' ? true : options.gain,
     'proxy.template': options.template,
+    'proxy.imagePixels': options.imagePixels,
     'proxy.engine': options.engine,
     'proxy.precision': options.precision,
     'proxy.device': options.device,
     'proxy.workers': options.workers,
     'proxy.threads': options.threads,
     'images.root': options.images,
-  })
+  }
+}
+
+async function score(options: Scoring, overrides: Overrides): Promise<void> {
+  const config = loadConfig(undefined, process.env, overrides, FLAGS)
   const started = performance.now()
   const examples = await countExamples(options.data, options.limit)
   if (examples === 0) {
     throw new XmasdError(
       'DATA_INVALID',
-      `${options.data} holds no examples`,
-      'give a LLaVA .json or .jsonl file',
+      `${options.data.join(', ')} holds no examples`,
+      'give a file in a form of docs/data.md',
     )
   }
-  const measurer = await startMeasuring(config, { onOutOfMemory: warn })
+  const pipeline = await startPipeline(config, { onOutOfMemory: warnOfMemory, onNote: warn })
   try {
-    const counts = await scoreFile(measurer, options, {
+    for (const warning of pipeline.warnings) warn(warning)
+    const outcome = await scoreFile(pipeline, options, {
       examples,
       chunkExamples: config.score.batchExamplesMax,
     })
-    const { steps, fingerprint } = measurer.schedule
-    const { metric, precision } = config.proxy
-    const mode = metric === 'attention' ? config.proxy.mode : null
-    const meta = { v: 1, schedule: { fingerprint, steps }, metric, mode, precision }
+    const { steps } = pipeline.scores.schedule
+    const meta = { v: 1, ...pipeline.scores }
     if (isPlace(options.out)) {
       writeFileSync(`${options.out}.meta.json`, `${JSON.stringify(meta)}\n`)
     }
     const seconds = (performance.now() - started) / 1000
-    report(options, { counts, steps, seconds, chosen: measurer.device })
+    const template = pipeline.prompt.origin
+    report(options, { ...outcome, steps, seconds, template, chosen: pipeline.device })
   } finally {
-    await measurer.close()
+    await pipeline.close()
   }
 }
 
-function warn({ message, tokensMax, isLowered }: OutOfMemory): void {
-  if (!isLowered) return
-  process.stderr.write(`out of memory, passes of ${tokensMax} tokens from now on: ${message}\n`)
+function warnOfMemory({ message, tokensMax, isLowered }: OutOfMemory): void {
+  if (isLowered) warn(`out of memory (${message}): passes have ${tokensMax} tokens from now on`)
 }
 
 type Counts = { scored: number; textOnly: number; failed: Record<string, number> }
+/** `example` counts from 1. */
+type Failure = { example: number; id: string | null; code: string; message: string; hint: string }
+type Outcome = { counts: Counts; firstFailure: Failure | undefined }
 
 async function scoreFile(
-  measurer: Measurer,
-  options: Options,
-  size: { examples: number; chunkExamples: number },
-): Promise<Counts> {
-  const counts: Counts = { scored: 0, textOnly: 0, failed: {} }
+  pipeline: ScoringPipeline,
+  options: Scoring,
+  size: { examples: number | undefined; chunkExamples: number },
+): Promise<Outcome> {
+  const outcome: Outcome = {
+    counts: { scored: 0, textOnly: 0, failed: {} },
+    firstFailure: undefined,
+  }
+  const say = flagNames(overridesOf(options))
   const progress = startProgress('scored', size.examples)
   const lines = async function* (): AsyncGenerator<string> {
     let done = 0
-    for await (const measured of measuredChunks(measurer, options, size.chunkExamples)) {
-      for (const one of measured) {
-        count(counts, one)
-        yield JSON.stringify(lineOf(one))
+    for await (const scored of scoredChunks(pipeline, options, size.chunkExamples)) {
+      for (const [i, one] of scored.entries()) {
+        const line = lineOf(one, say)
+        count(outcome.counts, one)
+        if ('error' in line) {
+          outcome.firstFailure ??= { example: done + i + 1, id: line.id, ...line.error }
+        }
+        yield JSON.stringify(line)
       }
-      done += measured.length
+      done += scored.length
       progress.update(done)
     }
   }
@@ -128,65 +184,79 @@ async function scoreFile(
   } finally {
     progress.stop()
   }
-  return counts
+  return outcome
 }
 
-/** In order, while the next ones are being measured. */
-async function* measuredChunks(
-  measurer: Measurer,
+/** In order; the next chunks are scored meanwhile. */
+async function* scoredChunks(
+  pipeline: ScoringPipeline,
   { data, limit }: Options,
   chunkExamples: number,
-): AsyncGenerator<Measured[]> {
-  const inFlight: Promise<Measured[]>[] = []
-  for await (const chunk of chunks(readExamples(data, limit), chunkExamples)) {
-    const measuring = measurer.measure(chunk)
-    measuring.catch(() => {}) // looked at in its turn
-    inFlight.push(measuring)
+): AsyncGenerator<ScoredRecord[]> {
+  const inFlight: Promise<ScoredRecord[]>[] = []
+  for await (const chunk of chunks(readExamples(data, limit, warn), chunkExamples)) {
+    const scoring = pipeline.score(chunk)
+    scoring.catch(() => {}) // awaited below
+    inFlight.push(scoring)
     if (inFlight.length >= CHUNKS_IN_FLIGHT) yield inFlight.shift()!
   }
   yield* inFlight
 }
 
-function count(counts: Counts, measured: Measured): void {
-  if (measured.kind === 'failed') {
-    const { code } = measured.error
+function count(counts: Counts, scored: ScoredRecord): void {
+  if (scored.kind === 'failed') {
+    const { code } = scored.error
     counts.failed[code] = (counts.failed[code] ?? 0) + 1
-  } else if (measured.trajectory === null) counts.textOnly++
+  } else if (scored.trajectory === null) counts.textOnly++
   else counts.scored++
 }
 
-/** The line of DESIGN's `score`; `error` where the example could not be scored. */
-function lineOf(measured: Measured): object {
-  if (measured.kind === 'failed') {
-    const { code, message, hint } = measured.error
+/** One line of the output; `error` where the example could not be scored. */
+function lineOf(scored: ScoredRecord, say: (text: string) => string) {
+  if (scored.kind === 'failed') {
+    const { code, message, hint } = scored.error
     const none = { trajectory: null, instability: null, singularValues: null }
-    return { id: measured.id, key: null, ...none, error: { code, message, hint } }
+    const error = { code, message: say(message), hint: say(hint) }
+    return { id: scored.id, key: null, ...none, error }
   }
-  const { id, key, trajectory, instability, singularValues, words, layout, embedding } = measured
-  return { id, key, trajectory, instability, singularValues, words, layout, embedding }
+  const { id, key, content, trajectory, instability, singularValues } = scored
+  const { words, layout, embedding, size, gain, gains } = scored
+  const compared = { words, layout, embedding, size }
+  return { id, key, content, trajectory, instability, singularValues, ...compared, gain, gains }
 }
 
-type Done = { counts: Counts; steps: number[]; seconds: number; chosen: ChosenDevice }
+type Done = Outcome & { steps: number[]; seconds: number; template: string; chosen: ChosenDevice }
 
-function report(options: Options, { counts, steps, seconds, chosen }: Done): void {
+function report(options: Scoring, done: Done): void {
+  const { counts, firstFailure = null, steps, seconds, template, chosen } = done
   const failed = Object.values(counts.failed).reduce((sum, n) => sum + n, 0)
   const total = counts.scored + counts.textOnly + failed
   if (failed === total) process.exitCode = 1
-  if (options.json === true) {
-    const { device, why } = chosen
-    const cost = { seconds, device, why }
-    const document = { v: 1, ...counts, checkpoints: steps, ...cost, out: options.out }
-    process.stdout.write(`${JSON.stringify(document)}\n`)
-    return
-  }
+  const { out } = options
   const codes = Object.entries(counts.failed).map(([code, n]) => `${n} ${code}`)
   const rate = (total / seconds).toFixed(1)
-  process.stdout.write(
+  const { device, why } = chosen
+  const document = {
+    ...counts,
+    firstFailure,
+    checkpoints: steps,
+    template,
+    seconds,
+    device,
+    why,
+    out,
+  }
+  print(options, document, [
     `${counts.scored} scored over ${steps.length} checkpoints, ${counts.textOnly} text-only, ` +
-      `${failed} failed${failed > 0 ? ` (${codes.join(', ')})` : ''}; ${rate}/s on ${chosen.device}\n` +
-      `written to ${options.out}\n` +
-      (counts.scored > 0
-        ? `next: xmasd fit --trajectories ${shellWord(options.out)} --out bundle\n`
-        : ''),
-  )
+      `${failed} failed${failed > 0 ? ` (${codes.join(', ')})` : ''}; ${rate}/s on ${device}`,
+    `prompts by template ${template}`,
+    ...(firstFailure === null ? [] : describeFailure(firstFailure)),
+    `written to ${out}`,
+    ...(counts.scored > 0 ? [`next: xmasd fit --trajectories ${shellWord(out)} --out bundle`] : []),
+  ])
+}
+
+function describeFailure({ example, id, code, message, hint }: Failure): string[] {
+  const name = id === null ? '' : ` (${id})`
+  return [`  first failure: example ${example}${name}: ${message} [${code}]`, `    ${hint}`]
 }

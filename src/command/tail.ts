@@ -1,59 +1,52 @@
-/** `tail TOPIC`: the last records of a topic, and with --follow those that come. */
+/** `tail TOPIC`: the last records of a topic, and with --follow new ones. */
 import { setTimeout } from 'node:timers/promises'
 import { Argument, Command } from 'commander'
 import { loadConfig } from '../config.ts'
 import type { Log, LogRecord } from '../log/log.ts'
-import { printable } from '../observe/printable.ts'
-import { openLogToRead } from '../open-log.ts'
 import { TOPICS } from '../record.ts'
-import { positiveInteger } from './options.ts'
+import { positiveInteger, print, printJson, withLog } from './options.ts'
 
 type Options = { config?: string; lines: number; all?: boolean; follow?: boolean; json?: boolean }
 
-/** Topics by their own names, whatever the configuration calls them. */
+/** Configuration keys by the default names of the topics. */
 const KEYS = Object.fromEntries(
   Object.entries(TOPICS).map(([key, name]) => [name, key as keyof typeof TOPICS]),
 )
 const FOLLOW_EVERY_MS = 300
 
-export function tailCommand(): Command {
+export function command(): Command {
   return new Command('tail')
-    .description('The last records of a topic, and with --follow those that come.')
-    .addArgument(new Argument('<topic>', 'by its own name').choices(Object.keys(KEYS)))
+    .description('Print the last records of a topic, and with --follow new ones as they arrive.')
+    .addArgument(new Argument('<topic>', 'by its default name').choices(Object.keys(KEYS)))
     .option('--config <file>', 'configuration file')
-    .option('-n, --lines <n>', 'how many', positiveInteger, 10)
-    .option('--all', 'from the beginning, partition by partition')
-    .option('-f, --follow', 'go on with what comes, until Ctrl-C')
+    .option('-n, --lines <n>', 'how many records', positiveInteger, 10)
+    .option('--all', 'from the beginning, one partition after another')
+    .option('-f, --follow', 'print new records until Ctrl-C')
     .option('--json', 'one JSON document a record')
-    .action(async (topic: string, options: Options) => {
+    .action((topic: string, options: Options) => {
       const config = loadConfig(options.config)
-      const log = await openLogToRead(config)
-      try {
-        await tail(log, config.log.topics[KEYS[topic]!], options)
-      } finally {
-        await log.close()
-      }
+      return withLog(config, log => tail(log, config.log.topics[KEYS[topic]!], options))
     })
 }
 
 async function tail(log: Log, topic: string, options: Options): Promise<void> {
-  const text = options.json === true ? jsonOf : lineOf
-  const print = (record: LogRecord): void => void process.stdout.write(`${text(record)}\n`)
+  const show = (record: LogRecord): void =>
+    options.json === true ? printJson(documentOf(record)) : print(options, {}, [lineOf(record)])
   let ends = await log.ends(topic)
   if (options.all === true) {
-    for await (const record of records(log, topic, [], ends)) print(record)
+    for await (const record of records(log, topic, [], ends)) show(record)
   } else {
-    for (const record of await latest(log, topic, ends, options.lines)) print(record)
+    for (const record of await latest(log, topic, ends, options.lines)) show(record)
   }
   while (options.follow === true) {
     await setTimeout(FOLLOW_EVERY_MS)
     const now = await log.ends(topic)
-    for await (const record of records(log, topic, ends, now)) print(record)
+    for await (const record of records(log, topic, ends, now)) show(record)
     ends = now
   }
 }
 
-/** Of every partition, from `from` (default: its beginning) to before `to`. */
+/** Of every partition: from `from` (default: its beginning) up to and without `to`. */
 async function* records(
   log: Log,
   topic: string,
@@ -80,7 +73,7 @@ async function latest(
   return found.sort((a, b) => a.timestamp - b.timestamp).slice(-count)
 }
 
-/** Offsets have holes, where a topic is compacted or transactions end: looks back further until enough are found. */
+/** Compaction and transactions leave holes in the offsets: looks further back until enough are found. */
 async function lastOf(
   log: Log,
   topic: string,
@@ -97,42 +90,39 @@ async function lastOf(
 }
 
 /**
- * `value` is the JSON that the record holds; its text where it holds none, or one nested too deep to be written
- * again; else null.
+ * `value` is the JSON that the record holds, or its text where that is no JSON or is nested too deep
+ * to be serialised.
  */
-function jsonOf({ topic, partition, offset, key, headers, timestamp, value }: LogRecord): string {
+function documentOf({ value, timestamp, topic, partition, offset, key, headers }: LogRecord) {
   const time = new Date(timestamp).toISOString()
-  const withContent = (content: unknown): string =>
-    JSON.stringify({
-      v: 1,
-      topic,
-      partition,
-      offset,
-      timestamp: time,
-      key,
-      headers,
-      value: content,
-    })
   const text = value === null ? null : Buffer.from(value).toString()
+  return { v: 1, topic, partition, offset, timestamp: time, key, headers, value: contentOf(text) }
+}
+
+function contentOf(text: string | null): unknown {
+  if (text === null) return null
   try {
-    return withContent(text === null ? null : JSON.parse(text))
+    const content: unknown = JSON.parse(text)
+    JSON.stringify(content)
+    return content
   } catch {
-    return withContent(text)
+    return text
   }
 }
 
-/** Images lie in examples as long lines: what is more than this is left out. */
+/** Longer lines, such as examples with inline images, are cut. */
 const CHARACTERS_MAX = 400
 
 function lineOf(record: LogRecord): string {
   const { partition, offset, key, timestamp } = record
   const line = `${new Date(timestamp).toISOString()} ${partition}@${offset} ${key ?? '-'} ${what(record)}`
   const shown = line.slice(0, CHARACTERS_MAX)
-  return printable(line.length > shown.length ? `${shown}… ${line.length} characters` : shown)
+  return line.length > shown.length ? `${shown}… ${line.length} characters` : shown
 }
 
-/** Of a dead letter why it is one, of others what they hold. */
-function what({ value, headers: { code, message, source } }: LogRecord): string {
-  if (code !== undefined) return `${code}: ${message ?? ''} ${source ?? ''}`
+/** Of a dead letter the reason, of others the content. */
+function what({ value, headers: { code, message, source, tries } }: LogRecord): string {
+  const again = tries === undefined ? '' : ` redriven ${tries} times`
+  if (code !== undefined) return `${code}: ${message ?? ''} ${source ?? ''}${again}`
   return value === null ? 'removed' : Buffer.from(value).toString()
 }

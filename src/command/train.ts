@@ -1,162 +1,196 @@
-/** `train`: fine-tunes a small proxy in process and keeps its checkpoints. */
+/** `train`: fine-tunes a small proxy in this process and keeps its checkpoints. */
 import { rmSync } from 'node:fs'
 import { join, resolve } from 'node:path'
-import { Command } from 'commander'
-import { XmasdError } from '../errors.ts'
-import { readExamples } from '../ingest/data.ts'
+import { Command, InvalidArgumentError } from 'commander'
+import { loadConfig } from '../config.ts'
+import { readExamples } from '../ingest/data/read.ts'
 import { startProgress } from '../observe/progress.ts'
-import { shellWord } from '../shell.ts'
-import { evenCheckpoints, type RunOptions, type RunReport, runTraining } from '../train/run.ts'
+import { shellWord } from '../observe/text.ts'
+import {
+  type Estimate,
+  evenCheckpoints,
+  type RunOptions,
+  type RunReport,
+  runTraining,
+  UNFINISHED,
+} from '../train/run.ts'
 import { SMALL_PROXY } from '../train/shape.ts'
 import { TRAINING } from '../train/train.ts'
-import { namesIn, notEmpty } from './out-folder.ts'
+import { DATA_HELP, FLAGS, integer, positiveInteger, print, warn } from './options.ts'
+import { namesIn, notEmpty } from './output.ts'
 
-type Options = {
-  data: string
+type Options = ModelOptions & {
+  data: string[]
   images: string
   out: string
-  steps: string
-  batch: string
-  jointSteps?: string
-  checkpoints?: string
-  seed: string
-  width: string
-  layers: string
-  imageSize: string
-  patchSize: string
-  length: string
-  learningRate: string
-  limit?: string
+  checkpoints?: number[]
+  seed: number
+  limit?: number
   force?: boolean
   json?: boolean
 }
 
+/** What a model trained from scratch is, and how it is trained: flags of `train` and `study`. */
+export type ModelOptions = {
+  steps: number
+  batch: number
+  jointSteps?: number
+  width: number
+  layers: number
+  imageSize: number
+  patchSize: number
+  length: number
+  learningRate: number
+}
+
 const CHECKPOINTS = 6
 
-export function trainCommand(): Command {
-  const shape = SMALL_PROXY
-  return new Command('train')
-    .description('Fine-tune a small CLIP + Llama proxy from nothing and keep its checkpoints.')
-    .requiredOption('--data <file>', 'LLaVA .json or .jsonl')
-    .requiredOption('--images <dir>', 'folder that image paths are relative to')
-    .requiredOption('--out <dir>', 'folder for checkpoint-N/ and template.json')
-    .option('--steps <n>', 'optimizer steps', String(TRAINING.steps))
-    .option('--batch <n>', 'examples a step', String(TRAINING.batchSize))
-    .option('--joint-steps <n>', 'steps in which the vision tower learns too (default: a third)')
-    .option('--checkpoints <list>', `steps to save at (default: ${CHECKPOINTS}, evenly spread)`)
-    .option('--seed <n>', 'same seed, same bytes', '1')
-    .option('--width <n>', 'channels of the language model', String(shape.width))
-    .option('--layers <n>', 'layers of each side', String(shape.layers))
-    .option('--image-size <n>', 'pixels a side', String(shape.imageSize))
-    .option('--patch-size <n>', 'pixels a side', String(shape.patchSize))
-    .option('--length <n>', 'longest sequence, in positions', String(shape.lengthMax))
-    .option('--learning-rate <x>', 'at its peak', String(TRAINING.learningRate))
-    .option('--limit <n>', 'train on that many examples, from the first')
-    .option('--force', 'replace what the out folder holds')
-    .option('--json', 'report as one JSON document on stdout')
+export function command(): Command {
+  return withModelOptions(
+    new Command('train')
+      .description('Fine-tune a small CLIP + Llama proxy from scratch and keep its checkpoints.')
+      .requiredOption('--data <files...>', DATA_HELP)
+      .requiredOption('--images <dir>', 'folder that image paths are relative to')
+      .requiredOption('--out <dir>', 'folder for checkpoint-N/ and template.json'),
+  )
+    .option(
+      '--checkpoints <list>',
+      `steps to save at (default: ${CHECKPOINTS}, evenly spread)`,
+      list => list.split(',').map(positiveInteger),
+    )
+    .option('--seed <n>', 'the same seed gives the same bytes', natural, 1)
+    .option('--limit <n>', 'train on the first n examples', positiveInteger)
+    .option('--force', 'replace an earlier training in --out')
+    .option('--json', 'one JSON document on stdout')
     .action(train)
+}
+
+/** Adds the flags of `ModelOptions`. */
+export function withModelOptions(command: Command): Command {
+  const shape = SMALL_PROXY
+  const { steps, batchSize, learningRate } = TRAINING
+  return command
+    .option('--steps <n>', 'optimizer steps', positiveInteger, steps)
+    .option('--batch <n>', 'examples in a step', positiveInteger, batchSize)
+    .option(
+      '--joint-steps <n>',
+      'steps that train the vision tower too (default: a third)',
+      natural,
+    )
+    .option('--width <n>', 'channels of the language model', positiveInteger, shape.width)
+    .option('--layers <n>', 'layers of each tower', positiveInteger, shape.layers)
+    .option('--image-size <n>', 'side of an image in pixels', positiveInteger, shape.imageSize)
+    .option('--patch-size <n>', 'side of a patch in pixels', positiveInteger, shape.patchSize)
+    .option('--length <n>', 'longest sequence, in positions', positiveInteger, shape.lengthMax)
+    .option('--learning-rate <x>', 'at its peak', positiveNumber, learningRate)
+}
+
+export function natural(text: string): number {
+  const value = integer(text)
+  if (value >= 0) return value
+  throw new InvalidArgumentError('It must be at least 0.')
+}
+
+export function positiveNumber(text: string): number {
+  const value = Number(text)
+  if (Number.isFinite(value) && value > 0) return value
+  throw new InvalidArgumentError('It must be a number above 0, such as 0.002.')
 }
 
 async function train(options: Options): Promise<void> {
   const run = runOptions(options)
   clearOut(options)
-  const limit = options.limit === undefined ? Number.POSITIVE_INFINITY : whole(options, 'limit')
   const preparing = startProgress('prepared', undefined)
   let training: ReturnType<typeof startProgress> | undefined
-  const report = await runTraining(readExamples(options.data, limit), run, {
+  const report = await runTraining(readExamples(options.data, options.limit, warn), run, {
     onPrepared: done => preparing.update(done),
     onSamples: () => {
       preparing.stop()
       training = startProgress('step', run.steps)
     },
+    onEstimate: estimate => warn(describeCost(estimate, run)),
     onStep: ({ step, loss }) => training?.update(step, `loss ${loss.toFixed(3)}`),
   })
   training?.stop()
-  process.stdout.write(
-    options.json === true ? `${JSON.stringify({ v: 1, ...report })}\n` : text(report, options),
-  )
+  print(options, report, describe(report, options))
 }
 
 function runOptions(options: Options): RunOptions {
-  const steps = whole(options, 'steps')
-  const jointSteps =
-    options.jointSteps === undefined ? Math.floor(steps / 3) : whole(options, 'jointSteps', 0)
-  const layers = whole(options, 'layers')
+  const model = modelOf(options)
+  const { checkpoints = evenCheckpoints(CHECKPOINTS, model) } = options
+  const { seed, images, out } = options
+  const { text, data } = loadConfig(undefined, process.env, {}, FLAGS)
+  const form = { text, fields: data.fields }
+  return { ...model, seed, checkpoints, imageRoot: resolve(images), out: resolve(out), form }
+}
+
+export function modelOf(
+  options: ModelOptions,
+): Omit<RunOptions, 'seed' | 'checkpoints' | 'imageRoot' | 'out'> {
+  const { steps, layers, jointSteps = Math.floor(steps / 3) } = options
   return {
-    seed: whole(options, 'seed', 0),
     steps,
     jointSteps,
-    batchSize: whole(options, 'batch'),
-    checkpoints:
-      options.checkpoints === undefined
-        ? evenCheckpoints(CHECKPOINTS, { steps, jointSteps })
-        : options.checkpoints.split(',').map(Number),
-    learningRate: rateOf(options),
+    batchSize: options.batch,
+    learningRate: options.learningRate,
     warmupSteps: Math.min(TRAINING.warmupSteps, Math.ceil(steps / 10)),
     gradientNormMax: TRAINING.gradientNormMax,
-    imageRoot: resolve(options.images),
-    out: resolve(options.out),
     shape: {
       ...SMALL_PROXY,
-      width: whole(options, 'width'),
+      width: options.width,
       layers,
       visionLayers: layers,
-      imageSize: whole(options, 'imageSize'),
-      patchSize: whole(options, 'patchSize'),
-      lengthMax: whole(options, 'length'),
+      imageSize: options.imageSize,
+      patchSize: options.patchSize,
+      lengthMax: options.length,
     },
   }
 }
 
-function whole(options: Options, name: keyof Options, least = 1): number {
-  const value = Number(options[name])
-  if (Number.isSafeInteger(value) && value >= least) return value
-  throw new XmasdError(
-    'CONFIG_INVALID',
-    `--${name.replace(/[A-Z]/g, c => `-${c.toLowerCase()}`)} is ${options[name]}`,
-    `Give a whole number from ${least} on.`,
+function describeCost({ samples, parameters, epochs, seconds }: Estimate, run: RunOptions): string {
+  const { steps, batchSize, checkpoints } = run
+  const eta = seconds === undefined ? '' : `; about ${duration(seconds)}`
+  return (
+    `training ${parameters} parameters on ${samples} examples: ${steps} steps of ${batchSize} ` +
+    `(${epochs.toFixed(1)} epochs), ${checkpoints.length} checkpoints${eta}`
   )
 }
 
-function rateOf({ learningRate }: Options): number {
-  const rate = Number(learningRate)
-  if (Number.isFinite(rate) && rate > 0) return rate
-  throw new XmasdError(
-    'CONFIG_INVALID',
-    `--learning-rate is ${learningRate}`,
-    'Give a number above 0, such as 0.002.',
-  )
+function duration(seconds: number): string {
+  const minutes = Math.floor(seconds / 60)
+  if (minutes === 0) return `${Math.ceil(seconds)} s`
+  return minutes < 60
+    ? `${minutes} min ${Math.round(seconds % 60)} s`
+    : `${Math.floor(minutes / 60)} h ${minutes % 60} min`
 }
 
-/** Only what a training run leaves is ever removed. */
-function clearOut({ out, force }: Options): void {
+/** Removes only what a training run writes. What an unfinished run has left needs no --force. */
+function clearOut({ out, force = false }: Options): void {
   const names = namesIn(out)
   if (names.length === 0) return
   const foreign = names.filter(
-    name => !/^(\.?checkpoint-\d+(\.partial)?|template\.json)$/.test(name),
+    name => !/^(\.?checkpoint-\d+(\.partial)?|template\.json|\.unfinished)$/.test(name),
   )
-  if (force !== true || foreign.length > 0) {
-    throw notEmpty(
-      out,
-      foreign.length > 0 ? foreign : names,
-      foreign.length > 0
-        ? 'Name another folder; --force removes only what an earlier training left.'
-        : 'Name another folder, or --force to replace an earlier training.',
-    )
+  if (foreign.length > 0) {
+    const hint = 'name another folder; --force removes only what an earlier training wrote'
+    throw notEmpty(out, foreign, hint)
+  }
+  const isFinished =
+    !names.includes(UNFINISHED) && names.some(name => /^checkpoint-\d+$/.test(name))
+  if (isFinished && !force) {
+    throw notEmpty(out, names, 'name another folder, or --force to replace an earlier training')
   }
   for (const name of names) rmSync(join(out, name), { recursive: true })
 }
 
-function text(report: RunReport, options: Options): string {
+function describe(report: RunReport, { out, data, images }: Options): string[] {
   const failed = Object.entries(report.failed).map(([code, count]) => `${code} ${count}`)
+  const files = `--data ${data.map(shellWord).join(' ')} --images ${shellWord(images)}`
   return [
     `trained on ${report.samples} examples, ${report.parameters} parameters`,
     ...(failed.length > 0 ? [`left out: ${failed.join(', ')}`] : []),
     `loss ${report.firstLoss.toFixed(3)} -> ${report.finalLoss.toFixed(3)} (${report.stepMs.toFixed(0)} ms a step)`,
     `schedule: ${report.out}/checkpoint-{${report.checkpoints}}`,
-    '',
-    'Score with it:',
-    `  xmasd score --proxy ${shellWord(options.out)} --data ${shellWord(options.data)} --images ${shellWord(options.images)} --out trajectories.jsonl`,
-    '',
-  ].join('\n')
+    `next: xmasd score --proxy ${shellWord(out)} ${files} --out trajectories.jsonl`,
+  ]
 }

@@ -1,4 +1,4 @@
-/** Pictures for the demo: a few coloured shapes on grey, drawn from a seed, and what is true of them. */
+/** Pictures of the demo: coloured shapes on grey, drawn from a seed. */
 import sharp from 'sharp'
 
 export const COLOURS = {
@@ -18,10 +18,10 @@ export type Shape = { kind: Kind; colour: Colour; x: number; y: number; radius: 
 export type Scene = { side: number; grey: number; shapes: Shape[] }
 
 const SIDE = 96
-/** Shapes stand in the cells of a grid, so that none hides another. */
+/** One shape a cell of a grid: none hides another. */
 const GRID = 3
 
-/** One to six shapes; few are common, many are rare. */
+/** One to six shapes; few shapes are more likely. */
 export function drawScene(random: () => number): Scene {
   const count = 1 + Math.floor(6 * random() ** 2)
   const cells = Array.from({ length: GRID * GRID }, (_, cell) => cell)

@@ -1,8 +1,8 @@
 /**
- * The demo's stream: instruction examples about drawn scenes, some kinds of question far more popular
- * than others, a few duplicates under another id, a few redeliveries, a few broken records.
+ * The demo's stream: instruction examples about drawn scenes. Kinds of question follow a power law; a
+ * few records are duplicates under another id, redeliveries or broken.
  */
-import { seededRandom } from '../random.ts'
+import { seededRandom } from '../math/random.ts'
 import type { Turn } from '../record.ts'
 import {
   COLOURS,
@@ -19,12 +19,12 @@ export type DemoRecord = { key: string | null; value: Uint8Array }
 const DUPLICATES = 0.05
 const REDELIVERIES = 0.02
 const BROKEN = 0.01
-/** Duplicates and redeliveries are of one of this many recent examples. */
+/** Duplicates and redeliveries repeat one of this many recent examples. */
 const RECENT = 256
 
 type Example = { id: string; image?: string; conversations: Turn[] }
 type Random = () => number
-/** Asks about a scene: questions and answers in turn. */
+/** Questions about a scene, with their answers. */
 type Family = (scene: Scene, random: Random) => [question: string, answer: string][]
 
 /** Endless; the same seed gives the same records. */
@@ -46,7 +46,7 @@ export async function* demoStream({ seed }: { seed: number }): AsyncGenerator<De
   }
 }
 
-/** `count` sound examples, each once: what the demo's proxy is trained on. */
+/** `count` distinct valid examples: the demo's proxy is trained on them. */
 export async function demoExamples(seed: number, count: number): Promise<object[]> {
   const random = seededRandom(seed)
   const examples: object[] = []
@@ -103,7 +103,7 @@ function turnsOf(talk: [string, string][], hasImage: boolean): Turn[] {
   ])
 }
 
-/** Most popular first. */
+/** Most frequent first. */
 const FAMILIES: readonly Family[] = [
   askWhetherThere,
   askWhetherCount,

@@ -1,54 +1,79 @@
 /**
- * Examples are prepared once for all of a schedule, as its first checkpoint says: what the others bring
- * along must say the same.
+ * Examples are prepared once for the whole schedule, with the files of its first checkpoint. The files of
+ * the other checkpoints must say the same.
  */
 import { existsSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { isDeepStrictEqual } from 'node:util'
 import { XmasdError } from '../errors.ts'
-import { type ImageProcessor, processorFileOf, readImageProcessor } from './preprocess.ts'
+import { readChatTemplate } from './chat-template.ts'
+import { parseTokenizer } from './encoder.ts'
+import { processorFileOf } from './image/preprocess.ts'
 import { readTokenizerJson } from './tokenizer.ts'
 
 type Meaning = Readonly<Record<string, unknown>>
 
-/** Where a checkpoint says something, if it does, and what it means. */
+/** A file of a checkpoint, where it has one, and what it means. */
 type Source = {
   fileOf: (folder: string) => string | undefined
   read: (folder: string) => Meaning
 }
 
 /**
- * `folders` of checkpoints. Files that are missing are not missed; those of equal bytes are not parsed.
- * Throws CHECKPOINT_INVALID naming the folder and what differs.
+ * `folders` of checkpoints; `describe` says what a folder's image processor is set to. A checkpoint may lack
+ * the files; files of equal bytes are not parsed. `hasChat`: the chat template makes the prompts. Throws
+ * CHECKPOINT_INVALID naming the file and what differs.
  */
 export function checkSamePreparation(
   folders: readonly string[],
-  { aspect }: Pick<ImageProcessor, 'aspect'>,
+  { describe, hasChat = false }: { describe: (folder: string) => Meaning; hasChat?: boolean },
 ): void {
   const sources: Source[] = [
-    { fileOf: tokenizerFileOf, read: readEncoding },
-    { fileOf: processorFileOf, read: folder => readImageProcessor(folder, { aspect }) },
+    { fileOf: tokenizerFileOf, read: encodingOf },
+    { fileOf: processorFileOf, read: describe },
   ]
+  const chat = (folder: string) => readChatTemplate(folder)
+  if (hasChat) {
+    sources.push({
+      fileOf: folder => chat(folder)?.file,
+      read: folder => ({ ...chat(folder), file: '' }),
+    })
+  }
   for (const source of sources) checkSame(folders, source)
 }
 
+/** A checkpoint, and the base model of a LoRA adapter: it has the files that the adapter's folder lacks. */
+export type PreparationSource = { dir: string; base?: string | undefined }
+
+export function tokenizerFolder(source: PreparationSource): string {
+  return folderWith(tokenizerFileOf, source)
+}
+
+export function processorFolder(source: PreparationSource): string {
+  return folderWith(processorFileOf, source)
+}
+
+function folderWith(fileOf: Source['fileOf'], { dir, base }: PreparationSource): string {
+  return base === undefined || fileOf(dir) !== undefined ? dir : base
+}
+
 function tokenizerFileOf(folder: string): string | undefined {
-  const file = join(folder, 'tokenizer.json')
-  return existsSync(file) ? file : undefined
+  const files = ['tokenizer.json', 'vocab.json'].map(name => join(folder, name))
+  return files.find(file => existsSync(file))
 }
 
-/** What tokenizer.json says of encoding, in one spelling: versions of its library write merges and defaults differently. */
-function readEncoding(folder: string): Meaning {
-  const { decoder, version, model, ...json } = readTokenizerJson(folder)
-  if (typeof model !== 'object' || model === null) return { ...json, model }
-  const said = Object.entries(model).filter(([, value]) => value !== null && value !== false)
-  return { ...json, model: Object.fromEntries(said.map(([key, value]) => [key, spelled(value)])) }
-}
-
-/** A merge is "a b", or ["a", "b"]. */
-function spelled(value: unknown): unknown {
-  if (!Array.isArray(value)) return value
-  return value.map(one => (Array.isArray(one) ? one.join(' ') : one))
+/**
+ * What the tokenizer's files say about encoding, in one spelling: versions of the library write merges
+ * and defaults differently.
+ */
+export function encodingOf(folder: string): Meaning {
+  const { decoder, version, ...json } = readTokenizerJson(folder)
+  const { model, ...stages } = parseTokenizer(json)
+  const { merges, ...options } = model
+  const isSaid = (value: unknown) => value != null && value !== false && value !== ''
+  const said = Object.entries(options).filter(([, value]) => isSaid(value))
+  const pairs = merges.map(merge => (typeof merge === 'string' ? merge : merge.join(' ')))
+  return { ...json, ...stages, model: { ...Object.fromEntries(said), merges: pairs } }
 }
 
 function checkSame([first = '', ...others]: readonly string[], { fileOf, read }: Source): void {
@@ -66,7 +91,7 @@ function checkSame([first = '', ...others]: readonly string[], { fileOf, read }:
     throw new XmasdError(
       'CHECKPOINT_INVALID',
       `${file} says another ${key} than ${firstFile ?? first}`,
-      'One fine-tuning prepares its examples in one way: copy the file of the first checkpoint, or take this checkpoint away.',
+      'One fine-tuning prepares its examples in one way: copy the file of the first checkpoint, or remove this checkpoint.',
     )
   }
 }

@@ -1,25 +1,45 @@
-/** Prompt templates and how a conversation fills them, as TinyLLaVA's Template classes do. */
+/** Prompt templates, and the prompt of a conversation, as TinyLLaVA's Template classes make it. */
 import { existsSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { z } from 'zod'
 import { messageOf, XmasdError } from '../errors.ts'
-import { type DialogTurn, IMAGE_MARK } from './decode.ts'
+import { type Example, IMAGE_MARK, type Turn } from './form/example.ts'
 
 const CONTENT = '{{content}}'
 
 const TemplateFile = z.strictObject({
   name: z.string().optional(),
   system: z.string(),
+  systemTurn: z.string().optional(),
   image: z.string(),
   user: z.string(),
   assistant: z.string(),
 })
 
-/** The four pieces of a prompt. All but `system` hold `{{content}}`; `image` alone holds `<image>`. */
-export type Template = { system: string; image: string; user: string; assistant: string }
+/** The pieces of a prompt. All but `system` hold `{{content}}`; `image` alone holds `<image>`. */
+export type Template = {
+  system: string
+  /** A system turn, in place of `system`. Default: its text, with the space that ends `system`. */
+  systemTurn?: string | undefined
+  image: string
+  user: string
+  assistant: string
+}
 
-/** What of a proxy's config implies a template. */
-export type TemplateHints = { kind: string; text: { family: string } }
+/** What implies a template: the family of the language model, and a checkpoint's tokenizer. */
+export type TemplateHints = {
+  proxyDir: string
+  checkpointDir: string
+  config: { kind: string; text: { family: string } }
+}
+
+export type ChosenTemplate = {
+  template: Template
+  /** Its name, or file, and why it was chosen. */
+  origin: string
+  /** The template that releases up to 0.1.0 chose, where that was another one. */
+  formerly?: string
+}
 
 const SYSTEM =
   'A chat between a curious user and an artificial intelligence assistant. ' +
@@ -46,55 +66,79 @@ export const TEMPLATES: Readonly<Record<string, Template>> = {
   qwen2_instruct: vicuna('<|im_end|>'),
   chatml: {
     system: '<|im_start|>system\nAnswer the questions.<|im_end|>\n',
+    systemTurn: `<|im_start|>system\n${CONTENT}<|im_end|>\n`,
     image: `${IMAGE_MARK}\n${CONTENT}`,
     user: `<|im_start|>user\n${CONTENT}<|im_end|>\n`,
     assistant: `<|im_start|>assistant\n${CONTENT}<|im_end|>\n`,
   },
 }
 
-const IMPLIED: ReadonlyMap<string, string> = new Map([
-  ['llama', 'llama'],
-  ['qwen2', 'qwen2_base'],
-  ['stablelm', 'phi'],
-  ['phi', 'phi'],
+/** The template of each language model, and the one of a tokenizer that ends turns with `<|im_end|>`. */
+const IMPLIED: ReadonlyMap<string, { plain: string; chat?: string }> = new Map([
+  ['llama', { plain: 'llama' }],
+  ['qwen2', { plain: 'qwen2_base', chat: 'qwen2_instruct' }],
+  ['stablelm', { plain: 'phi' }],
+  ['phi', { plain: 'phi' }],
 ])
 
 /** What a prompt is made of. */
-export type Dialog = { turns: readonly DialogTurn[]; images: { readonly length: number } }
-
-/**
- * The prompt of a whole conversation, answers included. A question's `<image>` mark is taken out
- * and the image slot put in front of the rest, as TinyLLaVA and LLaVA do; several marks of one question
- * are one place where the example has one image. Of several images several in one question stay
- * where they stand, as in Hugging Face's and LLaVA-NeXT's prompts.
- */
-export function buildPrompt(template: Template, { turns, images }: Dialog): string {
-  return template.system + turns.map(turn => piece(template, turn, images.length)).join('')
+export type Dialog = Pick<Example, 'tools'> & {
+  turns: readonly Turn[]
+  images: { readonly length: number }
 }
 
 /**
- * Where the answers stand in `buildPrompt`'s text: [from, to) in UTF-16 units, each with what the
- * template puts behind it (its end token). `spaced` is where the spaces before it begin.
+ * The prompt of a whole conversation, answers included. A question's `<image>` mark moves into the
+ * image slot before the rest of the question, as in TinyLLaVA and LLaVA; several marks of one question
+ * count as one if the example has one image. With several images, several marks in one question keep
+ * their places, as in Hugging Face's and LLaVA-NeXT's prompts.
+ */
+export function buildPrompt(template: Template, dialog: Dialog): string {
+  const { turns, images } = dialog
+  const pieces = turns.map(turn => piece(template, turn, images.length))
+  return startOf(template, dialog) + pieces.join('')
+}
+
+/** A system turn stands in place of the template's own. */
+function startOf({ system }: Template, { turns, tools }: Dialog): string {
+  if (tools !== undefined) throw withoutPlace('the example has tools')
+  return turns[0]?.role === 'system' ? '' : system
+}
+
+function withoutPlace(what: string): XmasdError {
+  return new XmasdError(
+    'ROLE_UNKNOWN',
+    `${what}, which the template has no place for`,
+    'use a proxy whose chat template takes tools, or leave such examples out',
+  )
+}
+
+/**
+ * An answer's place in `buildPrompt`'s text: [from, to) in UTF-16 units, with the end token that the
+ * template puts behind it. `spaced` is where the spaces before it begin.
  */
 export type AnswerSpan = { spaced: number; from: number; to: number }
 
-export function answerSpans(template: Template, { turns, images }: Dialog): AnswerSpan[] {
+export function answerSpans(template: Template, dialog: Dialog): AnswerSpan[] {
+  const { turns, images } = dialog
   const before = template.assistant.slice(0, template.assistant.indexOf(CONTENT))
   const [lead, unspaced] = [before.length, before.replace(/ +$/, '').length]
   const spans: AnswerSpan[] = []
-  let at = template.system.length
+  let at = startOf(template, dialog).length
   for (const turn of turns) {
     const to = at + piece(template, turn, images.length).length
-    if (turn.from === 'gpt') spans.push({ spaced: at + unspaced, from: at + lead, to })
+    if (turn.role === 'assistant') spans.push({ spaced: at + unspaced, from: at + lead, to })
     at = to
   }
   return spans
 }
 
-function piece(template: Template, { from, value }: DialogTurn, images: number): string {
-  return from === 'human'
-    ? fill(template.user, withImageSlot(template, value, images))
-    : fill(template.assistant, value)
+function piece(template: Template, { role, text }: Turn, images: number): string {
+  if (role === 'user') return fill(template.user, withImageSlot(template, text, images))
+  if (role === 'assistant') return fill(template.assistant, text)
+  if (role !== 'system') throw withoutPlace(`a turn is from ${role}`)
+  const space = /\s*$/.exec(template.system)![0]
+  return fill(template.systemTurn ?? `${CONTENT}${space === '' ? ' ' : space}`, text)
 }
 
 function withImageSlot(template: Template, question: string, images: number): string {
@@ -109,7 +153,7 @@ function fill(slot: string, content: string): string {
 }
 
 /** Python's str.strip(): unlike trim() it takes U+001C-U+001F and U+0085, and leaves U+FEFF. */
-function strip(text: string): string {
+export function strip(text: string): string {
   const space =
     '[\\t-\\r\\x1c-\\x20\\x85\\xa0\\u1680\\u2000-\\u200a\\u2028\\u2029\\u202f\\u205f\\u3000]'
   return text
@@ -119,25 +163,60 @@ function strip(text: string): string {
 
 /**
  * The template of a proxy: a built-in name, a JSON file, `template.json` in the proxy's folder, or
- * what the model's config implies, in this order. Throws TEMPLATE_UNKNOWN listing the names, or
+ * what tokenizer and language model imply, in this order. Throws TEMPLATE_UNKNOWN listing the names, or
  * TEMPLATE_INVALID for a file that is none.
  */
-export function resolveTemplate(
+export function chooseTemplate(
   nameOrFile: string | undefined,
-  proxyDir: string,
-  config: TemplateHints,
-): Template {
+  { proxyDir, checkpointDir, config }: TemplateHints,
+): ChosenTemplate {
   if (nameOrFile !== undefined) {
     const known = builtIn(nameOrFile)
-    if (known !== undefined) return known
-    if (existsSync(nameOrFile)) return readTemplate(nameOrFile)
+    if (known !== undefined) return { template: known, origin: `${nameOrFile}, as configured` }
+    if (existsSync(nameOrFile)) return { template: readTemplate(nameOrFile), origin: nameOrFile }
     throw unknown(`there is no template and no file called ${JSON.stringify(nameOrFile)}`)
   }
   const file = join(proxyDir, 'template.json')
-  if (existsSync(file)) return readTemplate(file)
-  const implied = builtIn(IMPLIED.get(config.text.family) ?? '')
-  if (implied !== undefined) return implied
-  throw unknown(`a ${config.kind} model over ${config.text.family} implies no template`)
+  if (existsSync(file)) return { template: readTemplate(file), origin: file }
+  const { family } = config.text
+  const implied = IMPLIED.get(family)
+  if (implied === undefined) {
+    throw unknown(`a ${config.kind} model over ${family} implies no template`)
+  }
+  const { plain, chat } = implied
+  if (chat === undefined || !endsTurns(checkpointDir)) {
+    return { template: TEMPLATES[plain]!, origin: `${plain}, of ${family}` }
+  }
+  const origin = `${chat}, of ${family} with a tokenizer that has ${END_OF_TURN} as a special token`
+  return { template: TEMPLATES[chat]!, origin, formerly: plain }
+}
+
+/** The template that releases up to 0.1.0 chose where none was given; undefined where they chose none. */
+export function impliedName({ config }: Pick<TemplateHints, 'config'>): string | undefined {
+  return IMPLIED.get(config.text.family)?.plain
+}
+
+const END_OF_TURN = '<|im_end|>'
+
+/** Whether the tokenizer's config declares ChatML's end token, as its own end or beside it. */
+function endsTurns(checkpointDir: string): boolean {
+  const file = join(checkpointDir, 'tokenizer_config.json')
+  if (!existsSync(file)) return false
+  const config = TokenizerConfig.safeParse(JSON.parse(readFileSync(file, 'utf8'))).data
+  const extra = [config?.additional_special_tokens, config?.extra_special_tokens]
+  const tokens = [config?.eos_token, ...extra.flatMap(found => Object.values(found ?? {}))]
+  return tokens.some(token => textOf(token) === END_OF_TURN)
+}
+
+const TokenizerConfig = z.looseObject({
+  eos_token: z.unknown(),
+  additional_special_tokens: z.looseObject({}).or(z.array(z.unknown())).nullish(),
+  extra_special_tokens: z.looseObject({}).or(z.array(z.unknown())).nullish(),
+})
+
+/** A token is its text, or an object that holds it. */
+function textOf(token: unknown): unknown {
+  return (token as { content?: unknown } | null)?.content ?? token
 }
 
 function builtIn(name: string): Template | undefined {
@@ -169,8 +248,8 @@ function readTemplate(file: string): Template {
 }
 
 function checkSlots(template: Template): void {
-  for (const slot of ['image', 'user', 'assistant'] as const) {
-    if (!template[slot].includes(CONTENT)) throw new Error(`"${slot}" has no ${CONTENT}`)
+  for (const slot of ['image', 'user', 'assistant', 'systemTurn'] as const) {
+    if (template[slot]?.includes(CONTENT) === false) throw new Error(`"${slot}" has no ${CONTENT}`)
   }
   for (const slot of ['system', 'user', 'assistant'] as const) {
     if (template[slot].includes(IMAGE_MARK)) throw new Error(`"${slot}" has ${IMAGE_MARK}`)

@@ -1,19 +1,25 @@
-/** tokenizer.json to token ids, and a prompt to the positions that the score needs. */
+/** A checkpoint's tokenizer, and a prompt as token ids with the positions that the score reads. */
 import { existsSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { Tokenizer as HfTokenizer } from '@huggingface/tokenizers'
 import { messageOf, XmasdError } from '../errors.ts'
-import { IMAGE_MARK } from './decode.ts'
+import { createEncoder } from './encoder.ts'
+import { IMAGE_MARK } from './form/example.ts'
+import { convertSlowTokenizer } from './slow-tokenizer.ts'
 
-/** Turns text into token ids, special tokens of the post-processor included. */
-export type Tokenizer = { encode(text: string): number[]; bosId: number | null }
+/** Encodes text as token ids, special tokens of the post-processor included. */
+export type Tokenizer = {
+  encode(text: string): number[]
+  bosId: number | null
+  /** Tokens that the text is split at before anything else. */
+  addedTokens?: readonly string[]
+}
 
 export type EncodeOptions = { imageTokens: number; imageTokenId: number; lengthMax: number }
 
 /**
- * A prompt, expanded. `ids` has every position (the images' hold `imageTokenId`), `columns` the image
+ * An expanded prompt. `ids` has every position (`imageTokenId` at those of images), `columns` the image
  * positions, `rows` the text rows: from the last image position + 2 to the end. `lengthUntruncated`
- * is the length before `lengthMax` cut it.
+ * is the length before the cut at `lengthMax`, or a lower bound above `lengthMax`.
  */
 export type EncodedPrompt = {
   ids: Int32Array
@@ -22,84 +28,77 @@ export type EncodedPrompt = {
   lengthUntruncated: number
 }
 
-/** Rows begin this far behind the last image position. */
+/** Distance of the first row from the last image position. */
 const ROWS_AFTER_IMAGE = 2
 
 /** A file's JSON object. */
 type Json = Record<string, unknown>
 
 /**
- * Reads tokenizer.json, and for the BOS token tokenizer_config.json and special_tokens_map.json, of
- * a checkpoint. Throws TOKENIZER_INVALID naming the file.
+ * Reads tokenizer.json, or the files of a slow tokenizer, and for the BOS token tokenizer_config.json
+ * and special_tokens_map.json, of a checkpoint. Throws TOKENIZER_INVALID naming the file.
  */
 export function readTokenizer(checkpointDir: string): Tokenizer {
   const file = join(checkpointDir, 'tokenizer.json')
   const config = readObject(join(checkpointDir, 'tokenizer_config.json'))
   const bos = bosOf(config, join(checkpointDir, 'special_tokens_map.json'))
+  const json = readTokenizerJson(checkpointDir)
   try {
-    const json = readTokenizerJson(checkpointDir)
-    checkAddedTokens(json, file)
-    const split = { ...json, pre_tokenizer: withOwnSplit(json.pre_tokenizer) }
-    const tokenizer = new HfTokenizer(split, config)
-    // The library is lazy about some faults: one encoding shows them here and not at an example.
-    tokenizer.encode('a b')
-    const bosId = bos === null ? null : (tokenizer.token_to_id(bos) ?? null)
-    return { encode: text => tokenizer.encode(text).ids, bosId }
+    const bosId = bos === null ? null : idOf(json, bos)
+    return { encode: createEncoder(json), bosId, addedTokens: addedTokensOf(json) }
   } catch (error) {
-    if (error instanceof XmasdError) throw error
     throw invalid(file, messageOf(error), error)
   }
 }
 
-/** tokenizer.json without what a tokenizer does to a batch, which trainers vary and nothing here asks for. */
-export function readTokenizerJson(checkpointDir: string): Json {
-  const { padding, truncation, ...json } = readObject(join(checkpointDir, 'tokenizer.json'))
-  return json
+function idOf({ added_tokens, model }: Json, token: string): number | null {
+  const added = (added_tokens as { id: number; content: string }[] | undefined) ?? []
+  const { vocab } = model as { vocab: Record<string, number> }
+  return added.find(({ content }) => content === token)?.id ?? vocab[token] ?? null
 }
 
-/** As AutoTokenizer: what special_tokens_map.json says wins where no `added_tokens_decoder` stands. */
+/** The text of an added token; undefined where no added token has this id, or there is no tokenizer. */
+export function addedToken(checkpointDir: string, id: number): string | undefined {
+  if (!existsSync(join(checkpointDir, 'tokenizer.json'))) return undefined
+  const { added_tokens: tokens } = readTokenizerJson(checkpointDir)
+  const list = Array.isArray(tokens) ? (tokens as { id: number; content: string }[]) : []
+  return list.find(token => token.id === id)?.content
+}
+
+function addedTokensOf({ added_tokens: tokens }: Json): string[] {
+  if (!Array.isArray(tokens)) return []
+  return tokens.flatMap(token => (typeof token?.content === 'string' ? [token.content] : []))
+}
+
+/** Without padding and truncation, which trainers vary and encoding a single text never uses. */
+export function readTokenizerJson(checkpointDir: string): Json {
+  const file = join(checkpointDir, 'tokenizer.json')
+  if (existsSync(file)) {
+    const { padding, truncation, ...json } = readObject(file)
+    return json
+  }
+  const config = readObject(join(checkpointDir, 'tokenizer_config.json'))
+  try {
+    return convertSlowTokenizer(checkpointDir, config)
+  } catch (error) {
+    const save =
+      'import sys, transformers as t; t.AutoTokenizer.from_pretrained(sys.argv[1]).save_pretrained(sys.argv[1])'
+    throw new XmasdError(
+      'TOKENIZER_INVALID',
+      `${checkpointDir}: ${messageOf(error)}`,
+      `write tokenizer.json: python -c "${save}" ${checkpointDir}`,
+      { cause: error },
+    )
+  }
+}
+
+/** As AutoTokenizer: special_tokens_map.json wins where the config has no `added_tokens_decoder`. */
 function bosOf(config: Json, mapFile: string): string | null {
   const isAsked = !('added_tokens_decoder' in config) && existsSync(mapFile)
   const { bos_token: bos } = isAsked ? { ...config, ...readObject(mapFile) } : config
   const text =
     typeof bos === 'object' && bos !== null ? (bos as { content?: unknown }).content : bos
   return typeof text === 'string' && text !== '' ? text : null
-}
-
-/** The library does not look for word boundaries: it would find such a token within words too. */
-function checkAddedTokens({ added_tokens: tokens }: Json, file: string): void {
-  if (!Array.isArray(tokens)) return
-  const alone = tokens.find(token => token?.single_word === true)
-  if (alone === undefined) return
-  throw new XmasdError(
-    'TOKENIZER_INVALID',
-    `${file}: the added token ${JSON.stringify(alone.content)} has single_word, which is not supported`,
-    'use a proxy whose tokenizer has no such token',
-  )
-}
-
-/** What ByteLevel splits by where `use_regex` is not false. */
-const BYTE_LEVEL_REGEX =
-  "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+"
-
-/**
- * The library's ByteLevel takes U+FEFF for white space and U+0085 for none, its Digits only 0 to 9 for digits; its
- * Split does not.
- */
-function withOwnSplit(json: unknown): unknown {
-  if (typeof json !== 'object' || json === null) return json
-  const { type, pretokenizers, use_regex, add_prefix_space, individual_digits } = json as Json
-  if (Array.isArray(pretokenizers)) {
-    return { ...json, pretokenizers: pretokenizers.map(withOwnSplit) }
-  }
-  if (type === 'Digits') return splitBy(individual_digits === true ? '\\p{N}' : '\\p{N}+')
-  if (type !== 'ByteLevel' || use_regex === false || add_prefix_space !== false) return json
-  const pretoken = splitBy(BYTE_LEVEL_REGEX)
-  return { type: 'Sequence', pretokenizers: [pretoken, { ...json, use_regex: false }] }
-}
-
-function splitBy(regex: string): Json {
-  return { type: 'Split', pattern: { Regex: regex }, behavior: 'Isolated', invert: false }
 }
 
 function readObject(file: string): Json {
@@ -122,9 +121,9 @@ function invalid(file: string, why: string, cause: unknown): XmasdError {
 }
 
 /**
- * Encodes a prompt that holds `<image>` once for each of `images`. The texts around the marks are
- * tokenised alone; a leading BOS stays only at the very front; `imageTokens` positions stand for an
- * image; `lengthMax` cuts the expanded sequence. (np_reference.encode_prompt, expand)
+ * Encodes a prompt that holds `<image>` once for each of `images`. Each text between the marks is
+ * tokenised on its own, and keeps a leading BOS only at the front of the prompt; each image takes
+ * `imageTokens` positions; `lengthMax` cuts the expanded sequence. (np_reference.encode_prompt, expand)
  */
 export function encodePrompt(
   tokenizer: Tokenizer,
@@ -133,33 +132,94 @@ export function encodePrompt(
   { imageTokens, imageTokenId, lengthMax }: EncodeOptions,
 ): EncodedPrompt {
   const chunks = prompt.split(IMAGE_MARK)
-  if (chunks.length !== images + 1) {
-    throw new XmasdError(
-      'PLACEHOLDER_MISPLACED',
-      `the prompt has ${chunks.length - 1} image slots and not ${images}`,
-      `a template must put ${IMAGE_MARK} once for each image`,
-    )
-  }
+  checkSlots(chunks.length - 1, images)
   const ids: number[] = []
   const columns: number[] = []
   for (const [i, chunk] of chunks.entries()) {
     if (i > 0) {
       for (let n = 0; n < imageTokens; n++) columns.push(ids.push(imageTokenId) - 1)
     }
-    const encoded = tokenizer.encode(chunk)
+    const encoded = encodeStart(tokenizer, chunk, lengthMax - ids.length)
     for (const id of i === 0 ? encoded : withoutBos(encoded, tokenizer.bosId)) ids.push(id)
   }
+  return placed(ids, columns, lengthMax)
+}
+
+function placed(
+  ids: readonly number[],
+  columns: readonly number[],
+  lengthMax: number,
+): EncodedPrompt {
   const length = Math.min(ids.length, lengthMax)
-  const kept = columns.filter(column => column < length)
   return {
     ids: Int32Array.from(ids.slice(0, length)),
-    columns: Int32Array.from(kept),
+    columns: Int32Array.from(columns.filter(column => column < length)),
     rows: range((columns.at(-1) ?? length) + ROWS_AFTER_IMAGE, length),
     lengthUntruncated: ids.length,
   }
 }
 
-function withoutBos(ids: number[], bosId: number | null): number[] {
+/** A prompt as text, every image token written out. */
+export type ExpandedText = EncodedPrompt & { text: string }
+
+/**
+ * Encodes a prompt that holds `mark` once for each image: written out as `expansions` say, and tokenised in
+ * one piece. A BOS that the prompt begins with is not doubled. (transformers' processors)
+ */
+export function encodeWhole(
+  tokenizer: Tokenizer,
+  prompt: string,
+  images: { mark: string; imageToken: string; expansions: readonly string[] },
+  { imageTokenId, lengthMax }: Pick<EncodeOptions, 'imageTokenId' | 'lengthMax'>,
+): ExpandedText {
+  const { mark, imageToken, expansions } = images
+  const chunks = prompt.split(mark)
+  checkSlots(chunks.length - 1, expansions.length)
+  const text = chunks.map((chunk, i) => (i === 0 ? chunk : expansions[i - 1]! + chunk)).join('')
+  const wanted = text.split(imageToken).length - 1
+  const ids = encodeOnce(tokenizer, text, lengthMax)
+  const columns = [...ids.keys()].filter(at => ids[at] === imageTokenId)
+  const { rows, ...found } = placed(ids, columns, lengthMax)
+  const isCut = columns.length < wanted
+  return { text, ...found, rows: isCut ? new Int32Array(0) : rows }
+}
+
+/** As `encodeStart`; a text that begins with the BOS token has it once. */
+export function encodeOnce(tokenizer: Tokenizer, text: string, tokens: number): number[] {
+  const ids = encodeStart(tokenizer, text, tokens)
+  const isDoubled = tokenizer.bosId !== null && ids[0] === tokenizer.bosId && ids[1] === ids[0]
+  return isDoubled ? ids.slice(1) : ids
+}
+
+function checkSlots(found: number, images: number): void {
+  if (found === images) return
+  throw new XmasdError(
+    'PLACEHOLDER_MISPLACED',
+    `the prompt has ${found} image slots and not ${images}`,
+    `a template must put ${IMAGE_MARK} once for each image`,
+  )
+}
+
+/** Characters that are encoded first for each token wanted; doubled while they don't suffice. */
+const CHARACTERS_A_TOKEN = 8
+/** The last tokens before a cut may differ from those of the whole text. */
+const CUT_TOKENS = 64
+
+/**
+ * At least the first `tokens` ids of a text as the whole text has them; all of them unless the text is
+ * much longer. The proxy reads nothing beyond `lengthMax`, so that need not be encoded.
+ */
+export function encodeStart(tokenizer: Tokenizer, text: string, tokens: number): number[] {
+  const wanted = Math.max(tokens, 1) + CUT_TOKENS
+  for (let characters = wanted * CHARACTERS_A_TOKEN; ; characters *= 2) {
+    if (characters >= text.length) return tokenizer.encode(text)
+    const space = text.lastIndexOf(' ', characters)
+    const ids = tokenizer.encode(text.slice(0, space > characters / 2 ? space : characters))
+    if (ids.length >= wanted) return ids
+  }
+}
+
+export function withoutBos(ids: number[], bosId: number | null): number[] {
   return bosId !== null && ids[0] === bosId ? ids.slice(1) : ids
 }
 

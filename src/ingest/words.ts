@@ -5,14 +5,14 @@
  * the few of a list count as one word.
  */
 import { createHash } from 'node:crypto'
-import { type DialogTurn, IMAGE_MARK } from './decode.ts'
+import { hashedRole, IMAGE_MARK, type Turn } from './form/example.ts'
 
 const DIGITS = 16
 
 /** 16 hex digits of SHA-256 over who says which words, in order. */
-export function wordsHash(turns: readonly DialogTurn[]): string {
-  const said = turns.map(({ from, value }) => {
-    return [from, ...(from === 'human' ? questionWords(value) : wordsOf(value))]
+export function wordsHash(turns: readonly Turn[]): string {
+  const said = turns.map(({ role, text }) => {
+    return [hashedRole(role), ...(role === 'user' ? questionWords(text) : wordsOf(text))]
   })
   return createHash('sha256').update(JSON.stringify(said)).digest('hex').slice(0, DIGITS)
 }
@@ -33,10 +33,16 @@ export function questionWords(text: string): string[] {
 }
 
 function plainText(text: string): string {
-  let plain = text.replaceAll(IMAGE_MARK, ' ').normalize('NFKC').toLowerCase()
+  let plain = foldedForms(text.replaceAll(IMAGE_MARK, ' ')).toLowerCase()
   plain = plain.replaceAll('’', "'").replaceAll('\u2212', '-')
   for (const [contracted, spelled] of CONTRACTIONS) plain = plain.replaceAll(contracted, spelled)
   return plain.replaceAll(APOSTROPHE, '').replaceAll(UNSPACED, ' $& ').replaceAll(SPACES, ' ')
+}
+
+/** NFKC; text of ligatures that it spells out, 18 characters for one, stays as it is. */
+function foldedForms(text: string): string {
+  const folded = text.normalize('NFKC')
+  return folded.length <= 3 * text.length + 64 ? folded : text
 }
 
 function countingWords(plain: string): string[] {
@@ -61,7 +67,8 @@ const WORD =
   /[\p{L}\p{M}\p{N}]+|[\p{Sm}\p{Sc}\p{So}]|(?<=\p{N}\s?)[-*/](?=\s?\p{N})|(?<![\p{L}\p{N}])-(?=\p{N})|(?<=\p{N}\s?)%|(?<=\p{L})#/gu
 const UNSPACED =
   /[\p{sc=Han}\p{sc=Hiragana}\p{sc=Katakana}\p{sc=Thai}\p{sc=Lao}\p{sc=Khmer}\p{sc=Myanmar}]/gu
-const CLAUSE_END = /[.?!:;,]+(?=[\s"”')*]|$)|\s[-–—]+\s|\n/u
+/** The lookbehind tries a run of signs once, not anew at each of them. */
+const CLAUSE_END = /(?<![.?!:;,])[.?!:;,]+(?=[\s"”')*]|$)|\s[-–—]+\s|\n/u
 
 const CONTRACTIONS: readonly [RegExp, string][] = [
   [/\b(?:can't|cant|cannot)\b/g, 'can not'],

@@ -1,11 +1,14 @@
 /**
  * The log port: topics of partitions of records, consumer groups with positions, and one atomic
- * commit of outputs + positions + state. Two implementations: `local.ts` (LMDB) and `kafka.ts`.
- * Roles can't tell them apart; `test/log/contract.ts` is what both must pass.
+ * commit of outputs, positions and state. Two implementations: `local/` (LMDB) and `kafka/`. Roles
+ * can't tell them apart; both pass `test/log/contract.ts`.
  */
 import { XmasdError } from '../errors.ts'
 
 export type Place = { topic: string; partition: number }
+
+/** Headers as they are stored: a name may repeat, a value need not be text and may be null. */
+export type RawHeaders = readonly (readonly [name: string, value: Uint8Array | null])[]
 
 /** A record to append. `key: null` spreads over partitions and is refused on a compacted topic. */
 export type OutRecord = {
@@ -14,13 +17,10 @@ export type OutRecord = {
   /** `null` is a tombstone: it removes the key from a compacted topic. */
   value: Uint8Array | null
   headers?: Record<string, string>
-  /** Chosen by the key's hash where absent. */
+  /** Written after `headers`. */
+  rawHeaders?: RawHeaders | undefined
+  /** Default: by the key's hash. */
   partition?: number
-  /**
-   * The consumed partition that it follows from. A commit that moves several partitions is atomic
-   * for each of them apart, so there every output has to name its own.
-   */
-  source?: Place
 }
 
 /** A record as read. Offsets grow within a partition but need not be dense. */
@@ -30,9 +30,14 @@ export type LogRecord = {
   offset: number
   key: string | null
   value: Uint8Array | null
+  /** As text. A name that comes twice has its last value. */
   headers: Record<string, string>
+  /** All headers, where `headers` does not hold them exactly. */
+  rawHeaders?: RawHeaders
   /** Milliseconds since the epoch, as stamped on append. */
   timestamp: number
+  /** Set where what was stored here cannot be decoded: `value` holds its bytes as they are. */
+  error?: XmasdError
 }
 
 export type TopicSpec = {
@@ -40,7 +45,7 @@ export type TopicSpec = {
   partitions: number
   /** Keep at least the latest record of every key; older ones may go. */
   compacted?: boolean
-  /** Milliseconds that records are kept, -1 for good; absent: as the engine has it. */
+  /** Milliseconds that records are kept, -1 for good. Default: the engine's. */
   retentionMs?: number
 }
 
@@ -65,11 +70,11 @@ export interface StateWriter {
 export type Commit = {
   /** Next offsets to read, of partitions that this consumer owns. */
   positions: Position[]
-  /** Those that follow from one partition keep their order; those of several may come in any among each other. */
+  /** In their order. RangeError where there are some and no position moves. */
   outputs: OutRecord[]
   /**
    * Writes state in the same commit. After a crash state may lag behind the positions (an engine
-   * whose log lives elsewhere commits state second), never lead: a reader folds the gap again.
+   * whose log is remote commits state second), never lead: a reader folds the gap again.
    */
   state?: (writer: StateWriter) => void
 }
@@ -77,14 +82,14 @@ export type Commit = {
 export interface Consumer {
   /**
    * The next records of the owned partitions, in offset order within a partition, at most
-   * `recordsMax` and about `bytesMax` of values; empty when none came within `waitMsMax`.
-   * Consecutive calls go on where the last one ended, whether or not that was committed.
+   * `recordsMax` and about `bytesMax` of values; empty when none came within `waitMsMax`. Each call
+   * continues where the last one ended, committed or not.
    */
   poll(options: { recordsMax: number; bytesMax?: number; waitMsMax: number }): Promise<LogRecord[]>
   /**
-   * All of it or nothing, each moved partition with its outputs for itself. Throws LOG_FENCED
-   * (retryable) when another member has moved or taken some of them since; `refusedPlaces` tells
-   * which, the others are committed. Drop what is in flight of those, `rewind` them, poll again.
+   * All of it or nothing. Throws LOG_FENCED (retryable) when another member has moved or taken
+   * some of the partitions since; `refusedPlaces` tells which. Drop what is in flight of those,
+   * `rewind` them, and commit the rest again.
    */
   commit(commit: Commit): Promise<void>
   /** Committed positions of the owned partitions; 0 where nothing was committed. */
@@ -92,8 +97,8 @@ export interface Consumer {
   /** Read again from the committed positions; of all partitions, or of these. */
   rewind(places?: readonly Place[]): Promise<void>
   /**
-   * Another number after a partition has come or gone, or another member has moved one: whoever
-   * folds has to look at state and positions again. It changes before such records are polled.
+   * Changes when a partition is assigned or revoked, or another member has moved one, before such
+   * records are polled: a fold then reads state and positions again.
    */
   readonly epoch: number
   readonly state: StateReader
@@ -102,29 +107,29 @@ export interface Consumer {
 
 export type Lag = Position & {
   /**
-   * Records from the committed `offset` on: 0 where there are none, else at least as many as there
-   * are (an engine may count what takes an offset and is no record).
+   * Records from the committed `offset` on: 0 where there are none, else an upper bound (an engine
+   * may count offsets that hold no record).
    */
   behind: number
-  /** When the first of them was appended. */
+  /** When the first of those records was appended. */
   oldest: number | undefined
 }
 
 export interface Log {
   readonly kind: 'local' | 'kafka'
-  /** The largest record that it takes, key and headers included. */
+  /** The largest record that the log takes, key and headers included. */
   readonly recordBytesMax: number
-  /** Creates what is missing; TOPIC_MISMATCH where a topic is not as specified. */
+  /** Creates missing topics. Throws TOPIC_MISMATCH where a topic is not as specified. */
   ensureTopics(specs: readonly TopicSpec[]): Promise<void>
-  /** Appends outside any consumer; all of it or nothing. Resolves when durable. */
+  /** Appends outside any consumer, atomically. Resolves when durable. */
   append(records: readonly OutRecord[]): Promise<void>
-  /** `isStateless`: this member keeps no state, and needs no place for it. */
+  /** `isStateless`: this member keeps no state and needs no folder for it. */
   consume(options: {
     group: string
     topics: readonly string[]
     isStateless?: boolean
   }): Promise<Consumer>
-  /** Records of one partition with `from` <= offset < `to` (default: the end now), in order. */
+  /** Records of one partition with `from` <= offset < `to`, in order. Default `to`: the end now. */
   read(
     topic: string,
     options?: { partition?: number; from?: number; to?: number },
@@ -135,7 +140,7 @@ export interface Log {
   ends(topic: string): Promise<number[]>
   /** A group's committed positions, one a partition; 0 where nothing was committed. */
   committed(group: string, topic: string): Promise<number[]>
-  /** What a group has yet to read of a topic, one a partition. */
+  /** What a group has not read of a topic yet, one a partition. */
   lag(group: string, topic: string): Promise<Lag[]>
   close(): Promise<void>
 }
@@ -157,7 +162,7 @@ class Refused {
   }
 }
 
-/** What a LOG_FENCED refused; undefined for any other error. */
+/** The places that a LOG_FENCED refused; undefined for any other error. */
 export function refusedPlaces(error: unknown): readonly Place[] | undefined {
   const isFenced = error instanceof XmasdError && error.code === 'LOG_FENCED'
   return isFenced && error.cause instanceof Refused ? error.cause.places : undefined
@@ -167,21 +172,7 @@ export function placeKey({ topic, partition }: Place): string {
   return `${topic}/${partition}`
 }
 
-/**
- * The outputs of a commit by the partition that they follow from. Throws RangeError where an output
- * of several moved partitions names none of them.
- */
-export function outputsBySource(commit: Commit): Map<string, OutRecord[]> {
-  const { positions, outputs } = commit
-  const bySource = new Map<string, OutRecord[]>(positions.map(place => [placeKey(place), []]))
-  const [only] = positions.length === 1 ? bySource.values() : []
-  for (const output of outputs) {
-    const { source } = output
-    const group = source === undefined ? only : bySource.get(placeKey(source))
-    if (group === undefined) {
-      throw new RangeError(`an output to ${output.topic} follows from no partition that is moved`)
-    }
-    group.push(output)
-  }
-  return bySource
+/** Outputs have to follow from something: else nobody could tell whether a commit that broke off came through. */
+export function withoutMove(): RangeError {
+  return new RangeError('a commit with outputs has to move a position')
 }

@@ -1,17 +1,18 @@
 /**
  * Every metric, on a registry of its own. `docs/metrics.md` has a row for each, held by a test.
- * Names: `xmasd_<noun>_<unit>[_total]`; no label whose values grow with the data.
+ * Names: `xmasd_<noun>_<unit>[_total]`; no label has values that grow with the data.
  */
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client'
 import { ACTIONS, REASONS_OF } from '../record.ts'
 import { version } from '../version.ts'
-import { RETRY_CAUSES, TRANSACTION_OUTCOMES } from './log-events.ts'
-import { SECONDS, scoreMetrics, workerMetrics } from './score-metrics.ts'
+import { type LogEvents, RETRY_CAUSES, TRANSACTION_OUTCOMES } from './logger.ts'
 
 export const OUTCOMES = [
   'assigned',
   'duplicate',
   'near_duplicate',
+  'protected',
+  'misaligned',
   'redelivered',
   'dead_letter',
 ] as const
@@ -21,303 +22,318 @@ export type Metrics = ReturnType<typeof createMetrics>
 export function createMetrics() {
   const registry = new Registry()
   collectDefaultMetrics({ register: registry })
-  // Gauges that are named like counters: promtool refuses them, and their parts by type stay.
+  // Gauges with the name of a counter, which promtool refuses. The same by type stay.
   for (const name of ['handles', 'requests', 'resources']) {
     registry.removeSingleMetric(`nodejs_active_${name}_total`)
   }
+  const make = makersOf(registry)
+  const selection = selectionMetrics(make)
   const metrics = {
     registry,
-    ...flowMetrics([registry]),
-    ...infoMetrics([registry]),
-    ...logMetrics([registry]),
-    ...scoreMetrics([registry]),
-    ...workerMetrics([registry]),
-    ...selectMetrics([registry]),
-    ...regretMetrics([registry]),
-    ...driftMetrics([registry]),
-    ...bundleMetrics([registry]),
+    ...flowMetrics(make),
+    ...logMetrics(make),
+    ...infoMetrics(make),
+    ...scoreMetrics(make),
+    ...workerMetrics(make),
+    ...selection,
+    /** The gauges that only the deciding process shows. */
+    selection: Object.values(selection) as Gauge[],
+  }
+  metrics.buildInfo.set({ version: version(), node: process.versions.node }, 1)
+  for (const outcome of OUTCOMES) metrics.examples.inc({ outcome }, 0)
+  for (const outcome of TRANSACTION_OUTCOMES) metrics.transactions.inc({ outcome }, 0)
+  for (const cause of RETRY_CAUSES) metrics.logRetries.inc({ cause }, 0)
+  for (const action of ACTIONS) {
+    for (const reason of REASONS_OF[action]) metrics.decisions.inc({ action, reason }, 0)
   }
   hideSelection(metrics)
   return metrics
 }
 
-/** What the one member that decides shows. */
-const SELECTION = [
-  'subset',
-  'budget',
-  'history',
-  'parts',
-  'level',
-  'balance',
-  'evenness',
-  'clusters',
-  'redundant',
-  'pending',
-  'driftWindow',
-  'driftStability',
-  'driftNoise',
-  'driftBeyond',
-  'regretBudget',
-  'regretVariation',
-  'regretRecovered',
-  'bundleInForce',
-  'shadowDifference',
-] as const satisfies (keyof Metrics)[]
+type Makers = ReturnType<typeof makersOf>
 
-/** A process that does not decide, or does so no longer, shows none of these: a largest or least value is of the one that does. */
-export function hideSelection(metrics: Pick<Metrics, (typeof SELECTION)[number]>): void {
-  for (const name of SELECTION) {
-    const gauge: Gauge = metrics[name]
+function makersOf(registry: Registry) {
+  const registers = [registry]
+  return {
+    counter: <L extends string = never>(name: string, help: string, ...labelNames: L[]) =>
+      new Counter<L>({ name, help, labelNames, registers }),
+    gauge: <L extends string = never>(name: string, help: string, ...labelNames: L[]) =>
+      new Gauge<L>({ name, help, labelNames, registers }),
+    histogram: <L extends string = never>(
+      name: string,
+      help: string,
+      buckets: number[],
+      ...labelNames: L[]
+    ) => new Histogram<L>({ name, help, buckets, labelNames, registers }),
+  }
+}
+
+/**
+ * A process that does not decide, or no longer does, shows none of these gauges: a maximum or minimum
+ * over all processes is then the deciding one's.
+ */
+export function hideSelection({ selection }: Pick<Metrics, 'selection'>): void {
+  for (const gauge of selection) {
     gauge.reset()
-    // What `reset` leaves of a gauge without labels is a 0.
+    // A reset gauge without labels still shows a 0.
     gauge.remove({})
   }
 }
 
-function flowMetrics(registers: Registry[]) {
-  const metrics = {
-    examples: new Counter({
-      name: 'xmasd_examples_total',
-      help: 'Examples by what became of them; redelivered and duplicate ones were assigned too, once each',
-      labelNames: ['outcome'] as const,
-      registers,
-    }),
-    deadLetters: new Counter({
-      name: 'xmasd_dead_letters_total',
-      help: 'Inputs that ended in dead-letters, by error code',
-      labelNames: ['code'] as const,
-      registers,
-    }),
-    commitSeconds: new Histogram({
-      name: 'xmasd_commit_seconds',
-      help: 'Time of one atomic commit of outputs, positions and state',
-      labelNames: ['role'] as const,
-      buckets: SECONDS,
-      registers,
-    }),
-    fencedCommits: new Counter({
-      name: 'xmasd_commits_fenced_total',
-      help: 'Commits refused because another member of the group had moved on; their work was done again',
-      labelNames: ['role'] as const,
-      registers,
-    }),
-    backlogRecords: new Gauge({
-      name: 'xmasd_backlog_records',
-      help: 'Records between the committed position and the end of the topic that the role reads',
-      labelNames: ['role'] as const,
-      registers,
-    }),
-    backlogSeconds: new Gauge({
-      name: 'xmasd_backlog_seconds',
-      help: 'Seconds that the backlog takes at the rate of the last minutes; the age of the oldest record while nothing moves',
-      labelNames: ['role'] as const,
-      registers,
-    }),
-    backlogAge: new Gauge({
-      name: 'xmasd_backlog_age_seconds',
-      help: 'Seconds since the oldest record not yet committed was appended; 0 where there is none',
-      labelNames: ['role'] as const,
-      registers,
-    }),
-    lastCommit: new Gauge({
-      name: 'xmasd_last_commit_timestamp_seconds',
-      help: 'When the role last committed, or started where it has not yet; seconds since the epoch',
-      labelNames: ['role'] as const,
-      registers,
-    }),
-  }
-  for (const outcome of OUTCOMES) metrics.examples.inc({ outcome }, 0)
-  return metrics
-}
+const SECONDS = [0.001, 0.005, 0.025, 0.1, 0.5, 1, 5, 15, 60, 300]
+const GAINS = [-2, -1, -0.5, -0.2, -0.1, 0, 0.1, 0.2, 0.5, 1, 2, 5]
+const EXAMPLES = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024]
 
-function infoMetrics(registers: Registry[]) {
-  const metrics = {
-    checks: new Gauge({
-      name: 'xmasd_check_ok',
-      help: '1 where /readyz finds this well, 0 where not',
-      labelNames: ['check'] as const,
-      registers,
-    }),
-    buildInfo: new Gauge({
-      name: 'xmasd_build_info',
-      help: '1; the versions of xmasd and Node are in the labels',
-      labelNames: ['version', 'node'] as const,
-      registers,
-    }),
-    bundleInfo: new Gauge({
-      name: 'xmasd_bundle_info',
-      help: '1; the bundle in use is in the labels',
-      labelNames: ['bundle', 'mode', 'signature'] as const,
-      registers,
-    }),
-  }
-  metrics.buildInfo.set({ version: version(), node: process.versions.node }, 1)
-  return metrics
-}
-
-function logMetrics(registers: Registry[]) {
-  const metrics = {
-    transactions: new Counter({
-      name: 'xmasd_transactions_total',
-      help: 'Atomic writes of outputs and positions by how they ended; a commit is one, on Kafka one a partition',
-      labelNames: ['outcome'] as const,
-      registers,
-    }),
-    transactionSeconds: new Histogram({
-      name: 'xmasd_transaction_seconds',
-      help: 'Time of one atomic write of outputs and positions, however it ended',
-      buckets: SECONDS,
-      registers,
-    }),
-    rebalances: new Counter({
-      name: 'xmasd_rebalances_total',
-      help: 'Times that the partitions of the group were dealt anew to its members',
-      labelNames: ['role'] as const,
-      registers,
-    }),
-    partitions: new Gauge({
-      name: 'xmasd_owned_partitions',
-      help: 'Partitions that the group has dealt to this process',
-      labelNames: ['role'] as const,
-      registers,
-    }),
-    logRetries: new Counter({
-      name: 'xmasd_log_retries_total',
-      help: 'Requests of the log that failed and were tried again, by cause',
-      labelNames: ['cause'] as const,
-      registers,
-    }),
-  }
-  for (const outcome of TRANSACTION_OUTCOMES) metrics.transactions.inc({ outcome }, 0)
-  for (const cause of RETRY_CAUSES) metrics.logRetries.inc({ cause }, 0)
-  return metrics
-}
-
-function bundleMetrics(registers: Registry[]) {
+function flowMetrics({ counter, gauge, histogram }: Makers) {
   return {
-    bundleInForce: new Gauge({
-      name: 'xmasd_bundle_in_force_info',
-      help: '1; the bundle whose clusters decide, and the one that decides beside it, are in the labels',
-      labelNames: ['bundle', 'shadow'] as const,
-      registers,
-    }),
-    shadowDifference: new Gauge({
-      name: 'xmasd_shadow_difference_ratio',
-      help: 'Examples kept by one of the bundle in force and its shadow alone, of those kept by either; 0 without a shadow',
-      registers,
-    }),
+    examples: counter(
+      'xmasd_examples_total',
+      'Examples by outcome; redelivered and duplicate ones are counted as assigned too',
+      'outcome',
+    ),
+    deadLetters: counter('xmasd_dead_letters_total', 'Dead letters by error code', 'code'),
+    decisions: counter(
+      'xmasd_decisions_total',
+      'Published decisions by action and reason',
+      'action',
+      'reason',
+    ),
+    commitSeconds: histogram(
+      'xmasd_commit_seconds',
+      'Time of one atomic commit of outputs, positions and state',
+      SECONDS,
+      'role',
+    ),
+    fencedCommits: counter(
+      'xmasd_commits_fenced_total',
+      'Commits refused because another member of the group had moved on; their work was done again',
+      'role',
+    ),
+    backlogRecords: gauge(
+      'xmasd_backlog_records',
+      'Records between the committed position and the end of the topic that the role reads',
+      'role',
+    ),
+    backlogSeconds: gauge(
+      'xmasd_backlog_seconds',
+      'Seconds to work off the backlog at the recent rate; the age of its oldest record while nothing moves',
+      'role',
+    ),
+    backlogAge: gauge(
+      'xmasd_backlog_age_seconds',
+      'Seconds since the oldest uncommitted record was appended; 0 without one',
+      'role',
+    ),
+    lastCommit: gauge(
+      'xmasd_last_commit_timestamp_seconds',
+      'Time of the last commit of the role, of its start before the first; seconds since the epoch',
+      'role',
+    ),
   }
 }
 
-function selectMetrics(registers: Registry[]) {
-  const metrics = {
-    decisions: new Counter({
-      name: 'xmasd_decisions_total',
-      help: 'Decisions published, by action and reason',
-      labelNames: ['action', 'reason'] as const,
-      registers,
-    }),
-    subset: new Gauge({
-      name: 'xmasd_subset_examples',
-      help: 'Examples that the policy keeps now, of those that count',
-      registers,
-    }),
-    budget: new Gauge({
-      name: 'xmasd_budget_ratio',
-      help: 'The share of the history that the subset is to hold: select.percent',
-      registers,
-    }),
-    history: new Gauge({
-      name: 'xmasd_history_examples',
-      help: 'Examples that count: N of the batch rule',
-      registers,
-    }),
-    parts: new Gauge({
-      name: 'xmasd_part_examples',
-      help: 'Examples of the stream, of the baseline that decisions go on from, and of the control arm, by whether they are kept now',
-      labelNames: ['part', 'state'] as const,
-      registers,
-    }),
-    level: new Gauge({
-      name: 'xmasd_level_examples',
-      help: 'The level: the quota of clusters that are not exhausted',
-      registers,
-    }),
-    balance: new Gauge({
-      name: 'xmasd_balance_ratio',
-      help: 'Entropy of the subset over clusters, over that of the batch rule for clusters of these sizes',
-      registers,
-    }),
-    evenness: new Gauge({
-      name: 'xmasd_evenness_ratio',
-      help: 'Entropy over clusters, over that of equal counts',
-      labelNames: ['of'] as const,
-      registers,
-    }),
-    clusters: new Gauge({
-      name: 'xmasd_quota_clusters',
-      help: 'Clusters by what they give to the subset',
-      labelNames: ['state'] as const,
-      registers,
-    }),
-    redundant: new Gauge({
-      name: 'xmasd_redundant_ratio',
-      help: 'Share of all distinct examples that are duplicates of another',
-      registers,
-    }),
-    pending: new Gauge({
-      name: 'xmasd_pending_examples',
-      help: 'Examples that wait for the next settlement',
-      registers,
-    }),
-  }
-  for (const action of ACTIONS) {
-    for (const reason of REASONS_OF[action]) metrics.decisions.inc({ action, reason }, 0)
-  }
-  return metrics
-}
-
-function driftMetrics(registers: Registry[]) {
+function logMetrics({ counter, gauge, histogram }: Makers) {
   return {
-    driftWindow: new Gauge({
-      name: 'xmasd_drift_window_examples',
-      help: 'Counted examples that the other drift metrics look back on',
-      registers,
-    }),
-    driftStability: new Gauge({
-      name: 'xmasd_drift_stability_index',
-      help: 'Population stability index of cluster shares against the baseline of the bundle',
-      registers,
-    }),
-    driftNoise: new Gauge({
-      name: 'xmasd_drift_noise_index',
-      help: 'What xmasd_drift_stability_index comes to by chance alone, with so many examples and clusters',
-      registers,
-    }),
-    driftBeyond: new Gauge({
-      name: 'xmasd_drift_beyond_ratio',
-      help: 'Share of examples beyond the radius that 99 % of their cluster kept within when it was fitted',
-      registers,
-    }),
+    transactions: counter(
+      'xmasd_transactions_total',
+      'Atomic writes of outputs and positions, one a commit, by outcome',
+      'outcome',
+    ),
+    transactionSeconds: histogram(
+      'xmasd_transaction_seconds',
+      'Time of one atomic write of outputs and positions, whatever its outcome',
+      SECONDS,
+    ),
+    rebalances: counter(
+      'xmasd_rebalances_total',
+      'Times that the partitions of the group were assigned to its members',
+      'role',
+    ),
+    partitions: gauge(
+      'xmasd_owned_partitions',
+      'Partitions of the group that are assigned to this process',
+      'role',
+    ),
+    logRetries: counter(
+      'xmasd_log_retries_total',
+      'Failed requests to the log that were tried again, by cause',
+      'cause',
+    ),
   }
 }
 
-function regretMetrics(registers: Registry[]) {
+function infoMetrics({ counter, gauge }: Makers) {
   return {
-    regretBudget: new Gauge({
-      name: 'xmasd_regret_budget_ratio',
-      help: 'How many more are kept than the budget allows so far, over the budget; final decisions only',
-      registers,
-    }),
-    regretVariation: new Gauge({
-      name: 'xmasd_regret_variation_ratio',
-      help: "Total variation between clusters' shares in the subset and in the batch rule's",
-      registers,
-    }),
-    regretRecovered: new Gauge({
-      name: 'xmasd_regret_recovered_ratio',
-      help: 'Of the mean instability that the batch rule saves over random members, what the subset saves',
-      registers,
-    }),
+    logLinesDropped: counter(
+      'xmasd_log_lines_dropped_total',
+      'Log lines that could not be written to stderr, as on a full disk',
+    ),
+    framesDropped: counter(
+      'xmasd_dashboard_frames_dropped_total',
+      'Updates that were not sent to an open dashboard because it reads too slowly',
+    ),
+    dashboards: gauge('xmasd_dashboard_open_pages', 'Dashboards that receive updates now'),
+    checks: gauge('xmasd_check_ok', '1 where the check of /readyz passes, else 0', 'check'),
+    buildInfo: gauge(
+      'xmasd_build_info',
+      '1; the labels hold the versions of xmasd and Node',
+      'version',
+      'node',
+    ),
+    bundleInfo: gauge(
+      'xmasd_bundle_info',
+      '1; the labels hold the configured bundle',
+      'bundle',
+      'mode',
+      'signature',
+    ),
+  }
+}
+
+function scoreMetrics({ counter, gauge, histogram }: Makers) {
+  return {
+    ingestSeconds: histogram(
+      'xmasd_ingest_seconds',
+      'Time to decode, fetch and tokenise one batch',
+      SECONDS,
+    ),
+    scoreSeconds: histogram(
+      'xmasd_score_seconds',
+      'Time to score one batch at every checkpoint',
+      SECONDS,
+    ),
+    batchExamples: histogram('xmasd_batch_examples', 'Records in one batch', EXAMPLES),
+    tokens: counter(
+      'xmasd_scored_tokens_total',
+      'Scored sequence positions, image positions included, each counted once for all checkpoints',
+    ),
+    truncated: counter(
+      'xmasd_truncated_examples_total',
+      'Examples cut to the longest sequence of the proxy',
+    ),
+    imageGain: histogram(
+      'xmasd_image_gain_nats',
+      'Image gain of scored examples: loss of the answers without the pictures less that with them',
+      GAINS,
+    ),
+    batchesInFlight: gauge(
+      'xmasd_queue_depth_batches',
+      'Batches that the score role has read and not yet committed',
+    ),
+    indexChecks: counter(
+      'xmasd_index_checks_total',
+      'HNSW answers compared with the exact scan, by agreement',
+      'agreed',
+    ),
+  }
+}
+
+function workerMetrics({ counter, gauge }: Makers) {
+  return {
+    deviceSeconds: counter(
+      'xmasd_device_seconds_total',
+      'Time in forward passes, summed over worker threads, by device',
+      'device',
+    ),
+    jobsWaiting: gauge('xmasd_queue_depth_jobs', 'Jobs that wait for a worker thread', 'stage'),
+    workersBusy: gauge('xmasd_busy_workers', 'Worker threads with a job', 'stage'),
+    workersReplaced: counter(
+      'xmasd_workers_replaced_total',
+      'Worker threads that died and were replaced',
+    ),
+    outOfMemory: counter(
+      'xmasd_memory_shortages_total',
+      'Scoring jobs that ran out of memory and were done again',
+    ),
+    passTokens: gauge(
+      'xmasd_pass_tokens',
+      'Distinct tokens allowed in one forward pass: proxy.tokensMax, halved where memory ran out',
+    ),
+  }
+}
+
+function selectionMetrics({ gauge }: Makers) {
+  return {
+    subset: gauge('xmasd_subset_examples', 'Counted examples that the policy keeps now'),
+    budget: gauge('xmasd_budget_ratio', 'Share of the history that the subset may hold'),
+    history: gauge('xmasd_history_examples', 'Counted examples: N of the batch rule'),
+    parts: gauge(
+      'xmasd_part_examples',
+      'Examples of the stream, the baseline and the random holdout (control), by whether they are kept now',
+      'part',
+      'state',
+    ),
+    level: gauge(
+      'xmasd_level_examples',
+      'Water-filling level: the quota of clusters with more examples than it',
+    ),
+    balance: gauge(
+      'xmasd_balance_ratio',
+      'Entropy of the subset over clusters, divided by that of the batch rule on clusters of these sizes',
+    ),
+    evenness: gauge(
+      'xmasd_evenness_ratio',
+      'Entropy over clusters, divided by that of equal counts',
+      'of',
+    ),
+    clusters: gauge('xmasd_quota_clusters', 'Clusters by what they give to the subset', 'state'),
+    redundant: gauge(
+      'xmasd_redundant_ratio',
+      'Share of all distinct examples that are duplicates of another',
+    ),
+    pending: gauge('xmasd_pending_examples', 'Examples that wait for the next settlement'),
+    regretBudget: gauge(
+      'xmasd_regret_budget_ratio',
+      'Examples kept beyond the budget so far, divided by the budget; 0 under the revisable policy',
+    ),
+    regretVariation: gauge(
+      'xmasd_regret_variation_ratio',
+      "Total variation between the clusters' shares in the subset and in the batch rule's",
+    ),
+    regretRecovered: gauge(
+      'xmasd_regret_recovered_ratio',
+      "Fraction of the batch rule's reduction in mean instability that the subset achieves; 1 = as good",
+    ),
+    driftWindow: gauge(
+      'xmasd_drift_window_examples',
+      'Counted examples in the window of the other drift metrics',
+    ),
+    driftStability: gauge(
+      'xmasd_drift_stability_index',
+      'Population stability index of cluster shares against the baseline of the bundle',
+    ),
+    driftNoise: gauge(
+      'xmasd_drift_noise_index',
+      'Expected xmasd_drift_stability_index from chance alone for this many examples and clusters',
+    ),
+    driftBeyond: gauge(
+      'xmasd_drift_beyond_ratio',
+      'Share of examples beyond the 99 % radius of their cluster at the time of the fit',
+    ),
+    bundleInForce: gauge(
+      'xmasd_bundle_in_force_info',
+      '1; the labels hold the active bundle and the one that shadows it',
+      'bundle',
+      'shadow',
+    ),
+    shadowDifference: gauge(
+      'xmasd_shadow_difference_ratio',
+      'Examples kept by only one of the active bundle and its shadow, of those kept by either; 0 without a shadow',
+    ),
+  }
+}
+
+/** `roleOf` says which role a consumer group belongs to. */
+export function countLogEvents(metrics: Metrics, roleOf: (group: string) => string): LogEvents {
+  return {
+    onTransaction: (outcome, seconds) => {
+      metrics.transactions.inc({ outcome })
+      metrics.transactionSeconds.observe(seconds)
+    },
+    onRebalance: (group, partitions) => {
+      metrics.rebalances.inc({ role: roleOf(group) })
+      metrics.partitions.set({ role: roleOf(group) }, partitions)
+    },
+    onRetry: cause => metrics.logRetries.inc({ cause }),
   }
 }

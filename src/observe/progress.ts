@@ -1,18 +1,26 @@
-/** Progress of long work on stderr: a bar with rate and ETA on a terminal, a line now and then elsewhere. */
+/** Progress of long work on stderr: a bar with rate and ETA on a terminal, a line every 5 s elsewhere. */
 import cliProgress from 'cli-progress'
 
 export type Progress = {
-  /** Sets how much is done, in the units of `total`, and what else to show. */
-  update(done: number, note?: string): void
+  /**
+   * Sets how much is done, in units of `total`, and a note to show beside it. `share` of all, above 0
+   * to 1, gives the total that was not known at the start.
+   */
+  update(done: number, note?: string, share?: number): void
   stop(): void
 }
 
 const LINE_EVERY_MS = 5_000
 
-/** `total` may be unknown (undefined): then only count and rate are shown. */
-export function startProgress(label: string, total: number | undefined): Progress {
+/** Without a `total` only count and rate are shown. 'by share': `update` tells it. */
+export function startProgress(label: string, total: number | undefined | 'by share'): Progress {
   const isTerminal = process.stderr.isTTY === true && process.env.TERM !== 'dumb'
-  return isTerminal && total !== undefined ? bar(label, total) : lines(label, total)
+  const known = total === 'by share' ? undefined : total
+  return isTerminal && total !== undefined ? bar(label, known ?? 0) : lines(label, known)
+}
+
+function totalOf(done: number, share: number): number {
+  return Math.max(done, Math.round(done / Math.max(share, Number.EPSILON)))
 }
 
 function bar(label: string, total: number): Progress {
@@ -26,12 +34,16 @@ function bar(label: string, total: number): Progress {
   const started = performance.now()
   shown.start(total, 0, { rate: '-', note: '' })
   return {
-    update: (done, note = '') => shown.update(done, { rate: rateSince(started, done), note }),
+    update: (done, note = '', share) => {
+      if (share !== undefined) shown.setTotal(totalOf(done, share))
+      shown.update(done, { rate: rateSince(started, done), note })
+    },
     stop: () => shown.stop(),
   }
 }
 
-function lines(label: string, total: number | undefined): Progress {
+function lines(label: string, known: number | undefined): Progress {
+  let total = known
   const started = performance.now()
   let shownAt = started
   let last = 0
@@ -45,8 +57,9 @@ function lines(label: string, total: number | undefined): Progress {
     )
   }
   return {
-    update: (done, note) => {
+    update: (done, note, share) => {
       last = done
+      if (share !== undefined) total = totalOf(done, share)
       shownNote = note === undefined ? '' : ` · ${note}`
       if (performance.now() - shownAt < LINE_EVERY_MS) return
       shownAt = performance.now()

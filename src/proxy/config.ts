@@ -1,18 +1,17 @@
 /**
- * What the proxy is: read from a checkpoint's `config.json`, checked, with the defaults of Hugging
- * Face's config classes filled in. Both shapes are read: 4.x (`rope_theta`, defaults left out) and
- * 5.x (`rope_parameters`, everything written).
+ * What a proxy is. `ConfigReader` looks up the keys of a checkpoint's JSON files, with errors that name
+ * file, key and value.
  */
-import { join } from 'node:path'
-import { XmasdError } from '../errors.ts'
-import { ConfigReader, type Json, readJson } from './config-reader.ts'
-import { readPositions, readText } from './config-text.ts'
-import { readVision } from './config-vision.ts'
+import { existsSync, readFileSync } from 'node:fs'
+import { homedir } from 'node:os'
+import { isAbsolute, join, resolve } from 'node:path'
+import { messageOf, XmasdError } from '../errors.ts'
 import type { Activation } from './ops.ts'
 import type { RopeScaling } from './rope.ts'
 
 export type VisionConfig = {
-  family: 'clip' | 'siglip'
+  /** What the tower is built like. */
+  family: string
   width: number
   intermediate: number
   layers: number
@@ -21,16 +20,16 @@ export type VisionConfig = {
   patchSize: number
   activation: Activation
   epsilon: number
-  /** How many encoder layers run: the hidden state that the connector reads. */
+  /** Encoder layers that run, up to the hidden state that the connector reads. */
   layersRun: number
-  /** The connector does not read the first row: CLIP's class token. (SigLIP's first patch, if asked.) */
+  /** The connector skips the first row: CLIP's class token, or SigLIP's first patch. */
   dropFirstRow: boolean
 }
 
 export type ConnectorConfig = { activation: Activation }
 
 export type TextConfig = {
-  family: 'llama' | 'qwen2' | 'qwen3' | 'stablelm' | 'phi'
+  family: 'llama' | 'mistral' | 'qwen2' | 'qwen3' | 'stablelm' | 'phi'
   width: number
   intermediate: number
   layers: number
@@ -43,111 +42,212 @@ export type TextConfig = {
   ropeScaling: RopeScaling
   epsilon: number
   norm: 'rms' | 'layer'
-  /** What each head of q and k goes through before rotary; the score reads q and k without it. */
+  /** Norm of each head of q and k before rotary. The score reads q and k without it. */
   headNorm: 'none' | 'rms' | 'layer' | 'layer-per-head'
-  /** Attention and feed-forward both read the layer's one norm, and are added together. */
+  /** Attention and feed-forward both read the layer's one norm; their outputs are added. */
   parallelResidual: boolean
-  /** down(act(gate) * up), or down(act(up)). */
+  /** gated: down(act(gate) * up); plain: down(act(up)). */
   mlp: 'gated' | 'plain'
   activation: Activation
   vocab: number
   tiedHead: boolean
+  /** Which of a token's three positions turns each frequency; absent where tokens have one position. */
+  ropeAxes?: readonly number[]
 }
 
+/** The schedule's fingerprint covers every field: see `fingerprintOf`. */
 export type ProxyConfig = {
-  /** Hugging Face's llava, or TinyLLaVA-Factory's. */
-  kind: 'llava' | 'tinyllava'
+  /** The family's: see `familyOf`. */
+  kind: string
   vision: VisionConfig
   connector: ConnectorConfig
   text: TextConfig
-  /** Image positions an image takes in the sequence. */
+  /** Positions of one image in the sequence; where they vary, of one of the usual size. */
   imageTokens: number
   imageTokenId: number
   /** Longest sequence, in positions after the image is expanded. */
   lengthMax: number
   aspect: 'square' | 'pad'
+  /** The connector has a learned row that ends a line of features. */
+  newline?: true
+  /** Positions may hold rows mixed of four rows of features. */
+  blends?: true
+  /** What else the family's files say that decides its numbers. */
+  more?: Readonly<Record<string, Json | number | string | boolean | readonly number[]>>
 }
 
-/** A `model_max_length` from here on stands for "none" (Hugging Face writes 1e30). */
-const NO_LENGTH = 1e9
+/** Patches of an image; pixels beyond the last whole patch, right and below, are ignored. */
+export function patchesPerImage({ imageSize, patchSize }: VisionConfig): number {
+  return Math.floor(imageSize / patchSize) ** 2
+}
+
+export type Json = Record<string, unknown>
+
+/** The JSON object in `file`; `otherwise` where the file is missing. Throws CHECKPOINT_INVALID. */
+export function readJson(file: string, otherwise?: Json): Json {
+  let text: string
+  try {
+    text = readFileSync(file, 'utf8')
+  } catch (error) {
+    if (otherwise !== undefined) return otherwise
+    throw unreadable(file, `cannot be read: ${messageOf(error)}`)
+  }
+  try {
+    const json: unknown = JSON.parse(text)
+    if (isObject(json)) return json
+  } catch (error) {
+    throw unreadable(file, `is not JSON: ${messageOf(error)}`)
+  }
+  throw unreadable(file, 'is not a JSON object')
+}
+
+function unreadable(file: string, reason: string): XmasdError {
+  const hint = 'Save or copy this checkpoint again, or remove its folder.'
+  return new XmasdError('CHECKPOINT_INVALID', `${file} ${reason}`, hint)
+}
+
+function isObject(value: unknown): value is Json {
+  return typeof value === 'object' && value !== null && !Array.isArray(value)
+}
+
+/** Where a model may lie that a file of `dir` names: a folder, or a model of the hub in Hugging Face's cache. */
+export function placesOf(dir: string, name: string, revision = 'main'): string[] {
+  if (isAbsolute(name)) return [resolve(name)]
+  return [resolve(dir, name), resolve(name), ...cachedSnapshots(name, revision)]
+}
+
+/** Where Hugging Face's cache holds a revision of a model of the hub: a branch, a tag or a commit. */
+function cachedSnapshots(name: string, revision: string): string[] {
+  const { HF_HUB_CACHE, HF_HOME, XDG_CACHE_HOME } = process.env
+  const home = HF_HOME ?? join(XDG_CACHE_HOME ?? join(homedir(), '.cache'), 'huggingface')
+  const model = join(HF_HUB_CACHE ?? join(home, 'hub'), `models--${name.replaceAll('/', '--')}`)
+  const ref = join(model, 'refs', revision)
+  const commit = existsSync(ref) ? readFileSync(ref, 'utf8').trim() : revision
+  return [join(model, 'snapshots', commit)]
+}
+
+/** Hugging Face's names of activations. */
+const ACTIVATIONS: Record<string, Activation> = {
+  gelu: 'gelu',
+  gelu_new: 'gelu_pytorch_tanh',
+  gelu_pytorch_tanh: 'gelu_pytorch_tanh',
+  quick_gelu: 'quick_gelu',
+  relu: 'relu',
+  silu: 'silu',
+  swish: 'silu',
+}
+
+const isNumber = (value: unknown): value is number => Number.isFinite(value)
+const isInteger = (value: unknown): value is number => Number.isSafeInteger(value)
 
 /**
- * The proxy of one checkpoint folder. Throws PROXY_UNSUPPORTED, naming what is supported, for
- * families and features that are not; PROXY_INVALID for values that make no sense;
- * CHECKPOINT_INVALID for a file that is missing or is not JSON.
+ * Typed look-ups in one section of a config. null counts as absent, as in Hugging Face's classes; a
+ * look-up without `otherwise` needs the key.
  */
-export function readProxyConfig(checkpointDir: string): ProxyConfig {
-  const file = join(checkpointDir, 'config.json')
-  const json = readJson(file)
-  const reader = new ConfigReader(file, json)
-  checkLayout(reader, json)
-  const kind =
-    reader.oneOf('model_type', ['llava', 'tinyllava']) === 'tinyllava' ? 'tinyllava' : 'llava'
-  reader.absent('quantization_config')
-  const vision = readVision(reader, kind)
-  const lengthMax = readLengthMax(checkpointDir, reader, kind)
-  const text = readText(reader, lengthMax)
-  return {
-    kind,
-    vision,
-    connector: readConnector(reader, kind),
-    text,
-    imageTokens: featureRows(vision),
-    imageTokenId: reader.integer(
-      'image_token_index',
-      reader.integer('image_token_id', kind === 'tinyllava' ? -200 : 32_000),
-    ),
-    lengthMax,
-    aspect: reader.oneOf('image_aspect_ratio', ['square', 'pad']) === 'pad' ? 'pad' : 'square',
+export class ConfigReader {
+  readonly file: string
+  readonly prefix: string
+  readonly #json: Json
+
+  constructor(file: string, json: Json, prefix = '') {
+    this.file = file
+    this.prefix = prefix
+    this.#json = json
   }
-}
 
-const REPOSITORY_KEYS = ['mm_vision_tower', 'mm_projector_type', 'mm_hidden_size']
+  /** A section of this section; undefined where absent. */
+  section(key: string): ConfigReader | undefined {
+    const value = this.#json[key] ?? undefined
+    if (value === undefined) return undefined
+    if (!isObject(value)) throw this.invalid(key, 'an object is expected')
+    return new ConfigReader(this.file, value, `${this.prefix}${key}.`)
+  }
 
-/** The LLaVA repository's configs say llava too; its weights have other names and no vision tower. */
-function checkLayout(reader: ConfigReader, json: Json): void {
-  const classes = reader.list('architectures').map(String)
-  if (json.model_type === 'tinyllava' || classes.includes('LlavaForConditionalGeneration')) return
-  const sign =
-    classes.find(name => /^Llava\w+ForCausalLM$/.test(name)) ??
-    REPOSITORY_KEYS.find(key => (json[key] ?? null) !== null)
-  if (sign === undefined) return
-  throw new XmasdError(
-    'PROXY_UNSUPPORTED',
-    `${reader.file} has ${sign}: the LLaVA repository's own layout`,
-    'Convert every checkpoint to Hugging Face llava: convert_llava_weights_to_hf.py of transformers 4.',
-  )
-}
+  has(key: string): boolean {
+    return (this.#json[key] ?? undefined) !== undefined
+  }
 
-function readConnector(reader: ConfigReader, kind: ProxyConfig['kind']): ConnectorConfig {
-  if (kind === 'llava') return { activation: reader.activation('projector_hidden_act', 'gelu') }
-  reader.oneOf('connector_type', ['mlp2x_gelu'])
-  return { activation: 'gelu' }
-}
+  isList(key: string): boolean {
+    return Array.isArray(this.#json[key])
+  }
 
-/** Patches that an image is cut into. What is left at the right and lower edge is not looked at. */
-export function patchesPerImage(vision: VisionConfig): number {
-  return Math.floor(vision.imageSize / vision.patchSize) ** 2
-}
+  is(key: string, value: unknown): boolean {
+    return this.#json[key] === value
+  }
 
-/** Rows of the hidden state that the connector reads: what an image takes in the sequence. */
-function featureRows(vision: VisionConfig): number {
-  const classToken = vision.family === 'clip' ? 1 : 0
-  return patchesPerImage(vision) + classToken - (vision.dropFirstRow ? 1 : 0)
-}
+  integer(key: string, otherwise?: number): number {
+    return this.#read(key, otherwise, isInteger, 'an integer')
+  }
 
-/** The trainer's own length, else the shorter of the tokenizer's and the language model's. */
-function readLengthMax(
-  checkpointDir: string,
-  top: ConfigReader,
-  kind: ProxyConfig['kind'],
-): number {
-  const own = top.positive('tokenizer_model_max_length', kind === 'tinyllava' ? 2048 : 0)
-  if (own > 0) return own
-  const positions = readPositions(top)
-  const file = join(checkpointDir, 'tokenizer_config.json')
-  const length = readJson(file, {}).model_max_length
-  return typeof length === 'number' && length >= 1 && length < NO_LENGTH
-    ? Math.min(Math.floor(length), positions)
-    : positions
+  positive(key: string, otherwise?: number): number {
+    const isPositive = (value: unknown) => isInteger(value) && value > 0
+    return this.#read(key, otherwise, isPositive, 'a positive integer')
+  }
+
+  real(key: string, otherwise?: number): number {
+    return this.#read(key, otherwise, isNumber, 'a number')
+  }
+
+  positiveReal(key: string, otherwise?: number): number {
+    const isPositive = (value: unknown) => isNumber(value) && value > 0
+    return this.#read(key, otherwise, isPositive, 'a positive number')
+  }
+
+  text(key: string, otherwise?: string): string {
+    return this.#read(key, otherwise, value => typeof value === 'string', 'a text')
+  }
+
+  flag(key: string, otherwise: boolean): boolean {
+    return this.#read(key, otherwise, value => typeof value === 'boolean', 'true or false')
+  }
+
+  /** Empty where absent. */
+  list(key: string): readonly unknown[] {
+    return this.#read<readonly unknown[]>(key, [], Array.isArray, 'a list')
+  }
+
+  activation(key: string, otherwise: string): Activation {
+    const name = this.oneOf(key, Object.keys(ACTIVATIONS)) ?? otherwise
+    return ACTIVATIONS[name]!
+  }
+
+  /** The value, or undefined where absent; PROXY_UNSUPPORTED where it is none of `supported`. */
+  oneOf<T extends string>(key: string, supported: readonly T[]): T | undefined {
+    if (!this.has(key)) return undefined
+    const found = supported.find(one => one === this.#json[key])
+    if (found !== undefined) return found
+    throw this.unsupported(key, supported.join(', '))
+  }
+
+  #read<T>(
+    key: string,
+    otherwise: T | undefined,
+    isValid: (value: unknown) => boolean,
+    expected: string,
+  ): T {
+    const value = this.#json[key] ?? undefined
+    if (value === undefined && otherwise !== undefined) return otherwise
+    if (isValid(value)) return value as T
+    throw this.invalid(key, `${expected} is expected`)
+  }
+
+  invalid(key: string, reason: string): XmasdError {
+    return new XmasdError(
+      'PROXY_INVALID',
+      `${this.file} has ${this.#shown(key)}: ${reason}`,
+      'A proxy is a folder of checkpoint-N/ as a Hugging Face Trainer leaves it.',
+    )
+  }
+
+  unsupported(key: string, supported: string): XmasdError {
+    return new XmasdError(
+      'PROXY_UNSUPPORTED',
+      `${this.file}: ${this.#shown(key)} is not supported (supported: ${supported})`,
+      'docs/families.md lists the proxies that are supported.',
+    )
+  }
+
+  #shown(key: string): string {
+    return `${this.prefix}${key} ${JSON.stringify(this.#json[key] ?? null)}`
+  }
 }

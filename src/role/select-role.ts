@@ -1,28 +1,27 @@
 /**
- * The select role: a deterministic fold over `assignments` in log order -> decisions and subset.
- * State is written in the same commit as outputs and position; where it lags (an engine that
- * commits it second, a lost disk) the gap is folded again and nothing is published twice.
+ * The select role: a deterministic fold over `assignments` in log order -> decisions and subset. State,
+ * outputs and position are one commit; where the state lags (an engine that commits it second, a lost
+ * disk) the gap is folded again and nothing is published twice.
  *
- *   open state ─► fold the gap silently ─► poll ─► fold ─► commit {decisions, subset, position, state}
+ *   open state ─► fold the gap, no outputs ─► poll ─► fold ─► commit {decisions, subset, position, state}
  *        ▲                                   │                 │
  *        ├── the partition came or went ◄────┘                 │
  *        └──────────── LOG_FENCED: open again ◄────────────────┘
  *
- * One member of the group has the one partition of `assignments`; the others stand by without a state.
+ * One member of the group has the one partition of `assignments`; the others stand by.
  */
 import type { Config } from '../config.ts'
 import { messageOf, XmasdError } from '../errors.ts'
 import type { Consumer, Log, LogRecord, OutRecord } from '../log/log.ts'
 import type { Logger } from '../observe/logger.ts'
 import type { Metrics } from '../observe/metrics.ts'
-import { groupsOf } from '../open-log.ts'
-import type { Cluster, Control } from '../record.ts'
+import type { Control } from '../record.ts'
 import type { Folded } from '../select/fold.ts'
-import type { Regret } from '../select/policy.ts'
+import type { ClusterCount, Regret } from '../select/rule/policy.ts'
 import type { SelectState } from '../select/state.ts'
+import { FOLD_RECORDS, Selections } from './bundle-swap.ts'
 import { oldestOf, positionsAfter } from './outcome.ts'
-import { type Fitted, SelectionGauges } from './selection-gauges.ts'
-import { FOLD_RECORDS, Selections } from './selections.ts'
+import { type GaugeBundle, SelectionGauges } from './selection-gauges.ts'
 import type { RoleStatus } from './status.ts'
 
 export type SelectRoleParts = {
@@ -31,29 +30,29 @@ export type SelectRoleParts = {
   metrics: Metrics
   logger: Logger
   status: RoleStatus
-  /** The configured one. */
-  bundle: Fitted
+  /** The configured bundle. */
+  bundle: GaugeBundle
 }
 
 export type SelectRole = {
-  /** Runs until `signal` aborts; the batch in hand is committed. */
+  /** Runs until `signal` aborts; the current batch is committed. */
   run(signal: AbortSignal): Promise<void>
   /** Whether this member has the partition: others stand by. */
   readonly isDeciding: boolean
-  /** Every cluster that has examples: its size, and how many are kept. */
-  clusters(): { cluster: Cluster; size: number; quota: number }[]
-  /** Clusters of the bundle in force; undefined where it is not known to be another than the configured one. */
+  /** Every cluster that has examples. */
+  clusters(): ClusterCount[]
+  /** Clusters of the active bundle; undefined where that one has not been needed yet. */
   clusterCount(): number | undefined
-  /** How the subset compares with the batch rule's; undefined where it equals it. */
+  /** See `Policy.regret`. */
   regret(): Regret | undefined
   close(): Promise<void>
 }
 
-/** Commits cost a flush to disk whatever their size: 4,096 records a commit are 15-20 % faster than 2,048. */
+/** A commit costs a flush to disk: 4,096 records are 15-20 % faster than 2,048. */
 export const POLL_RECORDS_MAX = 4_096
 const POLL_WAIT_MS = 200
 const GAP_LOG_EVERY_MS = 5_000
-/** State that is brought up to the log is committed on the way: the next start goes on from there. */
+/** Records between two commits while a gap is folded: the next start goes on from there. */
 const GAP_COMMIT_RECORDS = 65_536
 const REOPEN_WAIT_MS = 20
 const REOPEN_TRIES_MAX = 500
@@ -61,7 +60,7 @@ const REOPEN_TRIES_MAX = 500
 export async function openSelectRole(parts: SelectRoleParts): Promise<SelectRole> {
   const { config, log } = parts
   const topic = config.log.topics.assignments
-  const consumer = await log.consume({ group: groupsOf(config).select, topics: [topic] })
+  const consumer = await log.consume({ group: config.select.group, topics: [topic] })
   const role = new Role(parts, consumer)
   await role.open()
   return role
@@ -91,7 +90,7 @@ class Role implements SelectRole {
     return this.#opened.state
   }
 
-  /** Loads the state and folds what the log has committed beyond it, until nobody moves meanwhile. */
+  /** Loads the state and folds the gap to the committed position, again where another member commits. */
   async open(): Promise<void> {
     for (let tries = 1; ; tries++) {
       this.#epoch = this.#consumer.epoch
@@ -153,7 +152,7 @@ class Role implements SelectRole {
     return this.#selections !== undefined
   }
 
-  clusters(): { cluster: Cluster; size: number; quota: number }[] {
+  clusters(): ClusterCount[] {
     return this.#selections === undefined ? [] : [...this.#state.clusters()]
   }
 
@@ -173,6 +172,7 @@ class Role implements SelectRole {
         waitMsMax: POLL_WAIT_MS,
       })
       status.movedAt = performance.now()
+      for (const { error } of records) if (error !== undefined) throw error
       if (this.#consumer.epoch !== this.#epoch) {
         status.idle = false
         await this.open()
@@ -186,7 +186,7 @@ class Role implements SelectRole {
   }
 
   async #step(records: LogRecord[]): Promise<void> {
-    // Polled before another member moved on: the commit would be fenced.
+    // Polled before another member committed: the commit would be fenced.
     if (records[0]!.offset < this.#state.appliedOffset) return this.open()
     const { metrics, logger, status } = this.#parts
     const started = performance.now()
@@ -228,7 +228,7 @@ class Role implements SelectRole {
     return { folded, outputs }
   }
 
-  /** Another member has moved on: what was folded since is void. */
+  /** Another member has committed: discard what was folded since. */
   async #afterFailedCommit(error: unknown): Promise<void> {
     if (!isFenced(error)) throw error
     this.#parts.metrics.fencedCommits.inc({ role: 'select' })
@@ -236,7 +236,7 @@ class Role implements SelectRole {
     await this.open()
   }
 
-  /** A settlement out of turn is itself a record of the log, so that a replay settles there too. */
+  /** A settlement on idle is a record of the log, so that a replay settles there too. */
   async #whenIdle(selections: Selections): Promise<void> {
     this.#gauges.compareShadow(selections)
     const { config, log } = this.#parts
@@ -265,14 +265,14 @@ class Role implements SelectRole {
   }
 }
 
-/** A line now and then: how far, how fast, how long still. */
+/** Logs position, rate and time left now and then. */
 function gapProgress(logger: Logger, to: number): (folded: number, offset: number) => void {
   const started = performance.now()
-  let saidAt = started
+  let loggedAt = started
   return (folded, offset) => {
     const now = performance.now()
-    if (now - saidAt < GAP_LOG_EVERY_MS) return
-    saidAt = now
+    if (now - loggedAt < GAP_LOG_EVERY_MS) return
+    loggedAt = now
     const perSecond = Math.round((1000 * folded) / (now - started))
     const leftSeconds = Math.round((to - offset) / perSecond)
     logger.info({ role: 'select', offset, to, perSecond, leftSeconds }, 'folding the gap')
@@ -282,8 +282,8 @@ function gapProgress(logger: Logger, to: number): (folded: number, offset: numbe
 function stateLeads(from: number, to: number): XmasdError {
   return new XmasdError(
     'STATE_INVALID',
-    `the select state has seen assignments up to ${from}, its group is at ${to}`,
-    'the position was moved back, or the topic made anew: remove the state (log.path) and it is folded again, or name a new select.group',
+    `the select state has assignments up to ${from}, its group is at ${to}`,
+    'The position was moved back, or the topic was created again: remove the state (log.path), which is then folded again, or name a new select.group.',
   )
 }
 

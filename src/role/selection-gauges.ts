@@ -1,30 +1,34 @@
 /**
- * What the select role shows of its selection, by the bundle in force: its gauges, drift, and how far a shadow
- * is away. Metrics only: no decision depends on it.
+ * The gauges of the active selection, and the drift of the stream from the data that its bundle was fitted
+ * to. Metrics only: no decision depends on them.
  */
-import type { Manifest } from '../cluster/bundle.ts'
-import { DriftWindow } from '../cluster/drift.ts'
+import type { Manifest } from '../bundle/bundle.ts'
 import type { Config } from '../config.ts'
 import { hideSelection, type Metrics } from '../observe/metrics.ts'
-import { PARTS } from '../observe/parts.ts'
-import type { Budget } from '../select/quotas.ts'
-import type { FoldedRecord, Selections } from './selections.ts'
+import { PARTS } from '../observe/segments.ts'
+import type { Cluster } from '../record.ts'
+import type { Budget } from '../select/rule/quotas.ts'
+import type { FoldedRecord, Selections } from './bundle-swap.ts'
 
-/** What drift is measured by. */
-export type Fitted = Pick<Manifest, 'id' | 'clusters' | 'baseline' | 'radii'>
+type DriftBaseline = Pick<Manifest, 'clusters' | 'baseline' | 'radii'>
+export type GaugeBundle = DriftBaseline & Pick<Manifest, 'id'>
 
 const COMPARE_EVERY_MS = 10_000
 
 export class SelectionGauges {
   readonly #config: Config
   readonly #metrics: Metrics
-  /** Of the bundle in force, the configured one until another is known to be; begins anew with each. */
+  /** For the active bundle, or the configured one until another is active; each starts a new window. */
   #drift: { bundle: string; window: DriftWindow }
   #comparedAt = Number.NEGATIVE_INFINITY
-  /** Nothing was folded since the shadow was compared. */
+  /** Whether nothing was folded since the shadow was compared. */
   #isCompared = false
 
-  constructor({ config, metrics, bundle }: { config: Config; metrics: Metrics; bundle: Fitted }) {
+  constructor({
+    config,
+    metrics,
+    bundle,
+  }: { config: Config; metrics: Metrics; bundle: GaugeBundle }) {
     this.#config = config
     this.#metrics = metrics
     this.#drift = { bundle: bundle.id, window: new DriftWindow(bundle) }
@@ -32,28 +36,28 @@ export class SelectionGauges {
 
   /** Throws BUNDLE_INVALID, BUNDLE_ALTERED. */
   async opened(selections: Selections): Promise<void> {
-    await this.#followInForce(selections)
+    await this.#followActive(selections)
     this.show(selections)
   }
 
-  /** To be awaited where it is a promise: after a swap. Throws BUNDLE_INVALID, BUNDLE_ALTERED. */
+  /** Returns a promise after a swap. Throws BUNDLE_INVALID, BUNDLE_ALTERED. */
   folded(selections: Selections, record: FoldedRecord): Promise<void> | undefined {
-    const following = this.#followInForce(selections)
+    const following = this.#followActive(selections)
     if (following !== undefined) return following.then(() => this.#count(record))
     this.#count(record)
     return undefined
   }
 
-  #count({ folded, seen }: FoldedRecord): void {
-    if (folded.outcome !== 'assigned' || seen === undefined) return
-    this.#drift.window.add(seen.cluster, seen.distance)
+  #count({ folded, assignment }: FoldedRecord): void {
+    if (folded.outcome !== 'assigned' || assignment === undefined) return
+    this.#drift.window.add(assignment.cluster, assignment.distance)
   }
 
-  #followInForce(selections: Selections): Promise<void> | undefined {
-    const bundle = selections.bundles.inForce
-    if (bundle === null || bundle === this.#drift.bundle) return undefined
-    return selections.manifest(bundle).then(manifest => {
-      this.#drift = { bundle, window: new DriftWindow(manifest) }
+  #followActive(selections: Selections): Promise<void> | undefined {
+    const { active } = selections.bundles
+    if (active === null || active === this.#drift.bundle) return undefined
+    return selections.bundle(active).then(({ manifest }) => {
+      this.#drift = { bundle: active, window: new DriftWindow(manifest) }
     })
   }
 
@@ -79,9 +83,9 @@ export class SelectionGauges {
   }
 
   #showBundles(selections: Selections): void {
-    const { inForce, shadow } = selections.bundles
+    const { active, shadow } = selections.bundles
     this.#metrics.bundleInForce.reset()
-    this.#metrics.bundleInForce.set({ bundle: inForce ?? '', shadow: shadow ?? '' }, 1)
+    this.#metrics.bundleInForce.set({ bundle: active ?? '', shadow: shadow ?? '' }, 1)
     this.#isCompared = false
     if (shadow === null) {
       this.#comparedAt = Number.NEGATIVE_INFINITY
@@ -89,7 +93,7 @@ export class SelectionGauges {
     } else this.compareShadow(selections)
   }
 
-  /** At most every 10 s, and where something was folded: it is a pass over both subsets. */
+  /** A pass over both subsets: at most every 10 s, and only after something was folded. */
   compareShadow(selections: Selections): void {
     const now = performance.now()
     if (this.#isCompared || now - this.#comparedAt < COMPARE_EVERY_MS) return
@@ -100,18 +104,103 @@ export class SelectionGauges {
     this.#metrics.shadowDifference.set(difference)
   }
 
-  /** Another member decides. */
+  /** For a member that stands by. */
   hide(): void {
     this.#comparedAt = Number.NEGATIVE_INFINITY
     hideSelection(this.#metrics)
   }
 }
 
-/** What share of the history the subset is to hold. */
+/** The share of the history that the budget allows. */
 function budgetShare({ percent, budgetExamples }: Budget, examples: number): number {
   return budgetExamples === undefined ? percent / 100 : Math.min(1, budgetExamples / examples)
 }
 
 function shareOf(part: number, whole: number): number {
   return whole === 0 ? 0 : part / whole
+}
+
+/* Drift. Legend: K clusters; their counts have one entry more, for text-only examples. */
+
+export const WINDOW_EXAMPLES = 10_000
+
+export type Drift = {
+  /** Examples in the window. */
+  examples: number
+  /** Population stability index of the window against the baseline; 0 is no difference. */
+  stabilityIndex: number
+  /** The index that chance alone gives where nothing has changed. */
+  stabilityNoise: number
+  /** Share of numbered examples beyond their cluster's radius, 0..1. */
+  beyondShare: number
+}
+
+export class DriftWindow {
+  readonly #baseline: Float64Array
+  readonly #radii: readonly number[] | undefined
+  /** Cluster numbers of the window, K for text-only; -1 - number where it lies beyond the radius. */
+  readonly #ring: Int32Array
+  readonly #counts: Float64Array
+  #seen = 0
+  #beyond = 0
+
+  constructor({ clusters, baseline, radii }: DriftBaseline, windowExamples = WINDOW_EXAMPLES) {
+    this.#baseline = Float64Array.of(...baseline.sizes, baseline.textOnly)
+    this.#radii = radii
+    this.#ring = new Int32Array(windowExamples)
+    this.#counts = new Float64Array(clusters + 1)
+  }
+
+  /** Replaces the oldest example of the window. `distance` is squared, as in assignments. */
+  add(cluster: Cluster, distance: number | null): void {
+    const at = this.#seen++ % this.#ring.length
+    if (this.#seen > this.#ring.length) this.#count(this.#ring[at]!, -1)
+    const number = cluster === 'text' ? this.#counts.length - 1 : cluster
+    const isBeyond = distance !== null && distance > (this.#radii?.[number] ?? Infinity)
+    this.#ring[at] = isBeyond ? -1 - number : number
+    this.#count(this.#ring[at]!, 1)
+  }
+
+  #count(entry: number, by: 1 | -1): void {
+    this.#counts[entry < 0 ? -1 - entry : entry]! += by
+    if (entry < 0) this.#beyond += by
+  }
+
+  measure(): Drift {
+    const examples = Math.min(this.#seen, this.#ring.length)
+    const clustered = examples - this.#counts.at(-1)!
+    return {
+      examples,
+      ...stabilityIndex(this.#baseline, this.#counts),
+      beyondShare: clustered === 0 ? 0 : this.#beyond / clustered,
+    }
+  }
+}
+
+/** Added to every count, so that an empty cell has a finite logarithm (Jeffreys' prior). */
+const PRIOR_COUNT = 0.5
+
+/**
+ * The population stability index Σ (q - p) ln(q / p) of the shares q of `counts` against the shares p of
+ * `baseline`. Counts of n and m examples from the same distribution over B cells give (B - 1)(1/n + 1/m)
+ * on average (Yurdakul and Naranjo 2020), which is `stabilityNoise`. Both are 0 where either is empty.
+ */
+export function stabilityIndex(
+  baseline: Float64Array,
+  counts: Float64Array,
+): { stabilityIndex: number; stabilityNoise: number } {
+  const [m, n] = [total(baseline), total(counts)]
+  if (m === 0 || n === 0) return { stabilityIndex: 0, stabilityNoise: 0 }
+  const cells = counts.length
+  let sum = 0
+  for (let cell = 0; cell < cells; cell++) {
+    const p = (baseline[cell]! + PRIOR_COUNT) / (m + PRIOR_COUNT * cells)
+    const q = (counts[cell]! + PRIOR_COUNT) / (n + PRIOR_COUNT * cells)
+    sum += (q - p) * Math.log(q / p)
+  }
+  return { stabilityIndex: sum, stabilityNoise: (cells - 1) * (1 / n + 1 / m) }
+}
+
+function total(counts: Float64Array): number {
+  return counts.reduce((sum, count) => sum + count, 0)
 }

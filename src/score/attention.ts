@@ -3,10 +3,11 @@
  * published code's `attention_scores`). Shapes as in `batch.ts`, and d projection width (k's may be
  * narrower: GQA), C channels.
  */
+import { familyOf } from '../proxy/checkpoint/config.ts'
 import type { ProxyConfig } from '../proxy/config.ts'
-import { connector } from '../proxy/connector.ts'
 import { type Attend, decoder, embedSequence } from '../proxy/language.ts'
 import type { Ops } from '../proxy/ops.ts'
+import { blended } from '../proxy/vision.ts'
 
 /** `reference`: softmax(K Q^T / sqrt(d)), as the published code runs; `paper`: softmax(Q K^T / sqrt(d)). */
 export const MODES = ['reference', 'paper'] as const
@@ -16,11 +17,15 @@ export type Mode = (typeof MODES)[number]
 export type TokenInputs<V> = {
   /** [1, U] int32 token ids; any where an image stands. */
   ids: V
-  /** [1, U] int32: where each token stands in its sequences. */
-  positions: V
-  /** What the vision tower gave: [M, N, Cv]. */
+  /** [1, U, F]: what each token is turned by. */
+  cos: V
+  sin: V
+  /** What the vision tower gave of all images: [1, M, Cv]. */
   features: V
-  /** [1, U]: rows of the features seen as [M*N, C]; any where no image stands. */
+  /** [1, P*4] and [1, P*4, 1]: rows of the images that are mixed, four each, and their weights. */
+  blendRows: V
+  blendWeights: V
+  /** [1, U]: rows of the table of images (`ImageTable`); any where no image stands. */
   imageRows: V
   /** [1, U, 1]: 1 where an image stands, else 0. */
   isImage: V
@@ -47,22 +52,29 @@ export type ScoreInputs<V> = TokenInputs<V> & {
 
 /**
  * `attention`: A transposed, summed over layers, [B, I, R]; singular values do not mind the
- * transposition. `states`: what the last layer's projections read, [1, U, C].
+ * transposition. `states`: what the last layer's projections read, [1, U, C]. `hidden`: where `goesOn`, the
+ * decoder's output before the final norm, [1, U, C].
  */
 export function crossModalAttention<V>(
   ops: Ops<V>,
   config: ProxyConfig,
   mode: Mode,
   inputs: ScoreInputs<V>,
-): { attention: V; states: V } {
+  { goesOn = false } = {},
+): { attention: V; states: V; hidden: V | undefined } {
   let total: V | undefined // [B, R, T]
-  const visit = (q: V, k: V): void => {
+  let states: V | undefined
+  const visit = (q: V, k: V, h: V): void => {
     const layer = layerAttention(ops, config, mode, { q, k }, inputs)
     total = total === undefined ? layer : ops.add(total, layer)
+    states = h
   }
-  const states = runDecoder(ops, config, inputs, visit, true)
-  if (total === undefined) throw new RangeError('a language model has at least one layer')
-  return { attention: ops.gatherRows(ops.transpose(total), inputs.columns), states }
+  const end = runDecoder(ops, config, inputs, visit, !goesOn)
+  if (total === undefined || states === undefined) {
+    throw new RangeError('a language model has at least one layer')
+  }
+  const attention = ops.gatherRows(ops.transpose(total), inputs.columns)
+  return { attention, states, hidden: goesOn ? end : undefined }
 }
 
 /** The decoder over a batch's distinct tokens: its arguments and result as `decoder`'s. */
@@ -70,14 +82,33 @@ export function runDecoder<V>(
   ops: Ops<V>,
   config: ProxyConfig,
   inputs: TokenInputs<V>,
-  visit: (q: V, k: V) => void,
+  visit: (q: V, k: V, h: V) => void,
   projectionsOnly: boolean,
 ): V {
-  const images = connector(ops, config.connector, inputs.features) // [M, N, C]
+  const { images: rows, deep = [] } = familyOf(config).connector.run(ops, config, inputs.features)
+  const images = imageTable(ops, config, rows, inputs)
   const x = embedSequence(ops, { ...inputs, images }) // [1, U, C]
   const attend = sharedAttention(ops, inputs)
-  const { positions } = inputs
-  return decoder(ops, config.text, { x, positions, attend }, visit, projectionsOnly)
+  const { cos, sin, imageRows, isImage } = inputs
+  const addAfter = (layer: number, x: V): V => {
+    const added = deep[layer]
+    if (added === undefined) return x
+    return ops.add(x, ops.mul(isImage, ops.gatherFlatRows(added, imageRows)))
+  }
+  return decoder(ops, config.text, { x, cos, sin, attend, addAfter }, visit, projectionsOnly)
+}
+
+/** The rows that `ImageTable` counts: [1, M (+1) (+P), C] */
+function imageTable<V>(
+  ops: Ops<V>,
+  { newline, blends, text }: ProxyConfig,
+  rows: V,
+  { blendRows, blendWeights }: TokenInputs<V>,
+): V {
+  if (!newline) return rows
+  const ended = ops.stackRows(rows, ops.weight('connector.newline', [1, 1, text.width]))
+  if (!blends) return ended
+  return ops.stackRows(ended, blended(ops, rows, blendRows, blendWeights))
 }
 
 /** Prefixes by themselves, then each suffix over its whole sequence; every token once. */

@@ -1,31 +1,55 @@
-/** What one checkpoint gives of a batch, by metric. */
-import type { Engine, HostTensor } from '../engine/engine.ts'
+/** The programs of one checkpoint, and what they give of a batch, by metric. */
+import type { Engine, HostTensor, InputSpec, Output, Program } from '../engine/engine.ts'
 import { XmasdError } from '../errors.ts'
+import { seededRandom } from '../math/random.ts'
+import { largestSingularValues } from '../math/singular-values.ts'
+import { encodeDirection } from '../math/vectors.ts'
+import { familyOf } from '../proxy/checkpoint/config.ts'
+import type { Checkpoint } from '../proxy/checkpoint/schedule.ts'
 import type { ProxyConfig } from '../proxy/config.ts'
-import type { Checkpoint } from '../proxy/schedule.ts'
-import type { Mode } from './attention.ts'
+import { float32, int32 } from '../proxy/ops.ts'
+import { crossModalAttention, type Mode, type ScoreInputs, type TokenInputs } from './attention.ts'
 import { ownPart, type PackedBatch, type Sequence } from './batch.ts'
-import { embeddingOf } from './embedding.ts'
-import { headRows, meanLosses, predictionsOf } from './loss.ts'
 import {
-  compileHead,
-  compileHidden,
-  compileScore,
   type HeadProgram,
-  type HiddenProgram,
-  type ScoreProgram,
-} from './programs.ts'
-import { largestSingularValues } from './singular.ts'
+  type HiddenInputs,
+  lossesOf,
+  predictionsOf,
+  predictorStates,
+  tokenLosses,
+} from './loss.ts'
+
+export type VisionProgram = Program<string>
+type ScoreProgram = Program<keyof ScoreInputs<never>>
+type HiddenProgram = Program<keyof HiddenInputs<never>>
 
 export type Batch = { packed: PackedBatch; sequences: readonly Sequence[] }
 
-/** The 5 singular values, or the loss alone; the embedding where the attention is asked for it. */
-export type Row = { values: number[]; embedding?: string | undefined }
+/**
+ * The 5 singular values, or the loss alone; the embedding, and the loss of the answers (null where there
+ * are none), where the attention is asked for them.
+ */
+export type Row = {
+  values: number[]
+  embedding?: string | undefined
+  loss?: number | null | undefined
+}
 
 export interface CheckpointScore {
   /** Of each sequence, or why it has none. `features` of `packed.images`. Throws ENGINE_FAILED. */
   rows(batch: Batch, features: HostTensor): Promise<(Row | XmasdError)[]>
+  /**
+   * The loss alone, also of sequences without images, whose batch may have any `features`; null where there
+   * are no answers. Only of scores that go on to the head.
+   */
+  losses(batch: Batch, features: HostTensor): Promise<(number | null)[]>
   release(): Promise<void>
+}
+
+export type AttentionOptions = {
+  withStates?: boolean
+  /** Goes on to the language head, at the answers' positions. */
+  withLosses?: boolean
 }
 
 export async function attentionScore(
@@ -33,28 +57,63 @@ export async function attentionScore(
   config: ProxyConfig,
   mode: Mode,
   checkpoint: Checkpoint,
-  options: { withStates: boolean },
+  options: AttentionOptions,
 ): Promise<CheckpointScore> {
   const program = await compileScore(engine, config, mode, checkpoint, options)
+  if (options.withLosses !== true) return scoreOf({ program, config, ...options })
+  const head = await compileHead(engine, config, checkpoint).catch(async error => {
+    await program.release()
+    throw error
+  })
+  return scoreOf({ program, config, head, ...options })
+}
+
+type AttentionParts = AttentionOptions & {
+  program: ScoreProgram
+  config: ProxyConfig
+  head?: HeadProgram
+}
+
+function scoreOf(parts: AttentionParts): CheckpointScore {
+  const { program, head } = parts
   return {
-    rows: (batch, features) => attentionRows(program, batch, features),
-    release: () => program.release(),
+    rows: (batch, features) => attentionRows(parts, batch, features),
+    losses: async (batch, features) => (await runAttention(parts, batch, features)).losses!,
+    release: async () => {
+      await program.release()
+      await head?.release()
+    },
   }
 }
 
-async function attentionRows(
-  program: ScoreProgram,
+/** Runs the program, and the head where there is one. */
+async function runAttention(
+  { program, head, config, withStates = false }: AttentionParts,
   { packed, sequences }: Batch,
   features: HostTensor,
+): Promise<{ attention: Output; states: Output | undefined; losses?: (number | null)[] }> {
+  const predictions = head && predictionsOf(sequences, packed)
+  const predictors = predictions && { predictors: predictions.predictors }
+  const attention = await program.run({ ...packed.inputs, features, ...predictors })
+  const states = withStates ? attention.others[0] : undefined
+  if (head === undefined || predictions === undefined) return { attention, states }
+  const losses = await lossesOf(head, config, attention.others.at(-1)!, predictions)
+  return { attention, states, losses }
+}
+
+async function attentionRows(
+  parts: AttentionParts,
+  batch: Batch,
+  features: HostTensor,
 ): Promise<(Row | XmasdError)[]> {
-  const attention = await program.run({ ...packed.inputs, features })
-  const [states] = attention.others
-  return sequences.map((sequence, i) => {
+  const { attention, states, losses } = await runAttention(parts, batch, features)
+  return batch.sequences.map((sequence, i) => {
     const { columns, rows } = sequence
     const own = ownPart(attention, i, sequence)
     return orError(() => ({
       values: largestSingularValues(own, columns.length, rows.length),
       embedding: states && embeddingOf(states, i, rows.length),
+      loss: losses && finite(losses[i]!),
     }))
   })
 }
@@ -69,8 +128,19 @@ export async function lossScore(
     await hidden.release()
     throw error
   })
+  const losses: CheckpointScore['losses'] = async ({ packed, sequences }, features) => {
+    const { padding: _, rows: __, columns: ___, ...tokens } = packed.inputs
+    const predictions = predictionsOf(sequences, packed)
+    const { predictors } = predictions
+    const states = await hidden.run({ ...tokens, features, predictors })
+    return lossesOf(head, config, states, predictions)
+  }
   return {
-    rows: (batch, features) => lossRows({ hidden, head }, headRows(config), batch, features),
+    rows: async (batch, features) =>
+      (await losses(batch, features)).map(loss =>
+        orError(() => ({ values: [finite(loss ?? Number.NaN)!], loss })),
+      ),
+    losses,
     release: async () => {
       await hidden.release()
       await head.release()
@@ -78,31 +148,9 @@ export async function lossScore(
   }
 }
 
-async function lossRows(
-  programs: { hidden: HiddenProgram; head: HeadProgram },
-  rowsMax: number,
-  { packed, sequences }: Batch,
-  features: HostTensor,
-): Promise<(Row | XmasdError)[]> {
-  const { padding: _, rows: __, columns: ___, ...tokens } = packed.inputs
-  const { predictors, targets, counts } = predictionsOf(sequences, packed)
-  const states = await programs.hidden.run({ ...tokens, features, predictors })
-  const [, total, width] = states.shape as [number, number, number]
-  const losses = new Float32Array(total)
-  for (let at = 0; at < total; at += rowsMax) {
-    const count = Math.min(rowsMax, total - at)
-    const hidden = states.data.subarray(at * width, (at + count) * width)
-    const part = await programs.head.run({
-      hidden: { data: hidden, shape: [1, count, width] },
-      targets: { data: targets.data.subarray(at, at + count), shape: [1, count] },
-    })
-    losses.set(part.data, at)
-  }
-  return meanLosses(losses, counts).map(loss => orError(() => ({ values: [finite(loss)] })))
-}
-
-function finite(loss: number): number {
-  if (Number.isFinite(loss)) return loss
+/** A loss, null where there is none. Throws SCORE_NOT_FINITE. */
+export function finite(loss: number | null): number | null {
+  if (loss === null || Number.isFinite(loss)) return loss
   throw new XmasdError(
     'SCORE_NOT_FINITE',
     'the loss is not finite',
@@ -110,11 +158,139 @@ function finite(loss: number): number {
   )
 }
 
-function orError<Value>(make: () => Value): Value | XmasdError {
+export function orError<Value>(make: () => Value): Value | XmasdError {
   try {
     return make()
   } catch (error) {
     if (error instanceof XmasdError) return error
     throw error
   }
+}
+
+/*
+ * The embedding of an example: the mean over its text rows of the states that the last layer's projections
+ * read at the last checkpoint, which the score's forward pass has anyway. Large ones are projected to 64
+ * components with random signs, which keeps distances between examples (Johnson and Lindenstrauss; Achlioptas
+ * 2003), and kept as a direction.
+ */
+
+export const EMBEDDING_VALUES = 64
+/** Part of the format: embeddings of another projection are not comparable. */
+const PROJECTION_SEED = 64
+
+/** `states` [B, R, C], of which the first `rows` of example `index` are its own; base64. */
+export function embeddingOf({ data, shape }: Output, index: number, rows: number): string {
+  const [, rowsMax, width] = shape as [number, number, number]
+  const pooled = new Float64Array(width)
+  for (let row = 0; row < rows; row++) {
+    const from = (index * rowsMax + row) * width
+    for (let c = 0; c < width; c++) pooled[c]! += data[from + c]! / rows
+  }
+  return encodeDirection(projected(pooled))
+}
+
+/** [C] -> [min(C, 64)] */
+export function projected(values: Float64Array): Float64Array {
+  const width = values.length
+  if (width <= EMBEDDING_VALUES) return values
+  const signs = signsOf(width)
+  const found = new Float64Array(EMBEDDING_VALUES)
+  for (let c = 0, at = 0; c < width; c++) {
+    for (let d = 0; d < EMBEDDING_VALUES; d++) found[d]! += signs[at++]! * values[c]!
+  }
+  return found
+}
+
+const known = new Map<number, Int8Array>()
+
+/** [C, 64] of ±1, the same everywhere. */
+function signsOf(width: number): Int8Array {
+  const found = known.get(width)
+  if (found !== undefined) return found
+  const random = seededRandom(PROJECTION_SEED)
+  const signs = Int8Array.from({ length: width * EMBEDDING_VALUES }, () =>
+    random() < 0.5 ? -1 : 1,
+  )
+  known.set(width, signs)
+  return signs
+}
+
+/* The programs. */
+
+/** The levels of features of M tiles, each [M, n, W]. */
+export function compileVision(
+  engine: Engine,
+  config: ProxyConfig,
+  checkpoint: Checkpoint,
+): Promise<VisionProgram> {
+  const { tower } = familyOf(config)
+  return engine.compile(checkpoint, tower.inputs(config), (ops, inputs) =>
+    tower.run(ops, config, inputs),
+  )
+}
+
+/**
+ * The attention [B, I, R]; `withStates` also the states of the text rows [B, R, C]; `withLosses` also those
+ * that predict answers [1, Q, C].
+ */
+export function compileScore(
+  engine: Engine,
+  config: ProxyConfig,
+  mode: Mode,
+  checkpoint: Checkpoint,
+  { withStates = false, withLosses: goesOn = false }: AttentionOptions = {},
+): Promise<ScoreProgram> {
+  const inputs = {
+    ...tokenInputs(config),
+    padding: float32('B', 1, 'T'),
+    rows: int32('B', 'R'),
+    columns: int32('B', 'I'),
+    ...(goesOn && { predictors: int32(1, 'Q') }),
+  } as Record<keyof ScoreInputs<never> | 'predictors', InputSpec>
+  return engine.compile(checkpoint, inputs, (ops, values) => {
+    const found = crossModalAttention(ops, config, mode, values, { goesOn })
+    const { attention, states, hidden } = found
+    const others = [
+      ...(withStates ? [ops.gatherFlatRows(states, values.rows)] : []),
+      ...(hidden === undefined ? [] : [ops.gatherFlatRows(hidden, values.predictors)]),
+    ]
+    return [attention, ...others]
+  })
+}
+
+export function compileHidden(
+  engine: Engine,
+  config: ProxyConfig,
+  checkpoint: Checkpoint,
+): Promise<HiddenProgram> {
+  const inputs = { ...tokenInputs(config), predictors: int32(1, 'Q') }
+  return engine.compile(checkpoint, inputs, (ops, values) => predictorStates(ops, config, values))
+}
+
+export function compileHead(
+  engine: Engine,
+  config: ProxyConfig,
+  checkpoint: Checkpoint,
+): Promise<HeadProgram> {
+  const inputs = { hidden: float32(1, 'Q', config.text.width), targets: int32(1, 'Q') }
+  return engine.compile(checkpoint, inputs, (ops, values) => tokenLosses(ops, config, values))
+}
+
+/** Without those that the proxy has no use for. */
+function tokenInputs(config: ProxyConfig): Record<keyof TokenInputs<never>, InputSpec> {
+  const inputs = {
+    ids: int32(1, 'U'),
+    cos: float32(1, 'U', config.text.rotaryDims / 2),
+    sin: float32(1, 'U', config.text.rotaryDims / 2),
+    features: float32(1, 'M', familyOf(config).tower.width(config)),
+    imageRows: int32(1, 'U'),
+    isImage: float32(1, 'U', 1),
+    prefixes: int32('F', 'P'),
+    suffixes: int32('B', 'S'),
+    origin: int32(1, 'U'),
+    sequences: int32('B', 'T'),
+    seen: float32('B', 1, 'S', 'T'),
+  }
+  const blends = { blendRows: int32(1, 'W'), blendWeights: float32(1, 'W', 1) }
+  return { ...inputs, ...(config.blends ? blends : {}) } as typeof inputs & typeof blends
 }

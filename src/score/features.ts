@@ -1,73 +1,148 @@
 /**
- * Vision features of images seen before, least recently used first out. An image's features depend on
- * the image and the tower alone. Shapes: M images, N image tokens, C vision channels.
+ * Features of images: what the vision tower makes of them, tiles of one size together, and those of images
+ * seen before. They depend on the image and the tower alone.
+ *
+ * Shapes: M tiles, N patches of a tile, X values of a patch, n rows of features of a tile or an image, W
+ * channels of all levels.
  */
-import type { HostTensor } from '../engine/engine.ts'
-import type { Image } from './images.ts'
+import { LRUCache } from 'lru-cache'
+import type { HostTensor, Output } from '../engine/engine.ts'
+import { familyOf } from '../proxy/checkpoint/config.ts'
+import { type ProxyConfig, patchesPerImage } from '../proxy/config.ts'
+import type { Image } from './batch.ts'
+import type { VisionProgram } from './checkpoint-score.ts'
+
+/** Patches of one run of the tower, at most, where a tile has no more. */
+export const PATCHES_MAX = 4096
+
+type Tile = { image: number; patches: Float32Array }
+
+/** [n, W] of each image. Throws ENGINE_FAILED, OUT_OF_MEMORY. */
+export async function imageFeatures(
+  program: Pick<VisionProgram, 'run'>,
+  config: ProxyConfig,
+  images: readonly Image[],
+): Promise<HostTensor[]> {
+  const parts: Output[][] = images.map(() => [])
+  for (const { grid, tiles } of tilesByGrid(config, images)) {
+    const count = Math.max(1, Math.floor(PATCHES_MAX / (grid[0] * grid[1])))
+    for (let at = 0; at < tiles.length; at += count) {
+      const some = tiles.slice(at, at + count)
+      const rows = await tileFeatures(program, config, grid, some)
+      for (const [i, { image }] of some.entries()) parts[image]!.push(rows[i]!)
+    }
+  }
+  return parts.map(joined)
+}
+
+/** An image of the proxy's usual size, of any pixel values. */
+export function usualImage(
+  config: ProxyConfig,
+  hash: string,
+  patchesOf: (values: number) => Float32Array,
+): Image {
+  const { tower, usual } = familyOf(config)
+  const { patches: count, cut } = usual(config)
+  const values = count * (tower.inputs(config).patches!.shape[2] as number)
+  return { hash, patches: patchesOf(values), ...(cut === undefined ? {} : { cut }) }
+}
+
+function tilesByGrid(
+  config: ProxyConfig,
+  images: readonly Image[],
+): { grid: readonly [number, number]; tiles: Tile[] }[] {
+  const side = Math.sqrt(patchesPerImage(config.vision))
+  const groups = new Map<string, { grid: readonly [number, number]; tiles: Tile[] }>()
+  for (const [image, { patches, cut }] of images.entries()) {
+    const { grid, tiles: count } = cut ?? { grid: [side, side] as const, tiles: 1 }
+    const group = groups.get(String(grid)) ?? { grid, tiles: [] }
+    groups.set(String(grid), group)
+    const size = patches.length / count
+    for (let k = 0; k < count; k++) {
+      group.tiles.push({ image, patches: patches.subarray(k * size, (k + 1) * size) })
+    }
+  }
+  return [...groups.values()]
+}
+
+/** [n, W] of each tile, the levels of a row side by side */
+async function tileFeatures(
+  program: Pick<VisionProgram, 'run'>,
+  config: ProxyConfig,
+  grid: readonly [number, number],
+  tiles: readonly Tile[],
+): Promise<Output[]> {
+  const { tower } = familyOf(config)
+  const [size, count] = [tiles[0]!.patches.length, grid[0] * grid[1]]
+  const data = new Float32Array(tiles.length * size)
+  for (const [m, { patches }] of tiles.entries()) {
+    if (patches.length !== size) throw new RangeError('tiles of one grid have one size')
+    data.set(patches, m * size)
+  }
+  const patches = { data, shape: [tiles.length, count, size / count] }
+  const { others, ...first } = await program.run({
+    patches,
+    ...tower.tables(config, grid, tiles.length),
+  })
+  const levels = [first, ...others]
+  const [, rows, width] = first.shape as [number, number, number]
+  return tiles.map((_, m) => {
+    const own = new Float32Array(rows * width * levels.length)
+    for (const [l, level] of levels.entries()) {
+      for (let row = 0; row < rows; row++) {
+        const from = (m * rows + row) * width
+        own.set(level.data.subarray(from, from + width), (row * levels.length + l) * width)
+      }
+    }
+    return { data: own, shape: [rows, width * levels.length] }
+  })
+}
+
+/** One below the other. */
+function joined(parts: readonly Output[]): Output {
+  if (parts.length === 1) return parts[0]!
+  const data = new Float32Array(parts.reduce((sum, part) => sum + part.data.length, 0))
+  let at = 0
+  for (const part of parts) {
+    data.set(part.data, at)
+    at += part.data.length
+  }
+  const width = parts[0]!.shape[1]!
+  return { data, shape: [data.length / width, width] }
+}
 
 export interface FeatureCache {
   /**
-   * [M, N, C] of `images` by tower number `tower`, in their order. `compute` is asked once, for those
-   * that are not known.
+   * [1, n, W] of all `images` by tower number `tower`, in their order. `compute` is asked once, for those
+   * that are not known, and gives the features of each.
    */
   stacked(
     tower: number,
     images: readonly Image[],
-    compute: (images: readonly Image[]) => Promise<HostTensor>,
+    compute: (images: readonly Image[]) => Promise<HostTensor[]>,
   ): Promise<HostTensor>
 }
 
-/** Holds up to `bytesMax` of features. */
+/** Holds up to `bytesMax` of features, least recently used first out. */
 export function createFeatureCache(bytesMax: number): FeatureCache {
-  const known = new Map<string, HostTensor>() // [N, C], the least recently used first
-  let bytes = 0
-  const keep = (key: string, value: HostTensor): void => {
-    known.set(key, value)
-    bytes += value.data.byteLength
-    for (const [oldest, { data }] of known) {
-      if (bytes <= bytesMax) return
-      known.delete(oldest)
-      bytes -= data.byteLength
-    }
-  }
-  const used = (key: string): HostTensor | undefined => {
-    const found = known.get(key)
-    if (found === undefined) return undefined
-    known.delete(key)
-    known.set(key, found)
-    return found
-  }
+  const known = new LRUCache<string, HostTensor>({
+    maxSize: Math.max(1, Math.floor(bytesMax)),
+    sizeCalculation: ({ data }) => data.byteLength,
+  })
   return {
     stacked: async (tower, images, compute) => {
       const keyOf = ({ hash }: Image): string => `${tower} ${hash}`
-      const parts = new Map(images.map(image => [keyOf(image), used(keyOf(image))]))
-      const missing = images.filter(image => parts.get(keyOf(image)) === undefined)
+      const features = new Map(images.map(image => [keyOf(image), known.get(keyOf(image))]))
+      const missing = images.filter(image => features.get(keyOf(image)) === undefined)
       if (missing.length > 0) {
-        const computed = apart(await compute(missing))
+        const computed = await compute(missing)
         for (const [m, image] of missing.entries()) {
-          parts.set(keyOf(image), computed[m])
-          keep(keyOf(image), computed[m]!)
+          features.set(keyOf(image), computed[m])
+          known.set(keyOf(image), computed[m]!)
         }
       }
-      return stack([...parts.values()] as HostTensor[])
+      const { data, shape } = joined([...features.values()] as Output[])
+      return { data, shape: [1, ...shape] }
     },
   }
-}
-
-/** [M, N, C] -> M times [N, C], each with memory of its own */
-function apart({ data, shape }: HostTensor): HostTensor[] {
-  const [count, ...rest] = shape as [number, ...number[]]
-  const size = data.length / count
-  return Array.from({ length: count }, (_, m) => ({
-    data: data.slice(m * size, (m + 1) * size),
-    shape: rest,
-  }))
-}
-
-function stack(parts: readonly HostTensor[]): HostTensor {
-  const [first] = parts
-  const size = first!.data.length
-  const data = new Float32Array(parts.length * size)
-  for (const [m, part] of parts.entries()) data.set(part.data, m * size)
-  return { data, shape: [parts.length, ...first!.shape] }
 }

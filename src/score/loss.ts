@@ -5,7 +5,7 @@
  *
  * Shapes as in `batch.ts`, and Q predicting positions of a batch, C channels, V vocabulary.
  */
-import type { HostTensor } from '../engine/engine.ts'
+import type { HostTensor, Output, Program } from '../engine/engine.ts'
 import type { ProxyConfig } from '../proxy/config.ts'
 import { languageHead } from '../proxy/language.ts'
 import type { Ops } from '../proxy/ops.ts'
@@ -42,7 +42,7 @@ export type Predictions = {
   counts: number[]
 }
 
-/** What a batch's sequences predict. Nothing predicts a sequence's first token. */
+/** What a batch's sequences predict: at least one token, that of no sequence where none has answers. Nothing predicts a sequence's first token. */
 export function predictionsOf(
   sequences: readonly Sequence[],
   { tokens }: Pick<PackedBatch, 'tokens'>,
@@ -59,12 +59,13 @@ export function predictionsOf(
     return predictors.length - before
   })
   const row = (values: number[]): HostTensor => {
-    return { data: Int32Array.from(values), shape: [1, values.length] }
+    const data = values.length === 0 ? new Int32Array(1) : Int32Array.from(values)
+    return { data, shape: [1, data.length] }
   }
   return { predictors: row(predictors), targets: row(targets), counts }
 }
 
-/** The mean of each sequence's part of `losses` [Q]. */
+/** The mean of each sequence's part of `losses` [Q]; NaN of none. */
 export function meanLosses(losses: ArrayLike<number>, counts: readonly number[]): number[] {
   let at = 0
   return counts.map(count => {
@@ -80,4 +81,27 @@ export const LOGIT_BYTES_MAX = 64 * 2 ** 20
 /** Predicting positions that the head takes at a time. */
 export function headRows({ text }: ProxyConfig): number {
   return Math.max(16, Math.floor(LOGIT_BYTES_MAX / (4 * text.vocab)))
+}
+
+export type HeadProgram = Program<keyof HeadInputs<never>>
+
+/** The mean loss of each sequence [B], of the states [1, Q, C] that predict its answers; null of none. */
+export async function lossesOf(
+  head: HeadProgram,
+  config: ProxyConfig,
+  { data, shape }: Output,
+  { targets, counts }: Predictions,
+): Promise<(number | null)[]> {
+  const [, total, width] = shape as [number, number, number]
+  const rowsMax = headRows(config)
+  const losses = new Float32Array(total)
+  for (let at = 0; at < total; at += rowsMax) {
+    const count = Math.min(rowsMax, total - at)
+    const part = await head.run({
+      hidden: { data: data.subarray(at * width, (at + count) * width), shape: [1, count, width] },
+      targets: { data: targets.data.subarray(at, at + count), shape: [1, count] },
+    })
+    losses.set(part.data, at)
+  }
+  return meanLosses(losses, counts).map((loss, b) => (counts[b] === 0 ? null : loss))
 }

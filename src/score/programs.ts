@@ -1,21 +1,16 @@
 /**
  * The compiled programs of a schedule: the vision tower and the score, checkpoint by checkpoint.
  */
-import type { Engine, InputSpec, Program } from '../engine/engine.ts'
+import type { Engine } from '../engine/engine.ts'
 import { XmasdError } from '../errors.ts'
-import { type ProxyConfig, patchesPerImage } from '../proxy/config.ts'
-import type { Checkpoint, Schedule } from '../proxy/schedule.ts'
-import { checkUnchanged, type FileStamps } from '../proxy/unchanged.ts'
-import { visionTower } from '../proxy/vision.ts'
-import { crossModalAttention, type Mode, type ScoreInputs, type TokenInputs } from './attention.ts'
-import type { CheckpointScore } from './checkpoint-score.ts'
-import { deviceFailed } from './failures.ts'
-import { type HeadInputs, type HiddenInputs, predictorStates, tokenLosses } from './loss.ts'
-
-export type VisionProgram = Program<'patches'>
-export type ScoreProgram = Program<keyof ScoreInputs<never>>
-export type HiddenProgram = Program<keyof HiddenInputs<never>>
-export type HeadProgram = Program<keyof HeadInputs<never>>
+import {
+  type Checkpoint,
+  checkUnchanged,
+  type FileStamps,
+  type Schedule,
+} from '../proxy/checkpoint/schedule.ts'
+import { type CheckpointScore, compileVision, type VisionProgram } from './checkpoint-score.ts'
+import { deviceFailed } from './failure.ts'
 
 export interface Programs {
   /** Does `work` with checkpoint `t`'s program. Throws OUT_OF_MEMORY, CHECKPOINT_INVALID, DEVICE_FAILED. */
@@ -116,73 +111,5 @@ class Slot {
     this.#program = undefined
     this.#key = undefined
     await program?.release()
-  }
-}
-
-const int32 = (...shape: (string | number)[]): InputSpec => ({ type: 'int32', shape })
-const float32 = (...shape: (string | number)[]): InputSpec => ({ type: 'float32', shape })
-
-export function compileVision(
-  engine: Engine,
-  config: ProxyConfig,
-  checkpoint: Checkpoint,
-): Promise<VisionProgram> {
-  const { patchSize } = config.vision
-  const patches = float32('M', patchesPerImage(config.vision), 3 * patchSize ** 2)
-  return engine.compile(checkpoint, { patches }, (ops, inputs) =>
-    visionTower(ops, config.vision, inputs.patches),
-  )
-}
-
-/** The attention [B, I, R]; `withStates` also the states of the text rows [B, R, C]. */
-export function compileScore(
-  engine: Engine,
-  config: ProxyConfig,
-  mode: Mode,
-  checkpoint: Checkpoint,
-  { withStates = false } = {},
-): Promise<ScoreProgram> {
-  const inputs = {
-    ...tokenInputs(config),
-    padding: float32('B', 1, 'T'),
-    rows: int32('B', 'R'),
-    columns: int32('B', 'I'),
-  }
-  return engine.compile(checkpoint, inputs, (ops, values) => {
-    const { attention, states } = crossModalAttention(ops, config, mode, values)
-    return withStates ? [attention, ops.gatherFlatRows(states, values.rows)] : attention
-  })
-}
-
-export function compileHidden(
-  engine: Engine,
-  config: ProxyConfig,
-  checkpoint: Checkpoint,
-): Promise<HiddenProgram> {
-  const inputs = { ...tokenInputs(config), predictors: int32(1, 'Q') }
-  return engine.compile(checkpoint, inputs, (ops, values) => predictorStates(ops, config, values))
-}
-
-export function compileHead(
-  engine: Engine,
-  config: ProxyConfig,
-  checkpoint: Checkpoint,
-): Promise<HeadProgram> {
-  const inputs = { hidden: float32(1, 'Q', config.text.width), targets: int32(1, 'Q') }
-  return engine.compile(checkpoint, inputs, (ops, values) => tokenLosses(ops, config, values))
-}
-
-function tokenInputs(config: ProxyConfig): Record<keyof TokenInputs<never>, InputSpec> {
-  return {
-    ids: int32(1, 'U'),
-    positions: int32(1, 'U'),
-    features: float32('M', config.imageTokens, config.vision.width),
-    imageRows: int32(1, 'U'),
-    isImage: float32(1, 'U', 1),
-    prefixes: int32('F', 'P'),
-    suffixes: int32('B', 'S'),
-    origin: int32(1, 'U'),
-    sequences: int32('B', 'T'),
-    seen: float32('B', 1, 'S', 'T'),
   }
 }

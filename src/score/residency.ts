@@ -4,13 +4,17 @@
  * `memoryMaxDefault`. Bytes everywhere; C channels, F feed-forward width, H heads, T tokens.
  */
 import { execFileSync } from 'node:child_process'
-import { freemem } from 'node:os'
-import type { Device, Precision } from '../engine/engine.ts'
+import { availableParallelism, freemem } from 'node:os'
+import type { Device, EngineName, Precision } from '../engine/engine.ts'
 import { XmasdError } from '../errors.ts'
-import { type ProxyConfig, patchesPerImage } from '../proxy/config.ts'
-import { isCoarse } from '../proxy/parameters.ts'
-import type { Checkpoint, Schedule } from '../proxy/schedule.ts'
+import { familyOf } from '../proxy/checkpoint/config.ts'
+import { isCoarse } from '../proxy/checkpoint/parameters.ts'
+import { type Checkpoint, checkpointBytes, type Schedule } from '../proxy/checkpoint/schedule.ts'
+import type { ProxyConfig } from '../proxy/config.ts'
+import { type BatchLimits, LIMITS } from './batch.ts'
+import { PATCHES_MAX } from './features.ts'
 import { LOGIT_BYTES_MAX } from './loss.ts'
+import type { Isolation } from './workers/host.ts'
 
 /** What one scoring worker may hold. */
 export type Residency = {
@@ -26,6 +30,8 @@ export type MemoryNeed = {
   score: number
   /** Of `score`, the activations. */
   pass: number
+  /** Of `tower` and of `score`, what all checkpoints share: one base's, of LoRA adapters. */
+  shared: { tower: number; score: number }
   /** Pixels and features of one example of a job. */
   example: number
 }
@@ -49,25 +55,38 @@ export function memoryNeed(
   schedule: Schedule,
   tokensMax: number,
   precision: Precision = 'float32',
+  engine: EngineName = 'onnx',
 ): MemoryNeed {
   const { config, checkpoints } = schedule
   const { vision, text } = config
-  const patches = patchesPerImage(vision)
+  const family = familyOf(config)
+  const { patches, cut } = family.usual(config)
+  const tile = patches / (cut?.tiles ?? 1)
   const images = Math.ceil(tokensMax / config.imageTokens)
+  const together = Math.min(images * patches, Math.max(tile, PATCHES_MAX))
   const pass = activations(text, tokensMax, Math.min(tokensMax, config.lengthMax))
+  const tower =
+    PROGRAM_BYTES +
+    weights(checkpoints[0]!, precision, 'vision.') +
+    activations(vision, together, tile)
+  const score =
+    PROGRAM_BYTES +
+    weights(checkpoints[0]!, precision, 'text.', 'connector.') +
+    (schedule.reach === 'logits' ? head(config) : 0) +
+    pass
+  const isShared = checkpoints[0]!.base !== undefined && engine === 'onnx'
   return {
-    tower:
-      PROGRAM_BYTES +
-      weights(checkpoints[0]!, precision, 'vision.') +
-      activations(vision, images * patches, patches),
-    score:
-      PROGRAM_BYTES +
-      weights(checkpoints[0]!, precision, 'text.', 'connector.') +
-      (schedule.reach === 'logits' ? head(config) : 0) +
-      pass,
+    tower,
+    score,
     pass,
+    shared: {
+      tower: isShared ? tower - own(checkpoints[0]!, 'vision.') : 0,
+      score: isShared ? score - own(checkpoints[0]!, 'text.', 'connector.', 'head.') : 0,
+    },
     example:
-      FLOAT_BYTES * (patches * 3 * vision.patchSize ** 2 + config.imageTokens * vision.width),
+      FLOAT_BYTES *
+      (patches * 3 * vision.patchSize ** 2 +
+        (cut?.features ?? config.imageTokens) * family.tower.width(config)),
   }
 }
 
@@ -80,11 +99,26 @@ function weights({ tensors }: Checkpoint, precision: Precision, ...prefixes: str
   let bytes = 0
   for (const [name, tensor] of tensors) {
     if (!prefixes.some(prefix => name.startsWith(prefix))) continue
-    const elements = tensor.shape.reduce((product, n) => product * n, 1)
     const elementBytes = precision === 'bfloat16' && isCoarse(name) ? FLOAT_BYTES / 2 : FLOAT_BYTES
-    bytes += name === 'text.embed_tokens.weight' ? tensor.bytes : elementBytes * elements
+    bytes +=
+      name === 'text.embed_tokens.weight' ? tensor.bytes : elementBytes * elements(tensor.shape)
   }
   return bytes
+}
+
+/** What a LoRA adapter holds of its own: its factors, and whole tensors. */
+function own({ tensors }: Checkpoint, ...prefixes: string[]): number {
+  let bytes = 0
+  for (const [name, { lora, isReplaced, shape }] of tensors) {
+    if (!prefixes.some(prefix => name.startsWith(prefix))) continue
+    if (lora !== undefined) bytes += FLOAT_BYTES * (elements(lora.a.shape) + elements(lora.b.shape))
+    if (isReplaced === true) bytes += FLOAT_BYTES * elements(shape)
+  }
+  return bytes
+}
+
+function elements(shape: readonly number[]): number {
+  return shape.reduce((product, n) => product * n, 1)
 }
 
 /** 8 buffers as wide as the model, 4 as wide as its feed-forward, 2 of every head's map (and the score's). */
@@ -113,13 +147,14 @@ export function planResidency(
   const { bytesMax, checkpoints, visionShared, jobExamples } = options
   const { tower, score, example } = need
   const featureBytesMax = Math.min(FEATURE_BYTES_MAX, Math.floor(bytesMax * FEATURE_SHARE))
+  const base = need.shared.score + (visionShared ? 0 : need.shared.tower)
   const shared = visionShared ? tower : 0
-  const unit = visionShared ? score : tower + score
-  const all = shared + jobExamples.resident * example + checkpoints * unit
+  const unit = (visionShared ? score : tower + score) - base
+  const all = shared + base + jobExamples.resident * example + checkpoints * unit
   const slot = visionShared ? score : Math.max(tower, score)
   const none = shared + jobExamples.streamed * example + slot
   const left = bytesMax - featureBytesMax
-  const kept = Math.floor((left - none) / unit)
+  const kept = Math.floor((left - none - base) / unit)
   const residents = all <= left ? checkpoints : Math.min(checkpoints - 1, kept)
   return {
     residency: residents < 0 ? undefined : { residents, featureBytesMax },
@@ -161,6 +196,7 @@ export function chooseResidency(
   schedule: Schedule,
   options: {
     device: Device
+    engine?: EngineName | undefined
     precision?: Precision | undefined
     workers: number
     memoryMax: number | undefined
@@ -168,10 +204,10 @@ export function chooseResidency(
     jobExamples: ResidencyOptions['jobExamples']
   },
 ): Residency {
-  const { device, precision, workers, memoryMax, tokensMax, jobExamples } = options
+  const { device, engine, precision, workers, memoryMax, tokensMax, jobExamples } = options
   const { checkpoints, visionShared } = schedule
   const bytesMax = (memoryMax ?? memoryMaxDefault(device)) / workers
-  const need = memoryNeed(schedule, tokensMax, precision)
+  const need = memoryNeed(schedule, tokensMax, precision, engine)
   if (memoryMax === undefined && atOnce(need, schedule) <= bytesMax) {
     const featureBytesMax = Math.min(FEATURE_BYTES_MAX, bytesMax * FEATURE_SHARE)
     return { residents: checkpoints.length, featureBytesMax }
@@ -196,7 +232,126 @@ export function chooseResidency(
  * All checkpoints with the activations of one pass. A budget that was set is kept though every program's
  * arena has once held the longest sequences; by default nothing is streamed for so rare a case.
  */
-function atOnce({ tower, score, pass }: MemoryNeed, schedule: Schedule): number {
+function atOnce({ tower, score, pass, shared }: MemoryNeed, schedule: Schedule): number {
   const { length } = schedule.checkpoints
-  return pass + length * (score - pass) + (schedule.visionShared ? 1 : length) * tower
+  const ofText =
+    shared.score > 0
+      ? score + (length - 1) * (score - shared.score)
+      : pass + length * (score - pass)
+  return ofText + (schedule.visionShared ? tower : shared.tower + length * (tower - shared.tower))
+}
+
+/* How many workers compute, and where. */
+
+/** What is set of it; the rest follows from the machine and the schedule. */
+export type WorkerWish = {
+  /** Default: onnx. */
+  engine?: EngineName | undefined
+  /** Default: float32. */
+  precision?: Precision | undefined
+  /** How many workers, and how many threads each computes with; see `chooseThreads`. */
+  workers?: number | undefined
+  threads?: number | undefined
+  limits?: BatchLimits | undefined
+  /** Bytes that all workers together may take. Default: half of what is free. */
+  memoryMax?: number | undefined
+  /** Sequences that are scored at once, at most. Default: 64. */
+  batchExamplesMax?: number | undefined
+}
+
+export type WorkerPlan = {
+  /** How many worker threads, and how many threads each computes with. */
+  workers: number
+  threads: number
+  /** A process where a driver may end it, checkpoints come and go, or a pass takes long. */
+  isolation: Isolation
+  /** Of each worker. */
+  residency: Residency
+  /** Sequences of one job. */
+  jobExamplesMax: number
+}
+
+/** Sequences of one job where every checkpoint stays in memory: few, so that workers share them well. */
+const JOB_EXAMPLES_MAX = 64
+
+/**
+ * How many workers, and what each keeps in memory. Where checkpoints are streamed a job is a worker's
+ * share of a whole batch of the role (`batchExamplesMax`), for the load is paid once a job.
+ */
+export function planWorkers(schedule: Schedule, device: Device, options: WorkerWish): WorkerPlan {
+  const {
+    engine,
+    precision,
+    memoryMax,
+    limits = LIMITS,
+    batchExamplesMax = JOB_EXAMPLES_MAX,
+  } = options
+  const { workers, threads } = chooseThreads({
+    device,
+    checkpointBytes: checkpointBytes(schedule.checkpoints[0]!),
+    cores: availableParallelism(),
+    workers: options.workers,
+    threads: options.threads,
+  })
+  const streamed = Math.ceil(batchExamplesMax / workers)
+  const resident = Math.min(JOB_EXAMPLES_MAX, streamed)
+  const { tokensMax } = limits
+  const residency = chooseResidency(schedule, {
+    device,
+    engine,
+    precision,
+    workers,
+    memoryMax,
+    tokensMax,
+    jobExamples: { resident, streamed },
+  })
+  const isStreamed = residency.residents < schedule.checkpoints.length
+  return {
+    workers,
+    threads,
+    isolation: device === 'cpu' && !isStreamed && isSmall(schedule) ? 'thread' : 'process',
+    residency,
+    jobExamplesMax: isStreamed ? streamed : resident,
+  }
+}
+
+const SMALL_MODEL_BYTES = 64 * 2 ** 20
+
+/** A pass of a small model is soon over: its thread can end between two of them. */
+function isSmall({ checkpoints }: Schedule): boolean {
+  return checkpointBytes(checkpoints[0]!) < SMALL_MODEL_BYTES
+}
+
+/**
+ * On a GPU one worker: it is what computes, and a second one would end the process. On the CPU one
+ * worker on all cores where a checkpoint has 64 MB or more: its products are large enough to
+ * be split, and its weights stay in memory once. Smaller models gain nothing from splitting: one
+ * single-threaded worker a core. What is given counts; the other follows from it.
+ */
+export function chooseThreads(options: {
+  device: Device
+  checkpointBytes: number
+  cores: number
+  workers?: number | undefined
+  threads?: number | undefined
+}): { workers: number; threads: number } {
+  const { cores, workers, threads } = options
+  if (options.device !== 'cpu') {
+    if ((workers ?? 1) > 1) throw oneWorker(options.device, workers!)
+    return { workers: 1, threads: threads ?? cores }
+  }
+  const share = (count: number): number => Math.max(1, Math.floor(cores / count))
+  if (workers !== undefined) return { workers, threads: threads ?? share(workers) }
+  if (threads !== undefined) return { workers: share(threads), threads }
+  return options.checkpointBytes < SMALL_MODEL_BYTES
+    ? { workers: cores, threads: 1 }
+    : { workers: 1, threads: cores }
+}
+
+function oneWorker(device: Device, workers: number): XmasdError {
+  return new XmasdError(
+    'CONFIG_INVALID',
+    `proxy.workers is ${workers}; on ${device} one worker computes`,
+    'leave proxy.workers out, or set proxy.device to cpu',
+  )
 }

@@ -1,30 +1,43 @@
 /**
- * Scores sequences in this thread: the vision tower once per distinct image, for all checkpoints
- * where its weights are equal, then checkpoint by checkpoint.
+ * Scores passes of sequences in this thread: the vision tower once per distinct image, for all
+ * checkpoints where its weights are equal, then checkpoint by checkpoint.
  */
-import type { Device, EngineChoice, HostTensor } from '../engine/engine.ts'
-import { isOutOfMemory } from '../engine/failure.ts'
-import { openEngine } from '../engine/open.ts'
-import { timed } from '../engine/timed.ts'
-import { type ErrorCode, XmasdError } from '../errors.ts'
-import { patchesPerImage } from '../proxy/config.ts'
-import type { Schedule } from '../proxy/schedule.ts'
-import { type FileStamps, stampFiles } from '../proxy/unchanged.ts'
+import { type Device, type EngineChoice, type HostTensor, isOutOfMemory } from '../engine/engine.ts'
+import { openEngine, timed } from '../engine/open.ts'
+import { XmasdError } from '../errors.ts'
+import { type FileStamps, type Schedule, stampFiles } from '../proxy/checkpoint/schedule.ts'
 import type { Mode } from './attention.ts'
-import { type PackedBatch, packBatch, type Sequence } from './batch.ts'
-import { attentionScore, lossScore, type Row } from './checkpoint-score.ts'
-import { createFeatureCache, type FeatureCache } from './features.ts'
-import { type Image, stackPatches } from './images.ts'
-import type { Metric } from './metric.ts'
-import { type BatchLimits, LIMITS, planBatches } from './plan.ts'
+import {
+  type Image,
+  type Packing,
+  packBatch,
+  packingOf,
+  type Sequence,
+  withoutImages,
+} from './batch.ts'
+import {
+  attentionScore,
+  type Batch,
+  type CheckpointScore,
+  finite,
+  lossScore,
+  orError,
+  type Row,
+} from './checkpoint-score.ts'
+import { type Failure, failureOf } from './failure.ts'
+import { createFeatureCache, type FeatureCache, imageFeatures } from './features.ts'
+import type { Gain, Metric } from './metric.ts'
 import { openPrograms, type Programs } from './programs.ts'
 import { FEATURE_BYTES_MAX, type Residency } from './residency.ts'
 
-/** An example's T rows of 5 singular values and its embedding, or its T losses; or why it has none. */
+/**
+ * An example's T rows of 5 singular values and its embedding, or its T losses; or why it has none. `gains`:
+ * those asked for, of the last checkpoint or of each; null where the example has no answers.
+ */
 export type Scored =
-  | { singularValues: number[][]; embedding: string }
-  | { losses: number[] }
-  | { error: { code: ErrorCode; message: string; hint: string } }
+  | { singularValues: number[][]; embedding: string; gains?: number[] | null }
+  | { losses: number[]; gains?: number[] | null }
+  | { error: Failure }
 
 /** Plain data. */
 export type ScorerOptions = EngineChoice & {
@@ -32,24 +45,30 @@ export type ScorerOptions = EngineChoice & {
   /** Default: attention. The schedule must have been opened as far as it reaches: see `reachOf`. */
   metric?: Metric | undefined
   mode: Mode
+  /** Default: none. Sequences must hold their conversation without pictures. */
+  gain?: Gain | undefined
   /** Threads of one run. */
   threads: number
-  /** Of one run. */
-  limits?: BatchLimits | undefined
   /** Default: every checkpoint stays in memory. */
   residency?: Residency | undefined
   /** The schedule's files as they were opened. */
   stamps?: FileStamps | undefined
 }
 
+/** Sequences that run together. */
+export type Pass = readonly Sequence[]
+
+/** What a scoring worker is sent. */
+export type ScoreJob = { passes: readonly Pass[] }
+
 export type DeviceUse = { device: Device; seconds: number }
 
 export interface Scorer {
   /**
-   * One result a sequence, in order. `tokensMax` of a run, where it is not that of the limits. Throws
-   * ENGINE_FAILED, OUT_OF_MEMORY where the batch failed; DEVICE_FAILED, CHECKPOINT_INVALID where all would.
+   * One result a sequence, pass by pass. Throws ENGINE_FAILED, OUT_OF_MEMORY where a pass failed;
+   * DEVICE_FAILED, CHECKPOINT_INVALID where all would.
    */
-  scoreBatch(sequences: readonly Sequence[], tokensMax?: number): Promise<Scored[]>
+  score(passes: readonly Pass[]): Promise<Scored[]>
   /** Seconds in forward passes since it was last asked. */
   takeDeviceUse(): DeviceUse
   close(): Promise<void>
@@ -57,8 +76,8 @@ export interface Scorer {
 
 /** Loads the schedule. Throws DEVICE_FAILED, OUT_OF_MEMORY, CHECKPOINT_INVALID, ENGINE_UNAVAILABLE. */
 export async function loadScorer(options: ScorerOptions): Promise<Scorer> {
-  const { schedule, metric = 'attention', mode, limits = LIMITS, residency } = options
-  const bare = await openEngine({ ...options, positionsMax: schedule.config.lengthMax })
+  const { schedule, metric = 'attention', mode, gain = false, residency } = options
+  const bare = await openEngine(options)
   let seconds = 0
   const engine = timed(bare, more => {
     seconds += more
@@ -69,17 +88,19 @@ export async function loadScorer(options: ScorerOptions): Promise<Scorer> {
     score: (checkpoint, t) => {
       if (metric === 'loss') return lossScore(engine, config, checkpoint)
       const withStates = t === checkpoints.length - 1
-      return attentionScore(engine, config, mode, checkpoint, { withStates })
+      const withLosses = hasGain({ gain, schedule }, t)
+      return attentionScore(engine, config, mode, checkpoint, { withStates, withLosses })
     },
     residents: residency?.residents ?? checkpoints.length,
     stamps: options.stamps ?? stampFiles(checkpoints),
   })
   const features = createFeatureCache(residency?.featureBytesMax ?? FEATURE_BYTES_MAX)
-  const parts = { schedule, metric, limits, programs, features }
+  const packing = packingOf(config)
+  const parts = { schedule, packing, metric, gain, programs, features }
   return {
-    scoreBatch: async (sequences, tokensMax = limits.tokensMax) => {
+    score: async passes => {
       try {
-        return await scoreBatch({ ...parts, limits: { ...limits, tokensMax } }, sequences)
+        return await scorePasses(parts, passes)
       } catch (error) {
         if (isOutOfMemory(error)) await programs.release() // each keeps what its largest run took
         throw error
@@ -94,35 +115,47 @@ export async function loadScorer(options: ScorerOptions): Promise<Scorer> {
   }
 }
 
-type Parts = {
+type ScorerParts = {
   schedule: Schedule
+  packing: Packing
   metric: Metric
-  limits: BatchLimits
+  gain: Gain
   programs: Programs
   features: FeatureCache
 }
 
-async function scoreBatch(parts: Parts, sequences: readonly Sequence[]): Promise<Scored[]> {
+/** Whether checkpoint `t` gives a gain. */
+function hasGain({ gain, schedule }: Pick<ScorerParts, 'gain' | 'schedule'>, t: number): boolean {
+  return gain === 'each' || (gain && t === schedule.checkpoints.length - 1)
+}
+
+async function scorePasses(parts: ScorerParts, passes: readonly Pass[]): Promise<Scored[]> {
+  const sequences = passes.flat()
   const results = sequences.map(sequence => refusalOf(parts, sequence))
-  const indices = results.flatMap((refusal, i) => (refusal === undefined ? [i] : []))
-  if (indices.length > 0) {
-    const sound = indices.map(i => sequences[i]!)
-    const scored = await scoreSound(parts, sound)
-    for (const [at, i] of indices.entries()) results[i] = scored[at]
+  let at = 0
+  const runs: Run[] = passes.flatMap(pass => {
+    const indices = pass.map(() => at++).filter(i => results[i] === undefined)
+    if (indices.length === 0) return []
+    const own = indices.map(i => sequences[i]!)
+    const run = { indices, sequences: own, packed: packBatch(own, parts.packing) }
+    return [{ ...run, bare: parts.gain === false ? undefined : bareOf(own, parts.packing) }]
+  })
+  if (runs.length > 0) {
+    for (const [i, scored] of await scoreRuns(parts, runs)) results[i] = scored
   }
   return results as Scored[]
 }
 
 /** Why a sequence can't go into a batch; undefined where it can. */
 function refusalOf(
-  { schedule: { config }, metric }: Parts,
+  { schedule: { config }, metric }: ScorerParts,
   { ids, columns, rows, answers }: Sequence,
 ): Scored | undefined {
   if (columns.length === 0) throw new RangeError('a sequence without an image has no score')
   if ((metric === 'loss' ? answers : rows).length === 0) {
     const hint =
       'No text follows the image within the longest length; shorten what stands before it.'
-    return failed('NO_TEXT_ROWS', 'no text row is left after the image', hint)
+    return { error: { code: 'NO_TEXT_ROWS', message: 'no text row is left after the image', hint } }
   }
   if (ids.length > config.lengthMax) throw new RangeError(`${ids.length} positions are too many`)
   const isImage = new Set(columns)
@@ -130,62 +163,94 @@ function refusalOf(
   const stray = ids.findIndex((id, i) => !isImage.has(i) && (id < 0 || id >= vocab))
   if (stray < 0) return undefined
   const message = `token id ${ids[stray]} at position ${stray} is outside the vocabulary of ${vocab}`
-  return failed('PROXY_INVALID', message, 'The tokenizer does not belong to this proxy.')
+  const hint = 'The tokenizer does not belong to this proxy.'
+  return { error: { code: 'PROXY_INVALID', message, hint } }
 }
 
-type Run = { indices: number[]; packed: PackedBatch }
+/** Sequences of one pass, and where their results belong; `bare` is the pass without pictures. */
+type Run = Batch & { indices: number[]; bare: Bare | undefined }
+
+/** `at`: the place in its run of each sequence that has answers. */
+type Bare = Batch & { at: number[] }
+
+function bareOf(sequences: readonly Sequence[], packing: Packing): Bare | undefined {
+  const at: number[] = []
+  const bare = sequences.flatMap((sequence, i) => {
+    const without = withoutImages(sequence)
+    if (without !== undefined) at.push(i)
+    return without ?? []
+  })
+  return bare.length === 0 ? undefined : { at, sequences: bare, packed: packBatch(bare, packing) }
+}
+
+type GainRow = Row & { gain?: number }
 
 /** Checkpoint by checkpoint, and at each run by run, so that a checkpoint is needed once. */
-async function scoreSound(parts: Parts, sequences: readonly Sequence[]): Promise<Scored[]> {
-  const { config, checkpoints, visionShared } = parts.schedule
-  const runs: Run[] = planBatches(sequences, parts.limits).map(indices => {
-    const batch = indices.map(i => sequences[i]!)
-    return { indices, packed: packBatch(batch, config) }
-  })
-  const rows: (Row | XmasdError)[][] = sequences.map(() => [])
+async function scoreRuns(parts: ScorerParts, runs: readonly Run[]): Promise<Map<number, Scored>> {
+  const { checkpoints, visionShared } = parts.schedule
+  const rows = new Map<number, (GainRow | XmasdError)[]>()
+  for (const { indices } of runs) for (const i of indices) rows.set(i, [])
   const shared = visionShared ? await featuresOfAll(parts, runs, 0) : undefined
   for (const t of checkpoints.keys()) {
     const features = shared ?? (await featuresOfAll(parts, runs, t))
     await parts.programs.withScore(t, async score => {
-      for (const [r, { indices, packed }] of runs.entries()) {
-        const batch = { packed, sequences: indices.map(i => sequences[i]!) }
-        for (const [at, row] of (await score.rows(batch, features[r]!)).entries()) {
-          rows[indices[at]!]!.push(row)
-        }
+      for (const [r, run] of runs.entries()) {
+        const found = await score.rows(run, features[r]!)
+        if (hasGain(parts, t)) await addGains(score, run, features[r]!, found)
+        for (const [at, row] of found.entries()) rows.get(run.indices[at]!)!.push(row)
       }
     })
   }
-  return rows.map(own => scoredOf(parts, own))
+  return new Map([...rows].map(([i, own]) => [i, scoredOf(parts, own)]))
+}
+
+/** The same features again, which no token of the pass without pictures reads. */
+async function addGains(
+  score: CheckpointScore,
+  { bare }: Run,
+  features: HostTensor,
+  rows: (GainRow | XmasdError)[],
+): Promise<void> {
+  if (bare === undefined) return
+  const losses = await score.losses(bare, features)
+  for (const [b, at] of bare.at.entries()) {
+    const row = rows[at]!
+    if (row instanceof XmasdError || row.loss == null) continue
+    rows[at] = orError(() => ({ ...row, gain: finite(losses[b]! - row.loss!)! }))
+  }
 }
 
 /** What its checkpoints gave; an operating error at one of them is the example's end, and names it. */
-function scoredOf({ metric, schedule }: Parts, given: readonly (Row | XmasdError)[]): Scored {
-  const rows: Row[] = []
+function scoredOf(
+  { metric, gain, schedule }: ScorerParts,
+  given: readonly (GainRow | XmasdError)[],
+): Scored {
+  const rows: GainRow[] = []
   for (const [t, row] of given.entries()) {
     if (row instanceof XmasdError) {
-      return failed(row.code, `${row.message}, with ${schedule.checkpoints[t]!.dir}`, row.hint)
+      const message = `${row.message}, with ${schedule.checkpoints[t]!.dir}`
+      return { error: { ...failureOf(row), message } }
     }
     rows.push(row)
   }
-  if (metric === 'loss') return { losses: rows.map(({ values: [loss] }) => loss!) }
+  const gains = rows.flatMap(row => row.gain ?? [])
+  const gained = gain === false ? {} : { gains: gains.length === 0 ? null : gains }
+  if (metric === 'loss') return { losses: rows.map(({ values: [loss] }) => loss!), ...gained }
   const singularValues = rows.map(({ values }) => values)
-  return { singularValues, embedding: rows.at(-1)?.embedding ?? '' }
+  return { singularValues, embedding: rows.at(-1)?.embedding ?? '', ...gained }
 }
 
 /** The features of each run's images, by checkpoint `t`'s tower. */
 async function featuresOfAll(
-  { schedule, programs, features }: Parts,
+  { schedule, programs, features }: ScorerParts,
   runs: readonly Run[],
   t: number,
 ): Promise<HostTensor[]> {
-  const patchCount = patchesPerImage(schedule.config.vision)
-  const compute = (images: readonly Image[]): Promise<HostTensor> =>
-    programs.withTower(t, tower => tower.run({ patches: stackPatches(images, patchCount) }))
   const stacked: HostTensor[] = []
-  for (const { packed } of runs) stacked.push(await features.stacked(t, packed.images, compute))
+  for (const { packed } of runs) {
+    const compute = (images: readonly Image[]): Promise<HostTensor[]> =>
+      programs.withTower(t, tower => imageFeatures(tower, schedule.config, images))
+    stacked.push(await features.stacked(t, packed.images, compute))
+  }
   return stacked
-}
-
-function failed(code: ErrorCode, message: string, hint: string): Scored {
-  return { error: { code, message, hint } }
 }

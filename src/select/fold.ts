@@ -1,60 +1,94 @@
 /**
- * The select role's fold: one record of `assignments` after the other, in log order, to decisions.
- * Identity first (DESIGN "Identity"), then the policy. Ids and bundles of past examples come
- * from a store; what is held here is numbers.
+ * The select role's fold: records of `assignments`, in log order, to decisions. Identity first
+ * (DESIGN "Identity"), then the policy. Keys and ids of past examples stay in a store; the fold itself
+ * holds numbers.
  *
- *   Assignment ─► content known? ─ no ──► near to another? ─ no ──► pending ─┐
+ *   Assignment ─► content known? ─ no ──► near-duplicate? ─ no ───► pending ─┐
  *                      │                         │                           ├─ offset enters a new block of
  *                      │ yes                     │ yes                       │  settleEvery, or Control{settle}:
  *                      ├─ key known ─► redelivered ◄─ key known ─┤           │     pending ─► keep | drop
  *                      └─ else ─► drop, duplicate                │           ┘     others  ─► evict | restore
  *                                 drop, near_duplicate ◄─ else ──┘
+ *
+ * An example whose image gain is below `gainMin` is dropped as `misaligned` before near-duplicates are looked
+ * for: it is nobody's exemplar. It counts in N, and joins no cluster. The random holdout asks for no gain.
+ *
+ * A copy of the bundle's protected set is dropped as `protected` in all of these cases but a redelivery.
+ * What is new gets a number all the same, so that folds under other bundles number alike; the policy passes
+ * over it.
  */
 import { XmasdError } from '../errors.ts'
-import type { Parts } from '../observe/parts.ts'
-import { type Control, type Decision, keyOf } from '../record.ts'
-import type { Row } from './blocks.ts'
-import { ControlArm } from './control.ts'
-import { type Content, contentOf, Owners } from './duplicates.ts'
-import type { Match } from './exemplars.ts'
-import { FinalJudge } from './final.ts'
-import { Irrevocable, type IrrevocableSettings } from './irrevocable.ts'
-import { NaiveJudge } from './naive.ts'
-import { type Numbers, PASSED_OVER, TEXT } from './numbers.ts'
-import type { FoldedAssignment } from './parse.ts'
-import type { Policy, PolicyName, SettledEvent } from './policy.ts'
-import { budgetOf } from './quotas.ts'
-import { Revisable } from './revisable.ts'
+import type { Parts } from '../observe/segments.ts'
+import {
+  type Assignment,
+  type ComparedFields,
+  type Control,
+  type Decision,
+  keyOf,
+} from '../record.ts'
+import { type Content, contentOf } from './columns/hash-table.ts'
+import { type Chunk, PASSED_OVER, type Row, TEXT } from './columns/stored.ts'
+import { Owners } from './dedup/duplicates.ts'
+import type { FindNear } from './dedup/near-duplicates.ts'
+import type { FindProtected, Protector } from './dedup/protected.ts'
+import { FinalRule } from './online/final.ts'
+import { OnlinePolicy, type OnlineSettings } from './online/online-policy.ts'
+import { NaiveRule, RandomHoldout } from './online/random.ts'
+import type { Policy, PolicyName, SettledEvent } from './rule/policy.ts'
+import { budgetOf } from './rule/quotas.ts'
+import {
+  asMember,
+  type Gained,
+  isMisaligned,
+  orderOf,
+  type Ranking,
+  wantsGain,
+} from './rule/rank.ts'
+import { Revisable } from './rule/revisable.ts'
 
-export type SelectSettings = IrrevocableSettings & {
+export type SelectSettings = OnlineSettings & {
   policy: PolicyName
-  /** Log offsets a block; 1 settles after every record. What is decided for good is decided at once. */
+  /** Log offsets a block; 1 settles after every record. Online policies settle at once. */
   settleEvery: number
-  /** Percent of the stream that is decided by lot, for comparison; absent: none. */
+  /** Percent of the stream in the random holdout; absent: none. */
   controlPercent?: number | undefined
 }
 
-export type FoldOutcome = 'assigned' | 'duplicate' | 'near_duplicate' | 'redelivered' | 'settled'
+/** The fields of an assignment that the fold reads. */
+export type FoldedAssignment = Pick<
+  Assignment,
+  'key' | 'id' | 'cluster' | 'instability' | 'distance' | 'content' | 'bundle' | 'baseline'
+> &
+  Partial<Pick<Assignment, 'gain'>> &
+  ComparedFields
 
-/** What an example is a near-duplicate of, whose content is new; `sequence` is its own if it counts. */
-export type NearOf = (
-  record: FoldedAssignment,
-  content: Content,
-  sequence: number,
-) => Match | undefined
+export type FoldOutcome =
+  | 'assigned'
+  | 'duplicate'
+  | 'near_duplicate'
+  | 'protected'
+  | 'misaligned'
+  | 'redelivered'
+  | 'settled'
+
+/** How the fold knows copies that are not exact, and copies of evaluation data. */
+export type Lookups = {
+  findNear?: FindNear | undefined
+  findProtected?: FindProtected | undefined
+}
 
 export type Folded = {
   outcome: FoldOutcome
   /**
-   * In this order: the drop of a duplicate, or what the control arm draws; first decisions of pending examples, in log order; evicts
-   * and restores of others, in log order.
+   * In this order: the drop of a duplicate, or the holdout's decision; first decisions of pending examples,
+   * in log order; evicts and restores of others, in log order.
    */
   decisions: Decision[]
 }
 
 export type KeyedRow = Row & { key: string }
 
-/** What the fold needs to read and write about single examples, by sequence number. */
+/** What the fold reads and writes of single examples, by sequence number. */
 export interface ExampleStore {
   row(sequence: number): KeyedRow
   append(row: KeyedRow): void
@@ -62,30 +96,32 @@ export interface ExampleStore {
   addDuplicate(key: string, content: Content, duplicate: { owner: number; offset: number }): void
 }
 
-/** A cluster number has a limit, so that one bad record can't take all memory. */
+/** Limits the memory that one bad record can claim. */
 export const CLUSTERS_MAX = 1 << 20
 
 export class Fold {
   readonly policy: Policy
   readonly owners = new Owners()
-  readonly #control: ControlArm
+  readonly #holdout: RandomHoldout
   readonly #isTagged: boolean
   readonly #store: ExampleStore
   readonly #settleEvery: number
+  readonly #ranking: Ranking
   #lastOffset = -1
   #duplicates = 0
 
-  /** @throws RangeError where the percent is outside 0..100 or settleEvery is no positive integer */
+  /** @throws RangeError where the percent is outside 0..100 or settleEvery is not a positive integer */
   constructor(settings: SelectSettings, store: ExampleStore) {
     const { policy, settleEvery, percent, controlPercent = 0 } = settings
     if (!Number.isSafeInteger(settleEvery) || settleEvery < 1) {
       throw new RangeError(`settleEvery ${settleEvery} is not a positive integer`)
     }
     this.policy = createPolicy(settings)
-    this.#control = new ControlArm(controlPercent, percent)
+    this.#holdout = new RandomHoldout(controlPercent, percent)
     this.#isTagged = controlPercent > 0
     this.#settleEvery = policy === 'revisable' ? settleEvery : 1
     this.#store = store
+    this.#ranking = settings
   }
 
   /** The offset of the last record folded; -1 before any. */
@@ -102,59 +138,122 @@ export class Fold {
     return {
       stream: { examples: examples - baseline.examples, kept: kept - baseline.kept },
       baseline,
-      control: { examples: this.#control.examples, kept: this.#control.kept.length },
+      control: { examples: this.#holdout.examples, kept: this.#holdout.kept.length },
     }
   }
 
-  /** Sequence numbers of what is kept of what came, the control arm's too, in no particular order. */
+  /** Sequence numbers of the kept examples of the stream, the holdout's too, in no particular order. */
   *subset(): Generator<number> {
     yield* this.policy.subset()
-    yield* this.#control.kept
+    yield* this.#holdout.kept
   }
 
   /**
-   * Folds the record at `offset`, which must lie behind all folded before.
+   * Folds the record at `offset`, which lies after all folded before.
    *
-   * @throws XmasdError RECORD_INVALID, having changed nothing, where the key is not the id and the content
-   * hash, or a numbered cluster has no finite instability
+   * @throws XmasdError RECORD_INVALID, having changed nothing, where the key is not id @ content hash, or
+   * a numbered cluster has no finite instability
    */
-  fold(record: FoldedAssignment | Control, offset: number, nearOf?: NearOf): Folded {
+  fold(record: FoldedAssignment | Control, offset: number, lookups: Lookups = {}): Folded {
     if (!(offset > this.#lastOffset)) {
       throw new RangeError(`offset ${offset} does not come after ${this.#lastOffset}`)
     }
     const isControl = 'control' in record
-    const identified = isControl ? settledOutcome() : this.#take(record, offset, nearOf)
+    const folded: Folded = isControl
+      ? { outcome: 'settled', decisions: [] }
+      : this.#take(record, offset, lookups)
     const isNewBlock =
       Math.floor(offset / this.#settleEvery) > Math.floor(this.#lastOffset / this.#settleEvery)
     this.#lastOffset = offset
     if (isControl || isNewBlock) {
-      for (const event of this.policy.settle()) identified.decisions.push(this.#decision(event))
+      for (const event of this.policy.settle()) folded.decisions.push(this.#decision(event))
     }
-    return identified
+    return folded
   }
 
-  #take(record: FoldedAssignment, offset: number, nearOf: NearOf | undefined): Folded {
-    const content = checkAssignment(record)
+  #take(record: FoldedAssignment, offset: number, { findNear, findProtected }: Lookups): Folded {
+    const content = checkAssignment(record, this.#ranking)
+    const protector = findProtected?.(record, content)
     const owner = this.owners.find(content)
-    if (owner !== undefined) return this.#takeKnown(record, content, owner, offset)
-    const near = nearOf?.(record, content, this.owners.length)
-    if (near !== undefined) return this.#takeKnown(record, content, near.sequence, offset, near)
-    const { key, cluster, instability, id, bundle } = record
+    if (owner !== undefined) {
+      const loss = protector && protectedLoss(protector)
+      return this.#takeKnown(record, { content, owner, offset, loss })
+    }
+    const isBaseline = record.baseline === true && this.policy.claims === true
+    const measured = isBaseline ? asMember(record) : record
+    if (protector === undefined && isMisaligned(this.#ranking, measured)) {
+      if (isBaseline || !this.#holdout.has(content)) {
+        return this.#takeMisaligned(record, { content, offset, isBaseline })
+      }
+    }
     const sequence = this.owners.length
+    const near = findNear?.(record, content, protector === undefined ? sequence : undefined)
+    if (near !== undefined) {
+      const { sequence: owner, distance, measure } = near
+      const duplicateOf = this.#store.row(owner).key
+      const nearLoss = { reason: 'near_duplicate', duplicateOf, distance, measure } as const
+      const loss = protector === undefined ? nearLoss : protectedLoss(protector)
+      return this.#takeKnown(record, { content, owner, offset, loss })
+    }
+    const { cluster, id } = record
     this.owners.add(content)
-    const value = cluster === 'text' ? Number.NaN : instability!
-    this.#store.append({ offset, instability: value, content, cluster, id, bundle, key })
+    const row = this.#rowOf(record, { content, offset, measured })
+    if (protector !== undefined) {
+      this.#store.append({ ...row, isProtected: true })
+      this.policy.skip()
+      return { outcome: 'protected', decisions: [this.#drop(record, protectedLoss(protector))] }
+    }
+    this.#store.append(isBaseline ? { ...row, isBaseline } : row)
     const decisions: Decision[] = []
-    if (this.#control.has(content)) decisions.push(this.#drawn(record, content, sequence))
-    else this.policy.add(cluster, instability, id, content)
+    const value = row.order ?? record.instability
+    if (isBaseline) this.policy.claim!(cluster, value)
+    else if (this.#holdout.has(content)) decisions.push(this.#holdOut(record, content, sequence))
+    else this.policy.add(cluster, value, id, content)
     return { outcome: 'assigned', decisions }
   }
 
-  /** The decision of the control arm. */
-  #drawn(record: FoldedAssignment, content: Content, sequence: number): Decision {
+  #rowOf(
+    record: FoldedAssignment,
+    { content, offset, measured }: { content: Content; offset: number; measured: Gained },
+  ): KeyedRow {
+    const { key, cluster, id, bundle } = record
+    const isText = cluster === 'text'
+    const instability = isText ? Number.NaN : record.instability!
+    const row = { offset, instability, content, cluster, id, bundle, key }
+    if ((this.#ranking.rank ?? 'instability') === 'instability') return row
+    return { ...row, order: isText ? Number.NaN : orderOf(this.#ranking, measured) }
+  }
+
+  /** One of the baseline has been counted there. */
+  #takeMisaligned(
+    record: FoldedAssignment,
+    { content, offset, isBaseline }: { content: Content; offset: number; isBaseline: boolean },
+  ): Folded {
+    this.owners.add(content)
+    const row = this.#rowOf(record, { content, offset, measured: record })
+    this.#store.append({ ...row, ...(isBaseline ? { isProtected: true } : { isMisaligned: true }) })
+    if (isBaseline) {
+      this.policy.skip()
+      return { outcome: 'misaligned', decisions: [] }
+    }
+    this.policy.addMisaligned()
+    const drop = this.#drop(record, { reason: 'misaligned', gain: record.gain! })
+    const decision: Decision = this.#isTagged ? { ...drop, arm: 'policy' } : drop
+    return { outcome: 'misaligned', decisions: [decision] }
+  }
+
+  #drop(record: FoldedAssignment, loss: Loss | Misaligned): Decision {
+    const { key, id, cluster, instability, bundle } = record
+    const { reason, ...lostTo } = loss
+    const quota = this.policy.quota(cluster)
+    const drop = { v: 1, key, id, action: 'drop', reason, cluster, instability } as const
+    return { ...drop, quota, bundle, ...lostTo }
+  }
+
+  #holdOut(record: FoldedAssignment, content: Content, sequence: number): Decision {
     const { key, id, cluster, instability, bundle } = record
     this.policy.skip()
-    const isKept = this.#control.take(content, sequence)
+    const isKept = this.#holdout.take(content, sequence)
     const [action, reason] = isKept
       ? (['keep', 'drawn'] as const)
       : (['drop', 'not_drawn'] as const)
@@ -162,73 +261,79 @@ export class Fold {
     return { v: 1, key, id, action, reason, cluster, instability, quota, bundle, arm: 'random' }
   }
 
-  /** An example that stands for another one: `owner`, whose content it has or to which it is near. */
+  /** A copy of the example `owner`, or a redelivery. Without a `loss` it is an exact duplicate of it. */
   #takeKnown(
     record: FoldedAssignment,
-    content: Content,
-    owner: number,
-    offset: number,
-    near?: Match,
+    known: { content: Content; owner: number; offset: number; loss: Loss | undefined },
   ): Folded {
+    const { content, owner, offset, loss } = known
     const ownerKey = this.#store.row(owner).key
-    const { key, id, cluster, instability, bundle } = record
+    const { key } = record
     if (key === ownerKey || this.#store.hasDuplicate(key, content)) {
       return { outcome: 'redelivered', decisions: [] }
     }
     this.#store.addDuplicate(key, content, { owner, offset })
-    this.#duplicates++
-    const quota = this.policy.quota(cluster)
-    const reason = near === undefined ? 'duplicate' : 'near_duplicate'
-    const drop = { v: 1, key, id, action: 'drop', reason, cluster, instability } as const
-    const how = near === undefined ? {} : { distance: near.distance, measure: near.measure }
-    const decision = { ...drop, quota, bundle, duplicateOf: ownerKey, ...how }
-    return { outcome: reason, decisions: [decision] }
+    const found: Loss = loss ?? { reason: 'duplicate', duplicateOf: ownerKey }
+    if (found.reason !== 'protected') this.#duplicates++
+    return { outcome: found.reason, decisions: [this.#drop(record, found)] }
   }
 
   #decision({ sequence, action, reason, cluster, quota }: SettledEvent): Decision {
     const { key, id, bundle, instability: value } = this.#store.row(sequence)
     const instability = cluster === 'text' ? null : value
-    const arm = this.#isTagged ? ({ arm: 'policy' } as const) : {}
-    return { v: 1, key, id, action, reason, cluster, instability, quota, bundle, ...arm }
+    const decision = { v: 1, key, id, action, reason, cluster, instability, quota, bundle } as const
+    return this.#isTagged ? { ...decision, arm: 'policy' } : decision
   }
 
-  /** Fills an empty fold with what was stored; see `Policy.refill`. */
+  /** Fills an empty fold with the stored history; see `Policy.refill`. */
   restore(
-    history: Iterable<Numbers>,
+    history: Iterable<Chunk>,
     at: { settled: number; lastOffset: number; duplicates: number },
     saved: Uint8Array | undefined,
   ): void {
     this.policy.resume(saved)
-    this.policy.refill(this.#recognised(history), at.settled)
+    this.policy.refill(this.#identified(history), at.settled)
     this.#lastOffset = at.lastOffset
     this.#duplicates = at.duplicates
   }
 
-  /** Gives every content its owner again, and the control arm its own. */
-  *#recognised(history: Iterable<Numbers>): Generator<Numbers> {
-    for (const numbers of history) {
+  /** Adds the owners of all contents; passes over the holdout's examples. */
+  *#identified(history: Iterable<Chunk>): Generator<Chunk> {
+    for (const chunk of history) {
       const first = this.owners.length
-      this.owners.addAll(numbers)
-      yield this.#isTagged ? this.#withoutControl(numbers, first) : numbers
+      this.owners.addAll(chunk)
+      yield this.#isTagged ? this.#withoutHoldout(chunk, first) : chunk
     }
   }
 
-  #withoutControl(numbers: Numbers, first: number): Numbers {
-    const { count, high, low } = numbers
-    const cluster = numbers.cluster.slice()
+  #withoutHoldout(chunk: Chunk, first: number): Chunk {
+    const { count, high, low } = chunk
+    const cluster = chunk.cluster.slice()
     const ids: string[] = []
     let text = 0
     for (let i = 0; i < count; i++) {
       const content = { high: high[i]!, low: low[i]! }
-      const isControl = this.#control.has(content)
-      if (cluster[i] === TEXT && !isControl) ids.push(numbers.ids[text]!)
+      if (cluster[i]! <= PASSED_OVER) continue
+      const isHeldOut = this.#holdout.has(content)
+      if (cluster[i] === TEXT && !isHeldOut) ids.push(chunk.ids[text]!)
       if (cluster[i] === TEXT) text++
-      if (!isControl) continue
-      this.#control.take(content, first + i)
+      if (!isHeldOut) continue
+      this.#holdout.take(content, first + i)
       cluster[i] = PASSED_OVER
     }
-    return { ...numbers, cluster, ids }
+    return { ...chunk, cluster, ids }
   }
+}
+
+/** Why a copy is dropped, and what it loses to. */
+type Misaligned = { reason: 'misaligned'; gain: number }
+type Loss = Required<Pick<Decision, 'duplicateOf'>> &
+  Pick<Decision, 'distance' | 'measure'> & {
+    reason: 'duplicate' | 'near_duplicate' | 'protected'
+  }
+
+function protectedLoss({ key, ...how }: Protector): Loss {
+  return { reason: 'protected', duplicateOf: key, ...how }
 }
 
 function createPolicy(settings: SelectSettings): Policy {
@@ -237,18 +342,14 @@ function createPolicy(settings: SelectSettings): Policy {
     case 'revisable':
       return new Revisable(percent, budgetOf(settings))
     case 'final':
-      return new Irrevocable(settings, history => new FinalJudge(settings, history))
+      return new OnlinePolicy(settings, history => new FinalRule(settings, history))
     case 'naive':
-      return new Irrevocable(settings, history => new NaiveJudge(settings, history))
+      return new OnlinePolicy(settings, history => new NaiveRule(settings, history))
   }
 }
 
-function settledOutcome(): Folded {
-  return { outcome: 'settled', decisions: [] }
-}
-
 /** Returns the content identity. */
-function checkAssignment(record: FoldedAssignment): Content {
+function checkAssignment(record: FoldedAssignment, ranking: Ranking): Content {
   const { key, id, content, cluster, instability } = record
   const found = typeof content === 'string' ? contentOf(content) : undefined
   if (found === undefined || key !== keyOf(id, content)) {
@@ -260,6 +361,9 @@ function checkAssignment(record: FoldedAssignment): Content {
   }
   if (!Number.isFinite(instability)) {
     throw invalid(`${key}: cluster ${cluster} but instability ${instability}`)
+  }
+  if (record.gain === undefined && wantsGain(ranking)) {
+    throw invalid(`${key}: it has no image gain, which select.rank or select.gainMin reads`)
   }
   return found
 }

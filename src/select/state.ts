@@ -2,13 +2,14 @@
  * The fold's durable state, beside the log: enough to go on without reading the log again.
  *
  *     ['meta']                        JSON: format, settings, counts, the last offset applied
- *     ['example', first sequence]     a block of 128 examples (`blocks.ts`)
- *     ['numbers', first sequence]     a chunk of 16,384 of them, for opening (`numbers.ts`); whole ones only
+ *     ['example', first sequence]     a block of 128 examples (`columns/stored.ts`)
+ *     ['numbers', first sequence]     a chunk of 16,384 of them, for opening; whole ones only
  *     ['duplicate', high, low, hash]  JSON: the key of a duplicate, its owner and its offset
- *     ['policy']                      what the policy saved last, if it wants anything back
+ *     ['policy']                      the policy's last snapshot, where it takes any
+ *     ['inForce']                     JSON: the active bundle and the shadow bundle
  *
- * Which examples are kept follows from the examples: by the batch rule over those settled, or by deciding
- * again those that came after what the policy saved.
+ * The kept examples follow from the history: by the batch rule over the settled ones, or by repeating the
+ * admissions after the snapshot. A fold that is not the log's first has its keys under ['bundle', scope].
  *
  *            ┌────────────── poll ◄───────────────┐
  *            ▼                                    │
@@ -17,17 +18,23 @@
  *    └──────────── open again ◄───────────────────┘ failed (what was folded since is void)
  *
  * After `open`, `appliedOffset` may lie behind the committed position (an engine that commits state
- * second): fold the records between them and throw their decisions away, they were published.
+ * second): fold the records between them and discard their decisions, which were published.
  */
 import { z } from 'zod'
 import { XmasdError } from '../errors.ts'
-import type { StateReader, StateWriter } from '../log/log.ts'
-import type { Parts } from '../observe/parts.ts'
+import type { StateKey, StateReader, StateWriter } from '../log/log.ts'
+import type { Parts } from '../observe/segments.ts'
 import type { Control, Decision, SubsetEntry } from '../record.ts'
-import { Fold, type Folded, type NearOf, type SelectSettings } from './fold.ts'
-import type { FoldedAssignment } from './parse.ts'
-import type { Beginning, Regret } from './policy.ts'
-import { damaged, Store } from './store.ts'
+import { damaged } from './columns/stored.ts'
+import {
+  Fold,
+  type Folded,
+  type FoldedAssignment,
+  type Lookups,
+  type SelectSettings,
+} from './fold.ts'
+import type { Beginning, ClusterCount, Regret } from './rule/policy.ts'
+import { Store } from './store.ts'
 
 const META = 'meta'
 const POLICY = 'policy'
@@ -42,6 +49,8 @@ const Meta = z.strictObject({
   horizonExamples: z.int().optional(),
   baseline: z.string().optional(),
   controlPercent: z.number().optional(),
+  rank: z.string().optional(),
+  gainMin: z.number().optional(),
   examples: z.int().min(0),
   settled: z.int().min(0),
   duplicates: z.int().min(0),
@@ -54,25 +63,20 @@ const NO_SETTINGS = {
   horizonExamples: undefined,
   baseline: undefined,
   controlPercent: undefined,
+  rank: undefined,
+  gainMin: undefined,
 }
 
-/** Those that its decisions depend on. */
+/** The settings that decisions depend on. */
 function decisiveSettings(settings: SelectSettings) {
   const { policy, percent, settleEvery, budgetExamples } = settings
   const controlPercent = settings.controlPercent === 0 ? undefined : settings.controlPercent
-  const common = { policy, percent, settleEvery, budgetExamples, controlPercent }
+  const { gainMin } = settings
+  const rank = settings.rank === 'instability' ? undefined : settings.rank
+  const common = { policy, percent, settleEvery, budgetExamples, controlPercent, rank, gainMin }
   if (policy === 'revisable') return common
   const { horizonExamples, baseline } = settings
   return { ...common, horizonExamples, baseline }
-}
-
-/**
- * Opens the select role's state: what `reader` holds, or an empty one.
- *
- * @throws XmasdError STATE_INVALID where it is damaged, of another version or of other settings
- */
-export function openSelectState(reader: StateReader, settings: SelectSettings): SelectState {
-  return new SelectState(reader, settings)
 }
 
 export class SelectState {
@@ -80,6 +84,11 @@ export class SelectState {
   readonly #store: Store
   readonly #settings: SelectSettings
 
+  /**
+   * Opens what `reader` holds, or an empty state.
+   *
+   * @throws XmasdError STATE_INVALID where it is damaged, of another version or of other settings
+   */
   constructor(reader: StateReader, settings: SelectSettings) {
     const meta = readMeta(reader, settings)
     this.#settings = settings
@@ -108,32 +117,29 @@ export class SelectState {
     return this.#fold.duplicates
   }
 
-  /** How many of them are kept. */
   get kept(): number {
     return this.#fold.policy.kept
   }
 
-  /** Of which parts both are, and what the control arm has besides. */
   get parts(): Parts {
     return this.#fold.parts
   }
 
-  /** Bytes of memory held for the examples, all together. */
+  /** Bytes of memory held for the examples. */
   get bytes(): number {
     return this.#fold.policy.bytes + this.#fold.owners.bytes
   }
 
   /** Size and kept count of every cluster that has examples. A pass over the clusters. */
-  clusters(): ReturnType<Fold['policy']['clusters']> {
+  clusters(): Iterable<ClusterCount> {
     return this.#fold.policy.clusters()
   }
 
-  /** How the subset compares with the batch rule's; undefined where it equals it. A pass over the clusters. */
+  /** A pass over the clusters; see `Policy.regret`. */
   regret(): Regret | undefined {
     return this.#fold.policy.regret()
   }
 
-  /** Whether `begin` is to come before the first assignment. */
   get wantsBeginning(): boolean {
     return this.#fold.policy.wantsBeginning
   }
@@ -143,14 +149,11 @@ export class SelectState {
   }
 
   /** Folds one record of `assignments`; see `Fold.fold`. */
-  fold(record: FoldedAssignment | Control, offset: number, nearOf?: NearOf): Folded {
-    return this.#fold.fold(record, offset, nearOf)
+  fold(record: FoldedAssignment | Control, offset: number, lookups: Lookups = {}): Folded {
+    return this.#fold.fold(record, offset, lookups)
   }
 
-  /**
-   * Keeps what `other` keeps of the records folded from here on, until it is undefined, where the policy
-   * decides for good. Does nothing to one that revises. See `Policy.follow`.
-   */
+  /** From here on an online policy keeps what `other` keeps, until it is undefined; see `Policy.follow`. */
   follow(other: SelectState | undefined): void {
     const kept = other === undefined ? undefined : new Set(other.#fold.policy.subset())
     this.#fold.policy.follow?.(kept && (sequence => kept.has(sequence)))
@@ -161,12 +164,14 @@ export class SelectState {
     return Int32Array.from(this.#fold.subset()).sort()
   }
 
-  /** What a change of bundles does to one example. */
+  /** The decision that a bundle swap makes about one example. */
   revision(sequence: number, action: 'evict' | 'restore'): Decision {
-    const { key, id, cluster, instability: value, bundle } = this.#store.row(sequence)
+    const row = this.#store.row(sequence)
+    const { key, id, cluster, instability: value, bundle } = row
     const instability = cluster === 'text' ? null : value
     const quota = this.#fold.policy.quota(cluster)
-    return { v: 1, key, id, action, reason: 'bundle_swapped', cluster, instability, quota, bundle }
+    const reason = row.isProtected === true ? 'protected' : 'bundle_swapped'
+    return { v: 1, key, id, action, reason, cluster, instability, quota, bundle }
   }
 
   /** The examples kept now, in log order. Reads every one of them from the state. */
@@ -178,7 +183,7 @@ export class SelectState {
     }
   }
 
-  /** Writes what was folded since the last commit. Only inside `commit`, once a commit. */
+  /** Writes what was folded since the last commit. Call it inside `commit`, once. */
   write(writer: StateWriter): void {
     const meta: Meta = {
       format: 'xmasd-select',
@@ -196,7 +201,7 @@ export class SelectState {
   }
 }
 
-/** Throws STATE_INVALID where `reader` holds a state that these settings can't go on with. */
+/** @throws XmasdError STATE_INVALID where these settings can't go on with the state that `reader` holds */
 export function checkSettings(reader: StateReader, settings: SelectSettings): void {
   readMeta(reader, settings)
 }
@@ -225,4 +230,69 @@ function parseJson(bytes: Uint8Array): unknown {
   } catch {
     return undefined
   }
+}
+
+/* Several folds in one group's state, each under a scope. The log's first fold has none. */
+
+/** A fold's bundle, null before the first assignment, and the scope of its state. */
+const ScopedBundle = z.strictObject({ bundle: z.string().nullable(), scope: z.string().nullable() })
+export type ScopedBundle = z.infer<typeof ScopedBundle>
+
+const ActiveBundles = z.strictObject({
+  v: z.literal(1),
+  /** The bundle that the log began with; null before the first assignment. */
+  first: z.string().nullable(),
+  active: ScopedBundle,
+  shadow: ScopedBundle.nullable(),
+})
+export type ActiveBundles = z.infer<typeof ActiveBundles>
+
+const ACTIVE_BUNDLES = 'inForce'
+const SCOPES = 'bundle'
+const NOTHING_ACTIVE: ActiveBundles = {
+  v: 1,
+  first: null,
+  active: { bundle: null, scope: null },
+  shadow: null,
+}
+
+/** @throws XmasdError STATE_INVALID */
+export function readActiveBundles(reader: StateReader): ActiveBundles {
+  const bytes = reader.get([ACTIVE_BUNDLES])
+  if (bytes === undefined) return NOTHING_ACTIVE
+  const parsed = ActiveBundles.safeParse(parseJson(bytes))
+  if (parsed.success) return parsed.data
+  throw damaged(`its '${ACTIVE_BUNDLES}' entry is not of this version of the format`)
+}
+
+export function writeActiveBundles(writer: StateWriter, bundles: ActiveBundles): void {
+  writer.put([ACTIVE_BUNDLES], Buffer.from(JSON.stringify(bundles)))
+}
+
+/** A reader of the keys of `scope` alone. */
+export function scopedReader(reader: StateReader, scope: string | null): StateReader {
+  if (scope === null) return reader
+  const within = (key: StateKey): StateKey => [SCOPES, scope, ...segmentsOf(key)]
+  return {
+    get: key => reader.get(within(key)),
+    *range(from, to) {
+      for (const { key, value } of reader.range(within(from), within(to))) {
+        yield { key: segmentsOf(key).slice(2), value }
+      }
+    },
+  }
+}
+
+/** A writer of the keys of `scope` alone. */
+export function scopedWriter(writer: StateWriter, scope: string | null): StateWriter {
+  if (scope === null) return writer
+  const within = (key: StateKey): StateKey => [SCOPES, scope, ...segmentsOf(key)]
+  return {
+    put: (key, value) => writer.put(within(key), value),
+    remove: key => writer.remove(within(key)),
+  }
+}
+
+function segmentsOf(key: StateKey): readonly (string | number)[] {
+  return typeof key === 'object' ? key : [key]
 }

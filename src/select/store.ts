@@ -1,51 +1,46 @@
-/** Where the fold's examples lie: rows in the durable state, and those not yet in it in memory. */
+/** The fold's examples: rows in the durable state, and in memory those that are not written yet. */
 import { createHash } from 'node:crypto'
-import type { XmasdError } from '../errors.ts'
 import type { StateKey, StateReader, StateWriter } from '../log/log.ts'
 import { keyOf } from '../record.ts'
+import { type Content, contentText } from './columns/hash-table.ts'
 import {
   BLOCK_ROWS,
   blockStart,
-  decodeBlock,
-  decodeNumbers,
-  decodeRow,
-  encodeBlock,
-  invalidState,
-  type Row,
-} from './blocks.ts'
-import { type Content, contentText } from './duplicates.ts'
-import type { ExampleStore, KeyedRow } from './fold.ts'
-import {
   CHUNK_ROWS,
+  type Chunk,
+  damaged,
+  decodeBlock,
   decodeChunk,
-  emptyNumbers,
+  decodeRow,
+  emptyChunk,
+  encodeBlock,
   encodeChunk,
-  type Numbers,
-  pushNumbers,
-} from './numbers.ts'
+  pushRow,
+  type Row,
+} from './columns/stored.ts'
+import type { ExampleStore, KeyedRow } from './fold.ts'
 
 const EXAMPLE = 'example'
-const NUMBERS = 'numbers'
+const CHUNK = 'numbers'
 const DUPLICATE = 'duplicate'
 /** Some 4 MB, whatever the history. */
 const RECENT_ROWS_MAX = 1 << 14
 
-/** Rows from the state, and those not yet in it from memory. */
 export class Store implements ExampleStore {
   readonly #reader: StateReader
-  /** Rows from `#first` on, which is at the start of a block. */
+  /** Rows from `#first` on, which is the start of a block. */
   #rows: KeyedRow[] = []
   /**
-   * Rows read from the state lately: those at the edge of a quota are evicted and restored again and
-   * again, so five reads of six end here.
+   * Rows lately read from the state. Those at the edge of a quota are evicted and restored again and
+   * again: five reads of six end here.
    */
   readonly #recent = new Map<number, KeyedRow>()
   #first: number
   /** Rows below it have been written, by the last `write` or before. */
   #written: number
-  /** Numbers from `#first` or before on, up to the next chunk's start; and whole chunks to be written. */
-  #numbers = emptyNumbers(CHUNK_ROWS)
-  #chunks: { first: number; numbers: Numbers }[] = []
+  /** Up to the next chunk's start; and whole chunks to be written. */
+  #chunk = emptyChunk(CHUNK_ROWS)
+  #wholeChunks: { first: number; chunk: Chunk }[] = []
   #duplicates = new Map<string, { key: StateKey; value: Buffer }>()
   /** Duplicates of the last `write`, whose commit may still be under way. */
   #writtenDuplicates: ReadonlyMap<string, unknown> = new Map()
@@ -70,42 +65,36 @@ export class Store implements ExampleStore {
 
   append(row: KeyedRow): void {
     this.#rows.push(row)
-    pushNumbers(this.#numbers, row)
-    if (this.#numbers.count === CHUNK_ROWS) {
-      const first = this.#first + this.#rows.length - CHUNK_ROWS
-      this.#chunks.push({ first, numbers: this.#numbers })
-      this.#numbers = emptyNumbers(CHUNK_ROWS)
-    }
+    pushRow(this.#chunk, row)
+    if (this.#chunk.count < CHUNK_ROWS) return
+    const first = this.#first + this.#rows.length - CHUNK_ROWS
+    this.#wholeChunks.push({ first, chunk: this.#chunk })
+    this.#chunk = emptyChunk(CHUNK_ROWS)
   }
 
-  /**
-   * The numbers of all examples, for a fold to be restored from, in chunks. What is in no chunk yet comes from
-   * the blocks.
-   */
-  *history(): Generator<Numbers> {
+  /** All written examples, for a fold to be restored from. Rows in no stored chunk come from blocks. */
+  *history(): Generator<Chunk> {
     const length = this.#written
     for (let first = 0; first < length; first += CHUNK_ROWS) {
       const isWhole = first + CHUNK_ROWS <= length
-      const bytes = isWhole ? this.#reader.get([NUMBERS, first]) : undefined
-      const numbers =
+      const bytes = isWhole ? this.#reader.get([CHUNK, first]) : undefined
+      const chunk =
         bytes === undefined
           ? this.#fromBlocks(first, Math.min(length, first + CHUNK_ROWS))
           : decodeChunk(bytes)
-      if (!isWhole) this.#numbers = numbers
-      else if (bytes === undefined) this.#chunks.push({ first, numbers })
-      yield numbers
+      if (!isWhole) this.#chunk = chunk
+      else if (bytes === undefined) this.#wholeChunks.push({ first, chunk })
+      yield chunk
     }
   }
 
-  #fromBlocks(from: number, to: number): Numbers {
-    const numbers = emptyNumbers(CHUNK_ROWS)
+  #fromBlocks(from: number, to: number): Chunk {
+    const chunk = emptyChunk(CHUNK_ROWS)
     for (const { value } of this.#reader.range([EXAMPLE, from], [EXAMPLE, to])) {
-      for (const row of decodeNumbers(value)) {
-        if (from + numbers.count < to) pushNumbers(numbers, row)
-      }
+      for (const row of decodeBlock(value)) if (from + chunk.count < to) pushRow(chunk, row)
     }
-    if (from + numbers.count === to) return numbers
-    throw damaged(`examples ${from} to ${to} are expected, ${numbers.count} are there`)
+    if (from + chunk.count === to) return chunk
+    throw damaged(`examples ${from} to ${to} are expected, ${chunk.count} are there`)
   }
 
   hasDuplicate(key: string, content: Content): boolean {
@@ -126,8 +115,8 @@ export class Store implements ExampleStore {
     this.#rows.splice(0, start - this.#first)
     this.#first = start
     this.#written = start + this.#rows.length
-    for (const { first, numbers } of this.#chunks.splice(0)) {
-      writer.put([NUMBERS, first], encodeChunk(numbers))
+    for (const { first, chunk } of this.#wholeChunks.splice(0)) {
+      writer.put([CHUNK, first], encodeChunk(chunk))
     }
     for (let at = 0; at < this.#rows.length; at += BLOCK_ROWS) {
       writer.put([EXAMPLE, start + at], encodeBlock(this.#rows.slice(at, at + BLOCK_ROWS)))
@@ -148,8 +137,4 @@ function keyed(row: Row): KeyedRow {
 /** Short whatever the id's length. */
 function duplicateKey(key: string, { high, low }: Content): StateKey {
   return [DUPLICATE, high, low, createHash('sha256').update(key).digest('hex').slice(0, 32)]
-}
-
-export function damaged(message: string): XmasdError {
-  return invalidState(`the select state is damaged: ${message}`)
 }

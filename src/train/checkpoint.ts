@@ -1,11 +1,10 @@
 /** Checkpoints in Hugging Face form, as a Trainer leaves them. */
 import { mkdirSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { TRAINED } from '../proxy/checkpoint/config.ts'
+import { type TensorToWrite, writeSafetensors } from '../proxy/checkpoint/safetensors.ts'
 import type { ProxyConfig } from '../proxy/config.ts'
-import { type TensorToWrite, writeSafetensors } from '../proxy/safetensors.ts'
-import { specialTokensJson, tokenizerConfigJson, tokenizerJson } from './byte-tokenizer.ts'
-import type { ParameterValues } from './init.ts'
-import { configJson, imageProcessorJson } from './shape.ts'
+import { type ParameterValues, SPECIALS } from './shape.ts'
 
 /** One line of trainer_state.json's history. */
 export type HistoryEntry = {
@@ -32,7 +31,7 @@ export function saveCheckpoint(runDir: string, state: CheckpointState): string {
   writeModelFiles(partial, state.config)
   const tensors = Object.fromEntries(
     [...state.parameters].map(([name, values]): [string, TensorToWrite] => [
-      diskName(name),
+      TRAINED.diskName(name),
       values,
     ]),
   )
@@ -45,7 +44,7 @@ export function saveCheckpoint(runDir: string, state: CheckpointState): string {
 /** All that a checkpoint holds beside weights and history: what ingest needs. */
 export function writeModelFiles(folder: string, config: ProxyConfig): void {
   mkdirSync(folder, { recursive: true })
-  writeJson(join(folder, 'config.json'), configJson(config))
+  writeJson(join(folder, 'config.json'), TRAINED.configJson(config))
   writeJson(join(folder, 'preprocessor_config.json'), imageProcessorJson(config))
   writeJson(join(folder, 'tokenizer.json'), tokenizerJson())
   writeJson(join(folder, 'tokenizer_config.json'), tokenizerConfigJson(config.lengthMax))
@@ -54,19 +53,6 @@ export function writeModelFiles(folder: string, config: ProxyConfig): void {
 
 export function writeJson(file: string, value: unknown): void {
   writeFileSync(file, `${JSON.stringify(value, null, 2)}\n`)
-}
-
-/** The key layout that every transformers version with llava reads (goldens' README: `legacy`). */
-const PREFIXES: readonly (readonly [canonical: string, onDisk: string])[] = [
-  ['text.', 'language_model.model.'],
-  ['head.', 'language_model.lm_head.'],
-  ['vision.', 'vision_tower.vision_model.'],
-  ['connector.', 'multi_modal_projector.linear_'],
-]
-
-function diskName(name: string): string {
-  const [canonical, onDisk] = PREFIXES.find(([prefix]) => name.startsWith(prefix))!
-  return onDisk + name.slice(canonical.length)
 }
 
 function trainerState({ step, steps, history }: CheckpointState): object {
@@ -78,4 +64,98 @@ function trainerState({ step, steps, history }: CheckpointState): object {
     log_history: history,
     max_steps: steps,
   }
+}
+
+/** preprocessor_config.json: the whole picture, squeezed to a square, so that no part is cropped. */
+function imageProcessorJson({ vision }: ProxyConfig): object {
+  const side = { height: vision.imageSize, width: vision.imageSize }
+  return {
+    image_processor_type: 'CLIPImageProcessor',
+    do_convert_rgb: true,
+    do_resize: true,
+    size: side,
+    resample: 3,
+    do_center_crop: true,
+    crop_size: side,
+    do_rescale: true,
+    rescale_factor: 1 / 255,
+    do_normalize: true,
+    image_mean: [0.48145466, 0.4578275, 0.40821073],
+    image_std: [0.26862954, 0.26130258, 0.27577711],
+  }
+}
+
+/*
+ * A byte-level tokenizer.json without merges: every byte of UTF-8 is a token. Valid for the Rust
+ * `tokenizers` library and for @huggingface/tokenizers.
+ */
+
+function tokenizerJson(): object {
+  const bytes = Array.from({ length: 256 }, (_, byte) => [printable(byte), SPECIALS.length + byte])
+  const byteLevel = { type: 'ByteLevel', add_prefix_space: false, use_regex: false }
+  const bos = { SpecialToken: { id: '<s>', type_id: 0 } }
+  return {
+    version: '1.0',
+    truncation: null,
+    padding: null,
+    added_tokens: SPECIALS.map((content, id) => ({ id, ...addedToken(content) })),
+    normalizer: null,
+    pre_tokenizer: { ...byteLevel, trim_offsets: true },
+    post_processor: {
+      type: 'TemplateProcessing',
+      single: [bos, { Sequence: { id: 'A', type_id: 0 } }],
+      pair: [bos, { Sequence: { id: 'A', type_id: 0 } }, { Sequence: { id: 'B', type_id: 1 } }],
+      special_tokens: { '<s>': { id: '<s>', ids: [SPECIALS.indexOf('<s>')], tokens: ['<s>'] } },
+    },
+    decoder: { ...byteLevel, trim_offsets: true },
+    model: {
+      type: 'BPE',
+      dropout: null,
+      unk_token: null,
+      continuing_subword_prefix: null,
+      end_of_word_suffix: null,
+      fuse_unk: false,
+      byte_fallback: false,
+      ignore_merges: false,
+      vocab: Object.fromEntries([...SPECIALS.map((content, id) => [content, id]), ...bytes]),
+      merges: [],
+    },
+  }
+}
+
+function tokenizerConfigJson(lengthMax: number): object {
+  return {
+    added_tokens_decoder: Object.fromEntries(
+      SPECIALS.map((content, id) => [id, addedToken(content)]),
+    ),
+    add_bos_token: true,
+    add_prefix_space: false,
+    clean_up_tokenization_spaces: false,
+    model_max_length: lengthMax,
+    padding_side: 'right',
+    tokenizer_class: 'PreTrainedTokenizerFast',
+    ...specialTokensJson(),
+  }
+}
+
+function specialTokensJson(): object {
+  return { bos_token: '<s>', eos_token: '</s>', pad_token: '<pad>' }
+}
+
+function addedToken(content: string): object {
+  const flags = { single_word: false, lstrip: false, rstrip: false, normalized: false }
+  return { content, ...flags, special: true }
+}
+
+/**
+ * The character that stands for a byte in a byte-level vocabulary (GPT-2's table): itself where it
+ * prints, else the next free one from U+0100 on.
+ */
+function printable(byte: number): string {
+  const prints = (b: number): boolean =>
+    (b >= 0x21 && b <= 0x7e) || (b >= 0xa1 && b <= 0xac) || b >= 0xae
+  if (prints(byte)) return String.fromCharCode(byte)
+  let before = 0
+  for (let b = 0; b < byte; b++) if (!prints(b)) before++
+  return String.fromCharCode(0x100 + before)
 }

@@ -4,12 +4,12 @@
  */
 import * as tf from '@tensorflow/tfjs-core'
 import type { HostTensor } from '../engine/engine.ts'
-import { oneHot, tensorflowOps, type WeightSource } from '../engine/tensorflow-ops.ts'
+import { oneHot, tensorflowOps, type WeightSource } from '../engine/tensorflow/ops.ts'
+import { familyOf } from '../proxy/checkpoint/config.ts'
 import { type ProxyConfig, patchesPerImage } from '../proxy/config.ts'
-import { connector } from '../proxy/connector.ts'
 import { causalAttention, decoder, embedSequence, languageHead } from '../proxy/language.ts'
-import { visionTower } from '../proxy/vision.ts'
-import { distinctImages, imageRowsOf, stackPatches } from '../score/images.ts'
+import { rotaryTables } from '../proxy/rope.ts'
+import { distinctImages, ImageTable, packingOf, stackPatches } from '../score/batch.ts'
 import type { Sample } from './samples.ts'
 
 export type TrainingBatch = {
@@ -31,6 +31,7 @@ export function packSamples(samples: readonly Sample[], config: ProxyConfig): Tr
   const blank = new Float32Array(patchCount * 3 * config.vision.patchSize ** 2)
   const found = distinctImages(samples)
   const images = found.length > 0 ? found : [{ hash: 'none', patches: blank }]
+  const table = new ImageTable(images, packingOf(config))
   const tokens = Math.max(...samples.map(sample => sample.ids.length))
   const shape = [samples.length, tokens]
   const ids = new Int32Array(samples.length * tokens)
@@ -39,7 +40,7 @@ export function packSamples(samples: readonly Sample[], config: ProxyConfig): Tr
   const targets: number[] = []
   for (const [b, sample] of samples.entries()) {
     ids.set(sample.ids, b * tokens)
-    const rows = imageRowsOf(sample, images, config.imageTokens)
+    const rows = table.rowsOf(sample)
     for (const [i, column] of sample.columns.entries()) {
       ids[b * tokens + column] = 0
       imageRows[b * tokens + column] = rows[i]!
@@ -64,11 +65,22 @@ export function answerLoss(
   config: ProxyConfig,
   batch: TrainingBatch,
 ): tf.Scalar {
+  return crossEntropy(answerLogits(weights, config, batch), batch.targets)
+}
+
+/** [P, V] of the predicting positions. Differentiable in the weights; tidy it. */
+export function answerLogits(
+  weights: WeightSource,
+  config: ProxyConfig,
+  batch: TrainingBatch,
+): tf.Tensor2D {
   const ops = tensorflowOps(weights)
   const { ids, imageRows } = batch
   const [count, tokens] = ids.shape as [number, number]
   const patches = tf.tensor(batch.patches.data, [...batch.patches.shape])
-  const images = connector(ops, config.connector, visionTower(ops, config.vision, patches))
+  const { tower, connector } = familyOf(config)
+  const [features] = tower.run(ops, config, { patches })
+  const { images } = connector.run(ops, config, features)
   const x = embedSequence(ops, {
     images,
     ids: tf.tensor(ids.data, [...ids.shape], 'int32'),
@@ -82,16 +94,16 @@ export function answerLoss(
       [count, tokens, 1],
     ),
   }) // [B, T, C]
-  const positions = tf.tensor(
-    Int32Array.from(ids.data, (_, i) => i % tokens),
-    [count, tokens],
-    'int32',
-  )
+  const positions = Int32Array.from(ids.data, (_, i) => i % tokens)
+  const turned = rotaryTables(config.text, positions, positions.length)
+  const [cos, sin] = [turned.cos, turned.sin].map(table =>
+    tf.tensor(table, [count, tokens, config.text.rotaryDims / 2]),
+  ) as [tf.Tensor, tf.Tensor]
   const attend = causalAttention(ops)
-  const hidden = decoder(ops, config.text, { x, positions, attend }, () => {}, false)
+  const hidden = decoder(ops, config.text, { x, cos, sin, attend }, () => {}, false)
   const rows = tf.tensor2d(batch.predictors, [1, batch.predictors.length], 'int32')
   const logits = languageHead(ops, config.text, ops.gatherFlatRows(hidden, rows)) // [1, P, V]
-  return crossEntropy(tf.reshape(logits, [-1, config.text.vocab]), batch.targets)
+  return tf.reshape(logits, [-1, config.text.vocab])
 }
 
 /** logits [P, V], targets [P] -> their mean cross-entropy */
@@ -110,4 +122,11 @@ function crossEntropy(logits: tf.Tensor, targets: Int32Array): tf.Scalar {
     }
   })
   return loss(logits) as tf.Scalar
+}
+
+/** logits [P, V], targets [P] -> [P], -log p(target) of each. Not differentiable here; tidy it. */
+export function tokenLosses(logits: tf.Tensor2D, targets: Int32Array): tf.Tensor {
+  const wanted = oneHot(tf.tensor1d(targets, 'int32'), logits.shape[1])
+  const shifted = tf.sub(logits, tf.max(logits, -1, true))
+  return tf.sub(tf.log(tf.sum(tf.exp(shifted), -1)), tf.sum(tf.mul(shifted, wanted), -1))
 }

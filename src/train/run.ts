@@ -1,14 +1,22 @@
 /** A whole training run: examples in, a folder of `checkpoint-N/` with `template.json` out. */
-import { mkdirSync, mkdtempSync, rmSync } from 'node:fs'
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { type ErrorCode, XmasdError } from '../errors.ts'
-import { IMAGE_LIMITS } from '../ingest/image.ts'
+import type { DecodeOptions } from '../ingest/form/decode.ts'
+import { IMAGE_LIMITS } from '../ingest/image/pixels.ts'
+import { familyOf } from '../proxy/checkpoint/config.ts'
 import type { ProxyConfig } from '../proxy/config.ts'
 import { type HistoryEntry, saveCheckpoint, writeJson, writeModelFiles } from './checkpoint.ts'
-import { type ParameterValues, parameterCount } from './init.ts'
 import { prepareSamples, type Samples } from './samples.ts'
-import { configOf, type ProxyShape, TRAINING_TEMPLATE } from './shape.ts'
+import {
+  configOf,
+  initialParameters,
+  type ParameterValues,
+  type ProxyShape,
+  parameterCount,
+  TRAINING_TEMPLATE,
+} from './shape.ts'
 import { type TrainingOptions, trainProxy } from './train.ts'
 
 export type RunOptions = TrainingOptions & {
@@ -18,13 +26,28 @@ export type RunOptions = TrainingOptions & {
   /** Folder that image paths are relative to. */
   imageRoot: string
   out: string
+  /** How records are read. */
+  form?: DecodeOptions | undefined
 }
 
 export type RunHooks = {
   onPrepared?: (done: number) => void
   onSamples?: (samples: Samples) => void
+  /** Before the first step. */
+  onEstimate?: (estimate: Estimate) => void
   onStep?: (entry: HistoryEntry) => void
 }
+
+/** What a run costs. `seconds` follows from timed trial steps; undefined for a run of a few steps. */
+export type Estimate = {
+  samples: number
+  parameters: number
+  epochs: number
+  seconds: number | undefined
+}
+
+/** In `out` while a run has not come to its end. */
+export const UNFINISHED = '.unfinished'
 
 export type RunReport = {
   out: string
@@ -46,9 +69,11 @@ export async function runTraining(
 ): Promise<RunReport> {
   checkSteps(options)
   const config = configOf(options.shape)
-  const prepared = await prepareAll(values, config, options, hooks.onPrepared)
+  const prepared = await prepareTraining(values, config, options, hooks.onPrepared)
   hooks.onSamples?.(prepared)
+  hooks.onEstimate?.(await estimate(prepared.samples, config, options))
   mkdirSync(options.out, { recursive: true })
+  writeFileSync(join(options.out, UNFINISHED), '')
   writeJson(join(options.out, 'template.json'), TRAINING_TEMPLATE)
   const history: HistoryEntry[] = []
   let last: ReadonlyMap<string, ParameterValues> = new Map()
@@ -61,6 +86,7 @@ export async function runTraining(
     const { steps } = options
     saveCheckpoint(options.out, { step: entry.step, steps, config, parameters, history })
   })
+  rmSync(join(options.out, UNFINISHED))
   return {
     out: options.out,
     checkpoints: [...options.checkpoints],
@@ -71,6 +97,31 @@ export async function runTraining(
     finalLoss: meanOfTail(history),
     stepMs: (performance.now() - started) / options.steps,
   }
+}
+
+/** Of each phase: one step to warm up, one to time. */
+const TRIAL_STEPS = 2
+/** A shorter run ends before an estimate is worth its trial. */
+const ESTIMATED_STEPS_MIN = 20
+
+async function estimate(
+  samples: Samples['samples'],
+  config: ProxyConfig,
+  options: RunOptions,
+): Promise<Estimate> {
+  const { steps, jointSteps, batchSize } = options
+  const cost = {
+    samples: samples.length,
+    parameters: parameterCount(initialParameters(config, options.seed)),
+    epochs: (steps * batchSize) / samples.length,
+  }
+  if (steps < ESTIMATED_STEPS_MIN) return { ...cost, seconds: undefined }
+  const trial = { ...options, steps: 2 * TRIAL_STEPS, jointSteps: TRIAL_STEPS }
+  const ends: number[] = []
+  await trainProxy(samples, config, trial, () => ends.push(performance.now()))
+  const jointMs = ends[1]! - ends[0]!
+  const frozenMs = ends[3]! - ends[2]!
+  return { ...cost, seconds: (jointSteps * jointMs + (steps - jointSteps) * frozenMs) / 1000 }
 }
 
 /** `count` steps spread evenly over what follows the joint phase; the last is the last step. */
@@ -98,21 +149,24 @@ function checkSteps({ checkpoints, jointSteps, steps }: RunOptions): void {
   )
 }
 
-/** The preparer reads tokenizer and image processor from a checkpoint; there is none yet. */
-async function prepareAll(
+/**
+ * Examples as a proxy of this configuration is trained on them. Throws as `prepareSamples`. The preparer
+ * reads tokenizer and image processor from a checkpoint; there is none yet.
+ */
+export async function prepareTraining(
   values: AsyncIterable<Uint8Array>,
   config: ProxyConfig,
-  { imageRoot }: RunOptions,
-  onPrepared: RunHooks['onPrepared'],
+  { imageRoot, form }: Pick<RunOptions, 'imageRoot' | 'form'>,
+  onPrepared?: RunHooks['onPrepared'],
 ): Promise<Samples> {
   const checkpointDir = mkdtempSync(join(tmpdir(), 'xmasd-train-'))
   try {
     writeModelFiles(checkpointDir, config)
-    const { imageTokens, imageTokenId, lengthMax, aspect, vision } = config
-    const { imageSize, patchSize } = vision
-    const model = { imageTokens, imageTokenId, lengthMax, aspect, imageSize, patchSize }
+    const { imageTokens, imageTokenId, lengthMax } = config
+    const pictures = familyOf(config).pictures(config, checkpointDir, undefined)
+    const model = { imageTokens, imageTokenId, lengthMax, pictures }
     const sources = { imageRoot, limits: IMAGE_LIMITS, hosts: [], addressesAllowed: [] }
-    const options = { ...model, ...sources, checkpointDir, template: TRAINING_TEMPLATE }
+    const options = { ...model, ...sources, checkpointDir, template: TRAINING_TEMPLATE, form }
     return await prepareSamples(values, options, onPrepared)
   } finally {
     rmSync(checkpointDir, { recursive: true, force: true })

@@ -1,9 +1,10 @@
 /** Training samples: what ingest prepares for scoring, and which positions the loss is taken at. */
 import { type ErrorCode, XmasdError } from '../errors.ts'
 import { answerPositions } from '../ingest/answers.ts'
-import { decodeExample } from '../ingest/decode.ts'
+import { decodeExample } from '../ingest/form/decode.ts'
+import type { Pictures } from '../ingest/image/picture.ts'
 import { createPreparer, type PreparerOptions } from '../ingest/prepare.ts'
-import { buildPrompt } from '../ingest/template.ts'
+import { buildPrompt, type Template } from '../ingest/template.ts'
 import { encodePrompt, readTokenizer } from '../ingest/tokenizer.ts'
 import type { Sequence } from '../score/batch.ts'
 
@@ -17,7 +18,11 @@ export type Sample = {
   predictors: Int32Array
 }
 
-export type Samples = { samples: Sample[]; failed: Map<ErrorCode, number> }
+/** `indices`: which of the examples each sample is of. */
+export type Samples = { samples: Sample[]; indices: number[]; failed: Map<ErrorCode, number> }
+
+/** `positions`: of an example whose answers lie beyond the longest sequence, the length it needs. */
+type LeftOut = { error: XmasdError; positions?: number }
 
 /** Examples prepared at a time. */
 const CONCURRENT = 4
@@ -26,23 +31,32 @@ const BYTES_MAX = 2 * 2 ** 30
 
 /**
  * Prepares every example, in order. Those that can't be used are counted by code, as the daemon
- * counts dead letters. Throws DATA_INVALID where none is left or they take too much memory.
+ * counts dead letters. Throws DATA_INVALID where more than half are left out, and where they take too
+ * much memory.
  */
 export async function prepareSamples(
   values: AsyncIterable<Uint8Array>,
-  options: PreparerOptions,
+  options: SampleOptions,
   onPrepared: (done: number) => void = () => {},
 ): Promise<Samples> {
   const prepare = createSampler(options)
   const failed = new Map<ErrorCode, number>()
   const samples: Sample[] = []
+  const indices: number[] = []
   const budget = new ImageBudget()
-  let waiting: Promise<Sample | XmasdError>[] = []
+  const needed: number[] = []
+  let waiting: Promise<Sample | LeftOut>[] = []
   let done = 0
   const settle = async (): Promise<void> => {
-    for (const result of await Promise.all(waiting)) {
-      if (result instanceof XmasdError) failed.set(result.code, (failed.get(result.code) ?? 0) + 1)
-      else samples.push(budget.share(result))
+    for (const [i, result] of (await Promise.all(waiting)).entries()) {
+      if ('ids' in result) {
+        samples.push(budget.share(result))
+        indices.push(done + i)
+      } else {
+        const { error, positions } = result
+        failed.set(error.code, (failed.get(error.code) ?? 0) + 1)
+        if (positions !== undefined) needed.push(positions)
+      }
     }
     done += waiting.length
     waiting = []
@@ -53,12 +67,38 @@ export async function prepareSamples(
     if (waiting.length >= CONCURRENT) await settle()
   }
   await settle()
-  if (samples.length > 0) return { samples, failed }
+  if (samples.length > 0 && samples.length >= done / 2) return { samples, indices, failed }
+  if (done === 0) {
+    throw new XmasdError(
+      'DATA_INVALID',
+      'the data hold no example',
+      'give a LLaVA .json or .jsonl file',
+    )
+  }
+  const codes = [...failed].map(([code, n]) => `${n} ${code}`).join(', ')
+  const fits = fitsByLength(options.lengthMax, samples.length, needed)
   throw new XmasdError(
     'DATA_INVALID',
-    `none of ${done} examples can be trained on (${[...failed].map(([code, n]) => `${code} ${n}`)})`,
-    'Check --data and --images; `xmasd score` on the same file says why, example by example.',
+    `${done - samples.length} of ${done} examples cannot be trained on (${codes})`,
+    fits === undefined
+      ? 'check --data and --images; `xmasd score` on the same file says why, example by example'
+      : `train with a longest sequence that fits more: ${fits}`,
   )
+}
+
+/** How many examples fit which `--length`: doubled from the present one until all of them fit. */
+function fitsByLength(
+  length: number,
+  fitting: number,
+  needed: readonly number[],
+): string | undefined {
+  if (needed.length === 0) return undefined
+  const counts: string[] = []
+  for (let tried = length; ; tried *= 2) {
+    const fit = fitting + needed.filter(positions => positions <= tried).length
+    counts.push(`--length ${tried} fits ${fit}`)
+    if (fit === fitting + needed.length) return counts.join(', ')
+  }
 }
 
 /** Equal images are kept once; too many are refused. */
@@ -84,15 +124,30 @@ class ImageBudget {
   }
 }
 
-function createSampler(
-  options: PreparerOptions,
-): (value: Uint8Array) => Promise<Sample | XmasdError> {
-  const preparer = createPreparer(options)
+/** Training renders prompts by a template of four pieces. `pictures` are the proxy's. */
+export type SampleOptions = PreparerOptions & { template: Template; pictures: Pictures }
+
+/** Examples are measured up to this length, in positions. */
+const MEASURED_MAX = 1 << 16
+
+function createSampler(options: SampleOptions): (value: Uint8Array) => Promise<Sample | LeftOut> {
+  const sample = createSample(options)
+  const unlimited = createSample({ ...options, lengthMax: MEASURED_MAX })
+  return async value => {
+    const result = await sample(value)
+    if ('ids' in result || result.error.code !== 'NO_TEXT_ROWS') return result
+    const whole = await unlimited(value)
+    return 'ids' in whole ? { ...result, positions: whole.predictors[0]! + 2 } : result
+  }
+}
+
+function createSample(options: SampleOptions): (value: Uint8Array) => Promise<Sample | LeftOut> {
+  const preparer = createPreparer(options, options.pictures)
   const tokenizer = readTokenizer(options.checkpointDir)
   return async value => {
     try {
       const { sequence } = await preparer.prepare(value)
-      const dialog = decodeExample(value)
+      const dialog = decodeExample(value, options.form)
       const prompt = buildPrompt(options.template, dialog)
       const ids = sequence?.ids ?? encodePrompt(tokenizer, prompt, 0, options).ids
       const where = { ...options, start: 'from' } as const
@@ -104,7 +159,7 @@ function createSampler(
         predictors: answers.filter(p => p > 0).map(p => p - 1),
       })
     } catch (error) {
-      if (error instanceof XmasdError) return error
+      if (error instanceof XmasdError) return { error }
       throw error
     }
   }
@@ -112,5 +167,5 @@ function createSampler(
 
 function withAnswers(sample: Sample): Sample {
   if (sample.predictors.length > 0) return sample
-  throw new XmasdError('NO_TEXT_ROWS', 'no answer lies within the longest sequence', 'Shorten it.')
+  throw new XmasdError('NO_TEXT_ROWS', 'no answer lies within the longest sequence', 'shorten it')
 }

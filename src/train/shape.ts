@@ -1,8 +1,10 @@
-/** What a proxy to be trained looks like, and its configuration files in Hugging Face form. */
+/** The shape of a proxy to be trained: its configuration and its initial parameters. */
 import { XmasdError } from '../errors.ts'
 import type { Template } from '../ingest/template.ts'
+import { normalDeviates, seededRandom, seedOf } from '../math/random.ts'
+import { TRAINED } from '../proxy/checkpoint/config.ts'
+import { parametersOf } from '../proxy/checkpoint/parameters.ts'
 import type { ProxyConfig } from '../proxy/config.ts'
-import { IMAGE_ID, VOCAB_SIZE } from './byte-tokenizer.ts'
 
 /** A small CLIP + Llama. Widths in channels, sizes in pixels, layers of each side. */
 export type ProxyShape = {
@@ -30,6 +32,12 @@ export const SMALL_PROXY: ProxyShape = {
   lengthMax: 512,
 }
 
+/** Special tokens by id; the 256 bytes follow. */
+export const SPECIALS = ['<pad>', '<s>', '</s>', '<image>'] as const
+
+export const IMAGE_ID = SPECIALS.indexOf('<image>')
+const VOCAB_SIZE = SPECIALS.length + 256
+
 /** Short: every character is a token. */
 export const TRAINING_TEMPLATE: Template = {
   system: '',
@@ -38,12 +46,12 @@ export const TRAINING_TEMPLATE: Template = {
   assistant: 'ASSISTANT: {{content}}</s>',
 }
 
-/** As `readProxyConfig` reads what `configJson` writes. Throws CONFIG_INVALID where sizes don't fit. */
+/** As `readProxyConfig` reads the config.json of a checkpoint that `saveCheckpoint` wrote. Throws CONFIG_INVALID where sizes don't fit. */
 export function configOf(shape: ProxyShape): ProxyConfig {
   checkShape(shape)
   const visionHeads = visionHeadsOf(shape)
   return {
-    kind: 'llava',
+    kind: TRAINED.kind,
     vision: {
       family: 'clip',
       width: shape.visionWidth,
@@ -109,70 +117,65 @@ function refusal(reason: string, hint: string): XmasdError {
   return new XmasdError('CONFIG_INVALID', `the proxy cannot have this shape: ${reason}`, hint)
 }
 
-/** config.json, in the form that transformers 4.x and 5.x both read. */
-export function configJson({ vision, text, imageTokens, lengthMax }: ProxyConfig): object {
-  return {
-    architectures: ['LlavaForConditionalGeneration'],
-    model_type: 'llava',
-    ignore_index: -100,
-    image_seq_length: imageTokens,
-    image_token_index: IMAGE_ID,
-    pad_token_id: 0,
-    projector_hidden_act: 'gelu',
-    text_config: {
-      architectures: ['LlamaForCausalLM'],
-      model_type: 'llama',
-      hidden_act: text.activation,
-      hidden_size: text.width,
-      intermediate_size: text.intermediate,
-      num_hidden_layers: text.layers,
-      num_attention_heads: text.heads,
-      num_key_value_heads: text.kvHeads,
-      head_dim: text.headDim,
-      rms_norm_eps: text.epsilon,
-      rope_theta: text.ropeTheta,
-      max_position_embeddings: lengthMax,
-      vocab_size: text.vocab,
-      bos_token_id: 1,
-      eos_token_id: 2,
-      pad_token_id: 0,
-      tie_word_embeddings: text.tiedHead,
-      torch_dtype: 'float32',
-    },
-    tie_word_embeddings: text.tiedHead,
-    torch_dtype: 'float32',
-    vision_config: {
-      model_type: 'clip_vision_model',
-      hidden_act: vision.activation,
-      hidden_size: vision.width,
-      intermediate_size: vision.intermediate,
-      num_hidden_layers: vision.layers,
-      num_attention_heads: vision.heads,
-      image_size: vision.imageSize,
-      patch_size: vision.patchSize,
-      layer_norm_eps: vision.epsilon,
-      projection_dim: vision.width,
-    },
-    vision_feature_layer: -1,
-    vision_feature_select_strategy: 'default',
-  }
+/* The parameters of an untrained proxy, by canonical name. */
+
+export type ParameterValues = { shape: readonly number[]; data: Float32Array }
+
+/**
+ * Every parameter that Hugging Face's model has, those that the score never reads included. Norms
+ * begin at 1, biases at 0, weights at normal deviates of 1/sqrt(fan-in), narrower where they write
+ * into the residual stream (GPT-2). Each draws from its own seed, so that order does not matter.
+ */
+export function initialParameters(config: ProxyConfig, seed: number): Map<string, ParameterValues> {
+  return new Map(
+    shapesOf(config).map(([name, shape]) => [
+      name,
+      { shape, data: initial(config, name, shape, seed) },
+    ]),
+  )
 }
 
-/** preprocessor_config.json: the whole picture, squeezed to a square, so that no part is cropped. */
-export function imageProcessorJson({ vision }: ProxyConfig): object {
-  const side = { height: vision.imageSize, width: vision.imageSize }
-  return {
-    image_processor_type: 'CLIPImageProcessor',
-    do_convert_rgb: true,
-    do_resize: true,
-    size: side,
-    resample: 3,
-    do_center_crop: true,
-    crop_size: side,
-    do_rescale: true,
-    rescale_factor: 1 / 255,
-    do_normalize: true,
-    image_mean: [0.48145466, 0.4578275, 0.40821073],
-    image_std: [0.26862954, 0.26130258, 0.27577711],
-  }
+function shapesOf(config: ProxyConfig): [name: string, shape: readonly number[]][] {
+  const { text, vision } = config
+  const read = parametersOf(config)
+    .filter(({ name, required }) => required || name.startsWith('connector.'))
+    .map(({ name, shape }): [string, readonly number[]] => [name, shape])
+  const at = `text.layers.${text.layers - 1}.`
+  const [wide, narrow] = [text.heads * text.headDim, text.kvHeads * text.headDim]
+  return [
+    ...read,
+    [`${at}self_attn.v_proj.weight`, [narrow, text.width]],
+    [`${at}self_attn.o_proj.weight`, [text.width, wide]],
+    [`${at}post_attention_layernorm.weight`, [text.width]],
+    [`${at}mlp.gate_proj.weight`, [text.intermediate, text.width]],
+    [`${at}mlp.up_proj.weight`, [text.intermediate, text.width]],
+    [`${at}mlp.down_proj.weight`, [text.width, text.intermediate]],
+    ['text.norm.weight', [text.width]],
+    ['vision.post_layernorm.weight', [vision.width]],
+    ['vision.post_layernorm.bias', [vision.width]],
+  ]
+}
+
+const RESIDUAL = /(o_proj|out_proj|down_proj|fc2)\.weight$/
+
+function initial(
+  config: ProxyConfig,
+  name: string,
+  shape: readonly number[],
+  seed: number,
+): Float32Array {
+  const size = shape.reduce((product, n) => product * n, 1)
+  if (name.endsWith('.bias')) return new Float32Array(size)
+  if (/norm\d?\.weight$|layrnorm\.weight$/.test(name)) return new Float32Array(size).fill(1)
+  const { layers } = name.startsWith('vision.') ? config.vision : config.text
+  const fanIn = shape.length === 1 ? size : size / shape[0]!
+  const scale = (RESIDUAL.test(name) ? 1 / Math.sqrt(2 * layers) : 1) / Math.sqrt(fanIn)
+  return normalDeviates(seededRandom(seedOf(seed, name)), size).map(value => value * scale)
+}
+
+/** How many numbers a proxy has. */
+export function parameterCount(parameters: ReadonlyMap<string, ParameterValues>): number {
+  let count = 0
+  for (const { data } of parameters.values()) count += data.length
+  return count
 }

@@ -5,23 +5,14 @@
  */
 import { setImmediate } from 'node:timers/promises'
 import * as tf from '@tensorflow/tfjs-core'
-import { startTensorflow } from '../engine/tensorflow-backend.ts'
+import { startTensorflow } from '../engine/tensorflow/backend.ts'
 import { XmasdError } from '../errors.ts'
+import { permutation, seededRandom, seedOf } from '../math/random.ts'
 import type { ProxyConfig } from '../proxy/config.ts'
-import { permutation, seededRandom, seedOf } from '../random.ts'
 import type { HistoryEntry } from './checkpoint.ts'
-import { initialParameters, type ParameterValues } from './init.ts'
-import { answerLoss, packSamples, type TrainingBatch } from './loss.ts'
-import {
-  ADAMW,
-  adamwStep,
-  clipGradients,
-  isDecayed,
-  learningRateAt,
-  type Moments,
-  newMoments,
-} from './optimizer.ts'
+import { answerLogits, answerLoss, packSamples, type TrainingBatch, tokenLosses } from './loss.ts'
 import type { Sample } from './samples.ts'
+import { initialParameters, type ParameterValues } from './shape.ts'
 
 export type TrainingOptions = {
   seed: number
@@ -82,25 +73,59 @@ export async function trainProxy(
   }
 }
 
-/** The mean loss over `samples`, in batches of `batchSize`. */
+/** How the answers of one example are predicted, each token after the true ones before it. */
+export type Answered = {
+  tokens: number
+  /** Tokens whose likeliest value is the true one; all of them: greedy decoding gives the answers. */
+  right: number
+  /** Mean over the tokens of -log p(token). */
+  loss: number
+}
+
+/** One result a sample, in order; computed in batches of `batchSize`. */
 export async function evaluate(
   samples: readonly Sample[],
   config: ProxyConfig,
   parameters: ReadonlyMap<string, ParameterValues>,
   batchSize: number,
-): Promise<number> {
+): Promise<Answered[]> {
   await startTensorflow()
-  let [sum, count] = [0, 0]
+  const answered: Answered[] = []
   for (let at = 0; at < samples.length; at += batchSize) {
-    const batch = packSamples(samples.slice(at, at + batchSize), config)
-    const loss = tf.tidy(() => {
-      const weights = new Map([...parameters].map(([name, values]) => [name, upload(values)]))
-      return answerLoss(name => weights.get(name), config, batch).dataSync()[0]!
-    })
-    sum += loss * batch.targets.length
-    count += batch.targets.length
+    const some = samples.slice(at, at + batchSize)
+    const { losses, likeliest, targets } = predict(parameters, config, packSamples(some, config))
+    let from = 0
+    for (const { predictors } of some) {
+      const one: Answered = { tokens: predictors.length, right: 0, loss: 0 }
+      for (const end = from + one.tokens; from < end; from++) {
+        if (likeliest[from] === targets[from]) one.right++
+        one.loss += losses[from]! / one.tokens
+      }
+      answered.push(one)
+    }
+    await setImmediate()
   }
-  return sum / count
+  return answered
+}
+
+/** [P] each: -log p(target), the likeliest token, the target. */
+function predict(
+  parameters: ReadonlyMap<string, ParameterValues>,
+  config: ProxyConfig,
+  batch: TrainingBatch,
+): Record<'losses' | 'likeliest' | 'targets', ArrayLike<number>> {
+  const outputs: Float32Array[] = []
+  // A tidy that returns arrays would walk their elements.
+  tf.tidy(() => {
+    const weights = new Map([...parameters].map(([name, values]) => [name, upload(values)]))
+    const logits = answerLogits(name => weights.get(name), config, batch)
+    const likeliest = tf.cast(tf.argMax(logits, -1), 'float32')
+    for (const one of [tokenLosses(logits, batch.targets), likeliest]) {
+      outputs.push(Float32Array.from(one.dataSync()))
+    }
+  })
+  const [losses, likeliest] = outputs as [Float32Array, Float32Array]
+  return { losses, likeliest, targets: batch.targets }
 }
 
 /** The loss, and its gradients by the names of `trained`. */
@@ -173,4 +198,74 @@ function diverged(step: number, loss: number): XmasdError {
     `the loss is ${loss} at step ${step + 1}`,
     'Take a smaller --learning-rate.',
   )
+}
+
+/* AdamW (Loshchilov & Hutter, arXiv 1711.05101) on typed arrays, the learning rate and clipping. */
+
+export type AdamWOptions = {
+  beta1: number
+  beta2: number
+  epsilon: number
+  /** Decoupled; matrices only: biases and norms are left alone. */
+  weightDecay: number
+}
+
+export const ADAMW: AdamWOptions = { beta1: 0.9, beta2: 0.99, epsilon: 1e-8, weightDecay: 0.01 }
+
+/** One parameter's moments. */
+export type Moments = { first: Float32Array; second: Float32Array; steps: number }
+
+export function newMoments(length: number): Moments {
+  return { first: new Float32Array(length), second: new Float32Array(length), steps: 0 }
+}
+
+/** One step, in place. `decays`: is this parameter decayed. */
+export function adamwStep(
+  values: Float32Array,
+  gradient: ArrayLike<number>,
+  moments: Moments,
+  { learningRate, decays, ...options }: AdamWOptions & { learningRate: number; decays: boolean },
+): void {
+  const { beta1, beta2, epsilon, weightDecay } = options
+  const { first, second } = moments
+  const step = ++moments.steps
+  const firstBias = 1 - beta1 ** step
+  const secondBias = Math.sqrt(1 - beta2 ** step)
+  const shrink = decays ? 1 - learningRate * weightDecay : 1
+  for (let i = 0; i < values.length; i++) {
+    const g = gradient[i]!
+    const m = beta1 * first[i]! + (1 - beta1) * g
+    const v = beta2 * second[i]! + (1 - beta2) * g * g
+    first[i] = m
+    second[i] = v
+    const update = m / firstBias / (Math.sqrt(v) / secondBias + epsilon)
+    values[i] = values[i]! * shrink - learningRate * update
+  }
+}
+
+/** Weights with two axes and more decay. */
+export function isDecayed(shape: readonly number[]): boolean {
+  return shape.length >= 2
+}
+
+/** The rate at `step` (0-based): linear over `warmupSteps`, then half a cosine down to 0 at `steps`. */
+export function learningRateAt(
+  step: number,
+  { peak, steps, warmupSteps }: { peak: number; steps: number; warmupSteps: number },
+): number {
+  if (step < warmupSteps) return (peak * (step + 1)) / warmupSteps
+  const share = (step - warmupSteps) / Math.max(1, steps - warmupSteps)
+  return (peak * (1 + Math.cos(Math.PI * share))) / 2
+}
+
+/** The norm over all gradients together; they are scaled in place where it is above `max`. */
+export function clipGradients(gradients: readonly Float32Array[], max: number): number {
+  let sum = 0
+  for (const gradient of gradients) for (const g of gradient) sum += g * g
+  const norm = Math.sqrt(sum)
+  if (norm <= max) return norm
+  for (const gradient of gradients) {
+    for (let i = 0; i < gradient.length; i++) gradient[i] = (gradient[i]! * max) / norm
+  }
+  return norm
 }

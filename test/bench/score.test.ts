@@ -11,6 +11,7 @@ const BENCH = join(FOLDER, 'score.js')
 const TINY = ['--shape', 'tiny', '--checkpoints', '2', '--rounds', '2', '--examples', '4']
 
 type Report = {
+  ratioGain?: Record<string, number>
   ratioDistinct: number | null
   ratioShared: number | null
   sides: Record<string, { seconds: Record<string, number>; differenceFromOurs?: object }>
@@ -25,7 +26,10 @@ function bench(...args: string[]): Report {
 }
 
 test('bench:score runs without Python and ends in one JSON object', () => {
-  const { sides, ratioDistinct } = bench()
+  const { sides, ratioDistinct, ratioGain } = bench('--gain')
+  assert.ok(ratioGain!.distinct! > 0 && ratioGain!.shared! > 0)
+  const { value } = sides.gain!.differenceFromOurs as { value: number }
+  assert.ok(value <= 1e-6, `singular values differ by ${value} with gains`)
   assert.ok(sides.ours!.seconds.distinct! > 0 && sides.ours!.seconds.shared! > 0)
   assert.equal(ratioDistinct, null)
 })

@@ -1,8 +1,8 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import fc from 'fast-check'
-import { adjustedRand, compareSignatures } from '../../src/cluster/agreement.ts'
-import { seededRandom } from '../../src/random.ts'
+import { adjustedRand, compareSignatures } from '../../src/cluster/fit.ts'
+import { seededRandom } from '../../src/math/random.ts'
 
 test('adjusted Rand equals the published example and scikit-learn documents', () => {
   assert.ok(Math.abs(adjustedRand([0, 0, 1, 2], [0, 0, 1, 1]) - 4 / 7) < 1e-12)

@@ -1,8 +1,8 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
+import { ClusterIndex } from '../../src/bundle/hnsw.ts'
 import { fitClusters, fitGiven, percentile } from '../../src/cluster/fit.ts'
-import { buildIndex } from '../../src/cluster/hnsw.ts'
-import { normalDeviates, seededRandom } from '../../src/random.ts'
+import { normalDeviates, seededRandom } from '../../src/math/random.ts'
 
 test('99 % of a cluster lie within its radius; a small cluster has at least that of all', () => {
   const random = seededRandom(1)
@@ -32,7 +32,7 @@ test('the radii hold for examples that no cluster was fitted to', () => {
   }
   const fitted = fitClusters(points(3000), { signature: 'sum', clusters: 150, seed: 1 })
   const { data, count } = points(3000)
-  const index = buildIndex(fitted.centroids)
+  const index = new ClusterIndex(fitted.centroids)
   let beyond = 0
   for (let i = 0; i < count; i++) {
     const { cluster, distance } = index.nearest(data.subarray(4 * i, 4 * i + 4))

@@ -3,9 +3,10 @@ import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { test } from 'node:test'
 import fc from 'fast-check'
-import { assignAll, kmeans, lloyd, type Points, squaredDistance } from '../../src/cluster/kmeans.ts'
-import { readHeader, readTensorFloat64 } from '../../src/proxy/safetensors.ts'
-import { seededRandom } from '../../src/random.ts'
+import { assignAll, kmeans, lloyd } from '../../src/cluster/kmeans.ts'
+import { seededRandom } from '../../src/math/random.ts'
+import { type Points, squaredDistance } from '../../src/math/vectors.ts'
+import { readHeader, readTensorFloat64 } from '../../src/proxy/checkpoint/safetensors.ts'
 import { shared } from '../support.ts'
 
 function pointsOf(rows: readonly (readonly number[])[]): Points {

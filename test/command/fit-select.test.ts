@@ -3,11 +3,15 @@ import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { type TestContext, test } from 'node:test'
 import fc from 'fast-check'
-import { openBundle } from '../../src/cluster/bundle.ts'
-import { readHeader, readTensorFloat64, writeSafetensors } from '../../src/proxy/safetensors.ts'
-import { seededRandom } from '../../src/random.ts'
-import { countOnce } from '../../src/select/duplicates.ts'
-import { openSelectState } from '../../src/select/state.ts'
+import { openBundle } from '../../src/bundle/bundle.ts'
+import { seededRandom } from '../../src/math/random.ts'
+import {
+  readHeader,
+  readTensorFloat64,
+  writeSafetensors,
+} from '../../src/proxy/checkpoint/safetensors.ts'
+import { countOnce } from '../../src/select/dedup/duplicates.ts'
+import { SelectState } from '../../src/select/state.ts'
 import { MemoryState, recordOf } from '../select/stream.ts'
 import { shared, temporaryFolder } from '../support.ts'
 import { readJson, succeed, writeLines, xmasd } from './xmasd.ts'
@@ -86,9 +90,38 @@ test('fit gives the same bytes for the same seed and says what it did', async t 
   const taken = xmasd('fit', '--trajectories', file, '--out', c)
   assert.match(taken.stderr, /c is not empty: .*\[FILE_EXISTS\]\n.*--force/)
   assert.equal(taken.status, 1)
-  const few = xmasd('fit', '--trajectories', file, '--out', c, '--force')
+  assert.match(
+    succeed('fit', '--trajectories', file, '--out', c, '--force'),
+    /: 18 clusters of 379/,
+  )
+  const thousand = ['--clusters', '1000', '--force']
+  const few = xmasd('fit', '--trajectories', file, '--out', c, ...thousand)
   assert.match(few.stderr, /only 379 clusters, not 1000/)
-  assert.match(few.stderr, /all 379 clusters are of at most 2 examples .*--clusters 18\n/)
+  assert.match(few.stderr, /100 % of the examples lie in clusters of at most 2.*--clusters 18\n/)
+})
+
+test('values that no score has are refused with their line', t => {
+  const work = temporaryFolder(t)
+  const file = join(work, 'huge.jsonl')
+  for (const value of [1e300, -1e300, 1e16]) {
+    writeLines(file, [
+      { id: 'a', trajectory: [1, 2] },
+      { id: 'b', trajectory: [1, value] },
+    ])
+    const { stderr, status } = xmasd('fit', '--trajectories', file, '--out', join(work, 'bundle'))
+    assert.match(stderr, /huge\.jsonl, line 2: trajectory\.1: .* \[DATA_INVALID\]/)
+    assert.equal(status, 1)
+  }
+})
+
+test('fit warns where more than a tenth of the examples lie in clusters of at most two', t => {
+  const { work, file } = writeTrajectories(t)
+  const fit = (clusters: number): string => {
+    const out = join(work, `bundle-${clusters}`)
+    return xmasd('fit', '--trajectories', file, '--out', out, '--clusters', `${clusters}`).stderr
+  }
+  assert.match(fit(200), /\d+ % of the examples lie in clusters of at most 2, .*--clusters 18\n/)
+  assert.doesNotMatch(fit(18), /clusters of at most 2/)
 })
 
 test('scores of another precision belong to another bundle', async t => {
@@ -107,7 +140,7 @@ test('scores of another precision belong to another bundle', async t => {
   const select = ['select', '--trajectories', file, '--percent', '10', '--out', join(work, 'out')]
   succeed(...select, '--bundle', half)
   const refused = xmasd(...select, '--bundle', exact)
-  assert.match(refused.stderr, /precision float32, the file was scored in bfloat16/)
+  assert.match(refused.stderr, /precision float32, the file has precision bfloat16/)
   assert.equal(refused.status, 1)
 })
 
@@ -159,7 +192,7 @@ test('fit --report says how the clusters of the signatures differ, with a bundle
   const text = succeed(...fit)
   assert.match(text, /signatures of 300 examples, seeds 0, 1, 2/)
   assert.match(text, /spectrum {9,}6 {6,}\d+/)
-  assert.match(text, /embedding: not every line/)
+  assert.match(text, /embedding: some lines of the file lack it/)
   const { report, bundle } = JSON.parse(succeed(...fit, '--json'))
   assert.equal(bundle, undefined)
   assert.deepEqual([report.examples, report.lacking], [300, ['embedding']])
@@ -174,6 +207,24 @@ test('fit --report says how the clusters of the signatures differ, with a bundle
   const both = JSON.parse(succeed(...fit, '--json', '--out', join(work, 'bundle')))
   assert.deepEqual(both.report, report)
   assert.match(both.bundle, /^[0-9a-f]{12}$/)
+  assert.equal(report.sizes, null)
+})
+
+test('fit --report warns where scores follow the size of examples', t => {
+  const work = temporaryFolder(t)
+  const file = join(work, 'trajectories.jsonl')
+  const lines = Array.from({ length: 60 }, (_, i) => {
+    const size = { imageTokens: 64 * (i % 6), textRows: 10 + ((7 * i) % 11), pixels: 1000 }
+    return { id: `e${i}`, trajectory: [i % 6, (i % 6) + ((5 * i) % 7) / 100], size }
+  })
+  writeLines(file, lines)
+  const { stdout, stderr } = xmasd('fit', '--trajectories', file, '--clusters', '3', '--report')
+  assert.match(
+    stdout,
+    /image tokens +0\.99 +-?0\.[0-4]\d\n +text rows .*\n +picture size +equal +equal/,
+  )
+  assert.match(stderr, /correlation of score and image tokens is 0\.99.*without --image-pixels/)
+  assert.doesNotMatch(stderr, /text rows|picture size/)
 })
 
 test('select --data writes the selected examples as they stand, and refuses another file', t => {
@@ -203,7 +254,11 @@ test('select --data writes the selected examples as they stand, and refuses anot
   }
   refused(`[${raw.slice(0, -1).join()}]`, /399 examples, not 400/)
   refused(`[${[...raw, raw[0]].join()}]`, /example 401/)
-  refused(`[${[raw[1], raw[0], ...raw.slice(2)].join()}]`, /example 1 is e1, not e0/)
+  const swapped = `[${[raw[1], raw[0], ...raw.slice(2)].join()}]`
+  refused(swapped, /example 1 is e1, not e0/)
+  process.env.XMASD_DATA_FIELDS_COLUMNS_ID = 'uid'
+  t.after(() => delete process.env.XMASD_DATA_FIELDS_COLUMNS_ID)
+  refused(swapped.replaceAll('"id"', '"uid"'), /example 1 is e1, not e0/)
 })
 
 test('what does not fit is an operating error, what is mistyped a usage error', t => {
@@ -233,7 +288,7 @@ test('what does not fit is an operating error, what is mistyped a usage error', 
   writeLines(other, [{ id: 'a', trajectory: [1, 2] }])
   const mismatch = ['select', '--trajectories', other, '--bundle', bundle, '--percent', '5']
   check([...mismatch, '--out', join(work, 'o')], 1, /BUNDLE_MISMATCH/)
-  writeFileSync(join(bundle, 'index.hnsw'), 'x')
+  writeFileSync(join(bundle, 'centroids.safetensors'), 'x')
   check([...select, '--percent', '5'], 1, /BUNDLE_ALTERED/)
 })
 
@@ -244,7 +299,7 @@ test("a file's identity counts exactly what the fold counts", () => {
       const records = list.map(arrival => recordOf({ ...arrival, cluster: 0, instability: 1 }))
       const assignments = records.flatMap(record => ('control' in record ? [] : [record]))
       const settings = { policy: 'revisable', percent: 50, settleEvery: 1 } as const
-      const state = openSelectState(new MemoryState(), settings)
+      const state = new SelectState(new MemoryState(), settings)
       const outcomes = assignments.map((record, offset) => state.fold(record, offset).outcome)
       const once = countOnce(
         assignments.map(({ id }) => id),

@@ -3,9 +3,9 @@ import assert from 'node:assert/strict'
 import { mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { type TestContext, test } from 'node:test'
-import { openBundle } from '../../src/cluster/bundle.ts'
-import { uniqueIds } from '../../src/ingest/unique-id.ts'
-import { seededRandom } from '../../src/random.ts'
+import { openBundle } from '../../src/bundle/bundle.ts'
+import { uniqueIds } from '../../src/cluster/interchange.ts'
+import { seededRandom } from '../../src/math/random.ts'
 import { temporaryFolder } from '../support.ts'
 import { readJson, succeed, writeLines, xmasd } from './xmasd.ts'
 
@@ -247,7 +247,7 @@ test('losses go in and out, and a bundle of one metric is refused for the other'
   const select = ['select', '--trajectories', byAttention!, '--bundle', bundle, '--percent', '10']
   const { status, stderr } = xmasd(...select, '--out', join(work, 'subset.json'))
   assert.equal(status, 1)
-  assert.match(stderr, /metric loss, the file was scored by attention.*BUNDLE_MISMATCH/)
+  assert.match(stderr, /metric loss, the file has metric attention.*BUNDLE_MISMATCH/)
 })
 
 test('metrics of other data, a cluster that is missing and a file without its meta are refused', t => {
@@ -278,9 +278,9 @@ test('metrics of other data, a cluster that is missing and a file without its me
   const bare = join(work, 'bare.jsonl')
   writeLines(bare, [{ id: 'a', trajectory: [1, 2, 3] }])
   const exported = ['export-metrics', '--out', join(work, 'published'), '--trajectories']
-  refused([...exported, bare], /bare\.jsonl\.meta\.json is not there/)
+  refused([...exported, bare], /bare\.jsonl\.meta\.json is missing/)
   const meta = { v: 1, schedule: { fingerprint: null, steps: STEPS }, mode: 'reference' }
   writeFileSync(`${bare}.meta.json`, JSON.stringify(meta))
-  refused([...exported, bare], /lacks what spectrum is made of in line 1/)
+  refused([...exported, bare], /lacks the values of signature spectrum in line 1/)
   refused([...exported, out, '--data', other], /has 1 examples, the file 200/)
 })

@@ -3,11 +3,11 @@ import { cpSync } from 'node:fs'
 import { join } from 'node:path'
 import test, { type TestContext } from 'node:test'
 import { demoStream } from '../../src/demo/stream.ts'
-import { openLocalLog } from '../../src/log/local.ts'
-import { seededRandom } from '../../src/random.ts'
+import { openLocalLog } from '../../src/log/local/log.ts'
+import { seededRandom } from '../../src/math/random.ts'
 import { makeSite, readTopic, type Site, start, succeed } from '../e2e/command.ts'
 
-const EXAMPLES = 1_500
+const EXAMPLES = 1_000
 const KILLS = 20
 const RUN = ['--until-idle', '--json'] as const
 const SMALL_BATCHES = { XMASD_SCORE_BATCH_EXAMPLES_MAX: '8', XMASD_LOGGING_LEVEL: 'info' }

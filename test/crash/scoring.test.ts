@@ -75,7 +75,7 @@ test('a worker killed in the middle of a batch is replaced, passes are halved an
   assert.match(text, /^xmasd_memory_shortages_total 1$/m)
   assert.match(text, /^xmasd_pass_tokens 1024$/m)
   assert.match(text, /^xmasd_workers_replaced_total 1$/m)
-  assert.match(stderr, /"tokensMax":1024.*SIGKILL.*out of memory: shorter passes/)
+  assert.match(stderr, /"tokensMax":1024.*SIGKILL.*out of memory: passes get fewer tokens/)
   await assertAllAssignedOnce(site)
 })
 

@@ -1,12 +1,12 @@
 import assert from 'node:assert/strict'
 import { join } from 'node:path'
 import test, { type TestContext } from 'node:test'
-import { openBundle, writeBundle } from '../../src/cluster/bundle.ts'
+import { openBundle, writeBundle } from '../../src/bundle/bundle.ts'
 import { demoStream } from '../../src/demo/stream.ts'
-import { openLocalLog } from '../../src/log/local.ts'
-import { seededRandom } from '../../src/random.ts'
+import { openLocalLog } from '../../src/log/local/log.ts'
+import { seededRandom } from '../../src/math/random.ts'
 import type { Assignment, Control, Decision } from '../../src/record.ts'
-import { selectBatch } from '../../src/select/quotas.ts'
+import { selectBatch } from '../../src/select/rule/quotas.ts'
 import {
   DEMO_BUNDLE,
   jsonOf,
@@ -20,6 +20,8 @@ import {
 
 const EXAMPLES = 900
 const SMALL_BATCHES = { XMASD_SCORE_BATCH_EXAMPLES_MAX: '16' }
+/** A process lives for as many at most: most of its life is its start. */
+const BATCHES_MAX = 12
 
 test('bundles are shadowed, swapped and rolled back while examples flow and processes are killed; a replay gives the same bytes', async t => {
   const site = await siteWithExamples(t)
@@ -95,22 +97,24 @@ async function runUntil(site: Site, assigned: number, random: () => number): Pro
   return kills
 }
 
-/** Runs the daemon; kills it some moments after its first batch and after what happens `meanwhile`. */
+/** Runs the daemon; kills it some moments after one of its first batches and after what happens `meanwhile`. */
 async function runAndKill(
   site: Site,
   random: () => number,
   meanwhile: () => Promise<unknown> = async () => {},
 ): Promise<number> {
   const { child, ended } = start(['run', '--config', site.config, '--until-idle'], SMALL_BATCHES)
+  let left = 1 + Math.floor(BATCHES_MAX * random())
   const isFlowing = new Promise<void>(resolve => {
     child.stderr!.on('data', (text: string) => {
-      if (text.includes('"batch"')) resolve()
+      left -= text.split('"batch"').length - 1
+      if (left <= 0) resolve()
     })
     child.on('close', () => resolve())
   })
   await isFlowing
   await meanwhile()
-  await new Promise(resolve => setTimeout(resolve, 600 * random()))
+  await new Promise(resolve => setTimeout(resolve, 300 * random()))
   child.kill('SIGKILL')
   return (await ended).signal === 'SIGKILL' ? 1 : 0
 }

@@ -2,9 +2,9 @@ import assert from 'node:assert/strict'
 import { readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import test from 'node:test'
-import { parse, stringify } from 'yaml'
+import { parse, parseAllDocuments, stringify } from 'yaml'
 import { loadConfig } from '../../src/config.ts'
-import { ROOT } from '../support.ts'
+import { ROOT, temporaryFolder } from '../support.ts'
 
 const at = (...path: string[]): string => join(ROOT, 'deploy', ...path)
 const text = (...path: string[]): string => readFileSync(at(...path), 'utf8')
@@ -46,7 +46,41 @@ test('no more score processes are asked for than there are partitions', () => {
   assert.equal(spec.maxReplicaCount, log.examplesPartitions)
 })
 
-test('the PrometheusRule holds the rules of deploy/prometheus (UPDATE_RULES=1 writes it)', () => {
+test('the network policy selects the pods of xmasd alone and limits what they send', () => {
+  const { spec } = parse(text('kubernetes/base/network.yaml'))
+  assert.deepEqual(spec.podSelector, { matchLabels: { 'app.kubernetes.io/name': 'xmasd' } })
+  assert.deepEqual(spec.policyTypes, ['Ingress', 'Egress'])
+  for (const rule of spec.egress) assert.ok(rule.to?.length > 0 && rule.ports?.length > 0)
+})
+
+test('claims that pods mount read-only can be filled by another pod', () => {
+  const claims = parseAllDocuments(text('kubernetes/base/volumes.yaml')).map(one => one.toJS())
+  const filled = parse(text('kubernetes/fill/pod.yaml')).spec.volumes as Volume[]
+  for (const { metadata, spec } of claims) {
+    assert.deepEqual(spec.accessModes, ['ReadWriteMany'])
+    const volume = filled.find(one => one.persistentVolumeClaim.claimName === metadata.name)
+    assert.ok(volume !== undefined && volume.persistentVolumeClaim.readOnly !== true, metadata.name)
+  }
+})
+type Volume = { persistentVolumeClaim: { claimName: string; readOnly?: boolean } }
+
+test('the folders that the header of compose.yaml names are absolute: relative ones are below deploy/', () => {
+  const header = text('compose.yaml').match(/^(#.*\n)+/)![0]
+  const folders = [...header.matchAll(/XMASD_(PROXY|BUNDLE|IMAGES)=(\S+)/g)]
+  assert.deepEqual(
+    folders.map(([, name]) => name),
+    ['PROXY', 'BUNDLE', 'IMAGES'],
+  )
+  for (const [, , folder] of folders) assert.match(folder!, /^\$PWD\//)
+})
+
+test('the chart configures the daemon as the manifests do', t => {
+  const file = join(temporaryFolder(t), 'xmasd.yaml')
+  writeFileSync(file, stringify(parse(text('helm/xmasd/values.yaml')).config))
+  assert.deepEqual(loadConfig(file, {}), loadConfig(at('kubernetes/base/xmasd.yaml'), {}))
+})
+
+test('the PrometheusRule and the chart hold the rules of deploy/prometheus (UPDATE_RULES=1 writes them)', () => {
   const file = at('kubernetes/monitoring/prometheusrule.yaml')
   const { groups } = parse(text('prometheus/rules.yaml'))
   const rule = {
@@ -57,6 +91,10 @@ test('the PrometheusRule holds the rules of deploy/prometheus (UPDATE_RULES=1 wr
   }
   const head =
     '# Written by test/deploy/config.test.ts from ../../prometheus/rules.yaml (UPDATE_RULES=1).\n'
-  if (process.env.UPDATE_RULES === '1') writeFileSync(file, head + stringify(rule))
+  if (process.env.UPDATE_RULES === '1')
+    writeFileSync(file, head + stringify(rule, { lineWidth: 0 }))
   assert.deepEqual(parse(readFileSync(file, 'utf8')), rule, 'run the tests with UPDATE_RULES=1')
+  const chart = at('helm/xmasd/files/rules.yaml')
+  if (process.env.UPDATE_RULES === '1') writeFileSync(chart, text('prometheus/rules.yaml'))
+  assert.equal(readFileSync(chart, 'utf8'), text('prometheus/rules.yaml'))
 })

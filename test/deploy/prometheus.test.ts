@@ -6,7 +6,7 @@ import { createServer } from 'node:net'
 import { join } from 'node:path'
 import test, { type TestContext } from 'node:test'
 import { demoStream } from '../../src/demo/stream.ts'
-import { openLocalLog } from '../../src/log/local.ts'
+import { openLocalLog } from '../../src/log/local/log.ts'
 import { makeSite, type Site, servedAt, start } from '../e2e/command.ts'
 import { program, ROOT, temporaryFolder } from '../support.ts'
 
@@ -24,17 +24,19 @@ test('promtool: every alert fires on what it is for, a healthy deployment fires 
   assert.equal(status, 0, stdout + stderr)
 })
 
-test('every alert has a summary, what to do, and a runbook that exists', () => {
+test('every alert has a summary, what to do, and the URL of a runbook that begins with a command', () => {
   const text = readFileSync(RULES, 'utf8')
   const alerts = text.split(/^ {6}- alert: /m).slice(1)
   const page = readFileSync(join(ROOT, 'docs/operating.md'), 'utf8')
+  const { homepage } = JSON.parse(readFileSync(join(ROOT, 'package.json'), 'utf8'))
+  const runbook = homepage.replace('#readme', '/blob/main/docs/operating.md')
   assert.ok(alerts.length >= 10)
   for (const alert of alerts) {
     const name = alert.split('\n')[0]!
     assert.match(alert, /summary: .{10}/, name)
     assert.match(alert, /description: >-\n.{60}/, name)
-    assert.ok(alert.includes(`runbook_url: docs/operating.md#${name.toLowerCase()}\n`), name)
-    assert.ok(page.includes(`\n### ${name}\n`), `docs/operating.md has no heading ${name}`)
+    assert.ok(alert.includes(`runbook_url: ${runbook}#${name.toLowerCase()}\n`), name)
+    assert.ok(page.includes(`\n### ${name}\n\n\`\`\`sh\n`), `docs/operating.md: ${name}`)
     assert.ok(readFileSync(join(ROOT, 'deploy/prometheus/rules_test.yaml'), 'utf8').includes(name))
   }
 })

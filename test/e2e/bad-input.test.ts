@@ -6,8 +6,8 @@ import { join } from 'node:path'
 import test, { type TestContext } from 'node:test'
 import { crc32, deflateSync } from 'node:zlib'
 import sharp from 'sharp'
-import { openLocalLog } from '../../src/log/local.ts'
-import { readHeader } from '../../src/proxy/safetensors.ts'
+import { openLocalLog } from '../../src/log/local/log.ts'
+import { readHeader } from '../../src/proxy/checkpoint/safetensors.ts'
 import type { Assignment } from '../../src/record.ts'
 import {
   DEMO_PROXY,
@@ -36,7 +36,6 @@ function textCases(): Case[] {
     ['a number', json(7), 'NOT_AN_OBJECT'],
     ['null', json(null), 'NOT_AN_OBJECT'],
     ['invalid UTF-8', Buffer.from([0x7b, 0x22, 0xff, 0xfe, 0x22, 0x7d]), 'NOT_UTF8'],
-    ['no id', json({ conversations: turns(['human', 'q'], ['gpt', 'a']) }), 'ID_INVALID'],
     ['an empty id', json(example('', undefined, 'q')), 'ID_INVALID'],
     ['an object as id', json(example({}, undefined, 'q')), 'ID_INVALID'],
     ['an id of 10 kB', json(example('x'.repeat(10_000), undefined, 'q')), 'ID_TOO_LONG'],
@@ -64,8 +63,8 @@ function textCases(): Case[] {
       'PLACEHOLDER_WITHOUT_IMAGE',
     ],
     [
-      'an image without <image>',
-      json({ ...example('x', undefined, 'q'), image: 'good.png' }),
+      'an image with the mark of another form',
+      json({ ...example('x', undefined, '<|image|>q'), image: 'good.png' }),
       'IMAGE_WITHOUT_PLACEHOLDER',
     ],
     [

@@ -1,14 +1,16 @@
 import assert from 'node:assert/strict'
 import { createHash } from 'node:crypto'
-import { readFileSync } from 'node:fs'
+import { cpSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import test, { type TestContext } from 'node:test'
-import { openLocalLog } from '../../src/log/local.ts'
+import { openLocalLog } from '../../src/log/local/log.ts'
 import type { OutRecord } from '../../src/log/log.ts'
 import { type Assignment, type Control, type Decision, keyOf } from '../../src/record.ts'
+import { FILE } from '../support.ts'
 import {
   DEMO_BUNDLE,
   jsonOf,
+  makeDemoSite,
   makeSite,
   readTopic,
   run,
@@ -17,15 +19,24 @@ import {
   writeLines,
 } from './command.ts'
 
+let fitted: Promise<string> | undefined
+
 /** A site whose log holds a run of the demo's stream, and a bundle fitted to what it assigned. */
 async function siteWithOther(t: TestContext): Promise<{ site: Site; other: string }> {
-  const site = makeSite(t)
-  await succeed(['demo', '--examples', '500', '--path', site.folder])
+  const site = await makeDemoSite(t, 500)
   const other = join(site.folder, 'other')
-  const fit = ['fit', '--assignments', '--config', site.config, '--clusters', '12', '--json']
-  const fitted = JSON.parse((await succeed([...fit, '--out', other])).stdout)
-  assert.equal(fitted.clusters, 12)
+  fitted ??= fitOther()
+  cpSync(await fitted, other, { recursive: true })
   return { site, other }
+}
+
+async function fitOther(): Promise<string> {
+  const { folder, config } = await makeDemoSite(FILE, 500)
+  const other = join(folder, 'other')
+  const fit = ['fit', '--assignments', '--config', config, '--clusters', '12', '--json']
+  const { stdout } = await succeed([...fit, '--out', other])
+  assert.equal(JSON.parse(stdout).clusters, 12)
+  return other
 }
 
 async function replayOf(site: Site, ...args: string[]): Promise<Record<string, unknown>> {
@@ -208,14 +219,14 @@ test('a swap that can mean nothing is refused with what to do', async t => {
   const bundle = (...args: string[]) => run(['bundle', ...args, '--config', site.config])
   const empty = await bundle('rollback')
   assert.equal(empty.code, 1)
-  assert.match(empty.stderr, /no swap.*\[BUNDLE_MISMATCH\]\n.*bundle list/)
+  assert.match(empty.stderr, /no bundle swap.*\[BUNDLE_MISMATCH\]\n.*bundle list/)
   const both = await bundle('swap')
   assert.equal(both.code, 2)
   assert.match(both.stderr, /--bundle DIR and --to ID/)
   const unknown = await bundle('swap', '--to', 'ffffffffffff')
   assert.match(
     unknown.stderr,
-    /ffffffffffff does not lie in the topic bundles.*\n.*bundle list.*bundle swap/,
+    /ffffffffffff is not in the topic bundles.*\n.*bundle list.*bundle swap/,
   )
 })
 
@@ -228,9 +239,19 @@ test('a bundle whose scores are others is refused by swap, shadow and replay, an
   const { fingerprint, steps } = current.schedule
   const others: [string, number[], { fingerprint: string | null; mode: string | null }, RegExp][] =
     [
-      ['mode', steps, { fingerprint, mode: 'paper' }, /for mode paper, not reference/],
-      ['schedule', steps, { fingerprint: 'f00', mode: 'reference' }, /for schedule f00, not /],
-      ['length', [1, 2], { fingerprint: null, mode: null }, /for 2 checkpoints, not /],
+      ['mode', steps, { fingerprint, mode: 'paper' }, /for mode paper, the active bundle/],
+      [
+        'schedule',
+        steps,
+        { fingerprint: 'f00', mode: 'reference' },
+        /for schedule f00, the active bundle/,
+      ],
+      [
+        'length',
+        [1, 2],
+        { fingerprint: null, mode: null },
+        /for 2 checkpoints?, the active bundle/,
+      ],
     ]
   for (const [name, steps, { fingerprint, mode }, message] of others) {
     const trajectories = Array.from({ length: 9 }, (_, i) => {
@@ -274,14 +295,14 @@ test('a swap to what is in force is refused; a rollback passes over those that a
     /replay --bundle \S+ --config \S+; .* shadow --bundle \S+ --config \S+\n/,
   )
   const swapped = await bundle('swap', '--bundle', other)
-  assert.match(swapped.stdout, /back again: xmasd bundle rollback --config \S+xmasd\.yaml\n/)
+  assert.match(swapped.stdout, /to go back: xmasd bundle rollback --config \S+xmasd\.yaml\n/)
   const { reigns } = await listed()
   const second = reigns[1].bundle
   const again = await bundle('swap', '--bundle', other)
   assert.equal(again.code, 1)
   assert.match(
     again.stderr,
-    new RegExp(`${second} is in force already, since offset ${reigns[1].offset}`),
+    new RegExp(`${second} is already active, since offset ${reigns[1].offset}`),
   )
 
   const log = await openLocalLog({ path: site.log })
@@ -290,9 +311,9 @@ test('a swap to what is in force is refused; a rollback passes over those that a
   await log.close()
   assert.deepEqual((await listed()).reigns, reigns)
   const back = await bundle('rollback')
-  assert.match(back.stdout, new RegExp(`^${first} is in force from here on, in place of ${second}`))
+  assert.match(back.stdout, new RegExp(`^${first} is active from here on, in place of ${second}`))
   const to = await bundle('swap', '--to', second.slice(0, 6))
-  assert.match(to.stdout, new RegExp(`^${second} is in force from here on, in place of ${first}`))
+  assert.match(to.stdout, new RegExp(`^${second} is active from here on, in place of ${first}`))
   const any = await bundle('swap', '--to', '')
   assert.equal(any.code, 2)
   assert.match(any.stderr, /fits 2 bundles/)

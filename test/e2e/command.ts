@@ -1,12 +1,11 @@
 /** Drives the built command, and makes what it needs: a folder with config, images, examples. */
 import { type ChildProcess, spawn } from 'node:child_process'
-import { mkdirSync, writeFileSync } from 'node:fs'
+import { cpSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import type { TestContext } from 'node:test'
 import sharp from 'sharp'
-import { openLocalLog } from '../../src/log/local.ts'
+import { openLocalLog } from '../../src/log/local/log.ts'
 import type { LogRecord } from '../../src/log/log.ts'
-import { MAIN, ROOT, temporaryFolder } from '../support.ts'
+import { FILE, MAIN, type Owner, ROOT, temporaryFolder } from '../support.ts'
 
 export type Ended = {
   code: number | null
@@ -73,7 +72,7 @@ export const DEMO_BUNDLE = join(ROOT, 'config/demo/bundle')
 export type Site = { folder: string; config: string; images: string; log: string }
 
 /** A folder with an image root and a configuration on the demo's proxy; `more` is YAML to add. */
-export function makeSite(t: TestContext, more = ''): Site {
+export function makeSite(t: Owner, more = ''): Site {
   const folder = temporaryFolder(t)
   const images = join(folder, 'images')
   mkdirSync(images)
@@ -81,12 +80,36 @@ export function makeSite(t: TestContext, more = ''): Site {
   const lines = [
     'log: { path: ./log }',
     'images: { root: ./images }',
-    `proxy: { path: ${DEMO_PROXY} }`,
+    `proxy: { path: ${DEMO_PROXY}, workers: 1 }`,
     `bundle: ${DEMO_BUNDLE}`,
     'http: { enabled: false }',
+    'score: { ingestWorkers: 1 }', // each worker takes half a second to start
   ]
   writeFileSync(config, overlay(lines, more))
   return { folder, config, images, log: join(folder, 'log') }
+}
+
+const demoLogs = new Map<number, Promise<string>>()
+
+/** A site with the log of a demo over so many examples: it is made once for the tests of a file. */
+export async function makeDemoSite(t: Owner, examples: number, more = ''): Promise<Site> {
+  const site = makeSite(t, more)
+  const made = demoLogs.get(examples) ?? makeDemoLog(examples)
+  demoLogs.set(examples, made)
+  cpSync(await made, site.folder, { recursive: true, force: false })
+  return site
+}
+
+/** The folder that holds it. */
+async function makeDemoLog(examples: number): Promise<string> {
+  const folder = temporaryFolder(FILE)
+  await succeed(['demo', '--examples', String(examples), '--path', folder])
+  return folder
+}
+
+/** The folder of the proxy that the site's configuration names. */
+export function proxyOf({ config }: Site): string {
+  return /proxy: \{ path: ([^,}]*)/.exec(readFileSync(config, 'utf8'))![1]!.trim()
 }
 
 /** Top-level keys of `more` replace those of `lines`. */

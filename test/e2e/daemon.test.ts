@@ -2,14 +2,19 @@ import assert from 'node:assert/strict'
 import { readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import test from 'node:test'
-import type { Assignment, Decision } from '../../src/record.ts'
-import { Assignment as AssignmentSchema, Decision as DecisionSchema } from '../../src/record.ts'
+import {
+  type Assignment,
+  Assignment as AssignmentSchema,
+  type Decision,
+  Decision as DecisionSchema,
+} from '../../src/record.ts'
 import {
   DEMO_PROXY,
   distinct,
   example,
   jsonOf,
   makeSite,
+  proxyOf,
   readTopic,
   run,
   type Site,
@@ -36,6 +41,8 @@ test('a redelivery keeps its decision and a duplicate loses to the first, each c
     assigned: 12,
     duplicate: 1,
     near_duplicate: 0,
+    protected: 0,
+    misaligned: 0,
     redelivered: 3,
     dead_letter: 0,
   })
@@ -76,7 +83,7 @@ test('the export equals the batch rule over the same trajectories, and explain a
   await succeed(['run', '--config', site.config, '--until-idle'])
   await succeed(['export', '--config', site.config, '--out', at('exported.json')])
   const env = { XMASD_IMAGES_ROOT: site.images }
-  const proxy = readFileSync(site.config, 'utf8').match(/proxy: \{ path: (.*) \}/)![1]!
+  const proxy = proxyOf(site)
   const bundle = readFileSync(site.config, 'utf8').match(/bundle: (.*)/)![1]!
   await succeed(['score', '--proxy', proxy, '--data', data, '--out', at('t.jsonl')], env)
   const rule = ['--bundle', bundle, '--percent', '30', '--trajectories', at('t.jsonl')]
@@ -131,7 +138,7 @@ test('the roles run apart in two processes over one log as they do in one', asyn
 })
 
 test('two daemons on one log double nothing', async t => {
-  const site = makeSite(t)
+  const site = makeSite(t, 'log: { path: ./log, shared: true }')
   const data = writeData(site, await distinct(80))
   await succeed(['produce', '--config', site.config, '--data', data])
   const small = { XMASD_SCORE_BATCH_EXAMPLES_MAX: '4' }
@@ -187,7 +194,7 @@ test('a lost state is folded again without publishing anything twice', async t =
 
 /** Removes every entry of the select role's state, leaving its position. */
 async function forgetState(site: Site): Promise<void> {
-  const { openLocalLog } = await import('../../src/log/local.ts')
+  const { openLocalLog } = await import('../../src/log/local/log.ts')
   const log = await openLocalLog({ path: site.log })
   const consumer = await log.consume({ group: 'xmasd-select', topics: ['assignments'] })
   const keys = ['duplicate', 'example', 'meta'].flatMap(name =>
@@ -223,6 +230,7 @@ test('SIGTERM finishes the batch in hand, commits and exits 0; probes and metric
   assert.equal(health!.status, 200, health!.body)
   assert.equal(ready!.status, 200, ready!.body)
   assert.match(ready!.body, /"name":"engine","ok":true/)
+  assert.match(ready!.body, /"name":"state","ok":true/)
   assert.match(metrics!.body, /^xmasd_decisions_total\{action="drop",reason="over_quota"\} \d+$/m)
   assert.match(metrics!.body, /^xmasd_backlog_records\{role="score"\} 0$/m)
   assert.match(metrics!.body, /^xmasd_backlog_seconds\{role="select"\} \d/m)
@@ -241,7 +249,7 @@ test('SIGTERM finishes the batch in hand, commits and exits 0; probes and metric
 
 test('trace context goes from an example to its assignment, decision and dead letter', async t => {
   const site = makeSite(t, 'select: { percent: 100 }')
-  const { openLocalLog } = await import('../../src/log/local.ts')
+  const { openLocalLog } = await import('../../src/log/local/log.ts')
   const log = await openLocalLog({ path: site.log })
   await log.ensureTopics([{ name: 'examples', partitions: 1 }])
   const trace = (i: number) => ({ traceparent: `00-${i}-${i}-01`, tracestate: 'a=1', other: 'x' })
@@ -263,7 +271,7 @@ test('trace context goes from an example to its assignment, decision and dead le
     ])
   const passed = [0, 1, 2].map(i => [`00-${i}-${i}-01`, 'a=1', undefined])
   assert.deepEqual(await headersOf('assignments'), passed)
-  assert.deepEqual(await headersOf('dead-letters'), [['00-3-3-01', 'a=1', undefined]])
+  assert.deepEqual(await headersOf('dead-letters'), [['00-3-3-01', 'a=1', 'x']])
   const decisions = await readTopic(site.log, 'decisions')
   // Two of three are too few for a cluster: the third's arrival restores the first two.
   for (const { key, headers } of decisions) {
@@ -332,7 +340,7 @@ test('the loss is followed as attention is: scored, fitted, assigned; a bundle o
   const other = makeSite(t, `bundle: ${bundle}`)
   const { code, stderr } = await run(['run', '--config', other.config, '--until-idle'])
   assert.equal(code, 1)
-  assert.match(stderr, /for metric loss, proxy\.metric is attention.*BUNDLE_MISMATCH/)
+  assert.match(stderr, /for metric loss, the proxy has metric attention.*BUNDLE_MISMATCH/)
 })
 
 test('another percent on a log in use is refused, and a new group with new topics replays it without scoring', async t => {
@@ -362,7 +370,7 @@ test('another bundle on a log in use is refused: its cluster numbers mean other 
   await succeed(['produce', '--config', site.config, '--data', data])
   await succeed(['run', '--config', site.config, '--until-idle'])
   const at = (name: string): string => join(site.folder, name)
-  const proxy = readFileSync(site.config, 'utf8').match(/proxy: \{ path: (.*) \}/)![1]!
+  const proxy = proxyOf(site)
   await succeed(['score', '--proxy', proxy, '--data', data, '--out', at('t.jsonl')])
   await succeed(['fit', '--trajectories', at('t.jsonl'), '--out', at('other'), '--clusters', '3'])
   const refused = await run(['run', '--config', site.config], { XMASD_BUNDLE: at('other') })
@@ -373,7 +381,7 @@ test('another bundle on a log in use is refused: its cluster numbers mean other 
 test('score may write over what it reads, and export ends where its data is not there', async t => {
   const site = makeSite(t)
   const data = writeData(site, await distinct(6))
-  const proxy = readFileSync(site.config, 'utf8').match(/proxy: \{ path: (.*) \}/)![1]!
+  const proxy = proxyOf(site)
   await succeed(['produce', '--config', site.config, '--data', data])
   await succeed(['score', '--proxy', proxy, '--data', data, '--out', data])
   assert.equal(readFileSync(data, 'utf8').trimEnd().split('\n').length, 6)

@@ -53,6 +53,7 @@ test('help is there for every command, and no command is a usage error', async (
   const named = commands.filter(name => name !== 'help')
   assert.deepEqual([...named].sort(), [
     'bundle',
+    'config',
     'demo',
     'doctor',
     'explain',
@@ -61,13 +62,17 @@ test('help is there for every command, and no command is a usage error', async (
     'fit',
     'import-metrics',
     'produce',
+    'redrive',
     'replay',
     'report',
     'run',
+    'schedule',
     'score',
     'select',
+    'study',
     'tail',
     'train',
+    'watch',
   ])
   for (const name of named) {
     const { stdout } = await succeed([name, '--help'])

@@ -23,7 +23,7 @@ test('doctor without Vulkan, CUDA and the tensorflow addon says so, exits 0, sco
   const detail = (name: string): string => findings.find(finding => finding.name === name)!.detail
   assert.match(detail('webgpu'), /no Vulkan/)
   assert.match(detail('cuda'), /no CUDA/)
-  assert.match(detail('tensorflow'), /no addon/)
+  assert.match(detail('tensorflow'), /the addon is not built/)
   assert.match(detail('device'), /scoring runs on cpu/)
 })
 
@@ -36,6 +36,6 @@ test('a device asked for by name that is not there is refused before anything is
   const { code, stderr } = await run(['score', ...where, ...out], NO_GPU)
   assert.equal(code, 1)
   assert.match(stderr, /webgpu cannot be used.*ENGINE_UNAVAILABLE/s)
-  assert.match(stderr, /install the GPU's driver.*proxy\.device to auto or cpu/s)
+  assert.match(stderr, /install the GPU's driver.*--device to auto or cpu/s)
   assert.deepEqual(readdirSync(folder), ['data.jsonl'])
 })

@@ -69,7 +69,7 @@ test('a bundle that has learned nothing of near-duplicates is refused at the sta
   const { ended } = start(['run', '--config', site.config, '--until-idle'])
   const { code, stderr } = await ended
   assert.equal(code, 1)
-  assert.match(stderr, /learned nothing of them.*BUNDLE_MISMATCH/)
+  assert.match(stderr, /has no similarity model.*BUNDLE_MISMATCH/)
 })
 
 /** Two bundles of one history: `bundle`, which the log begins with, and `other`. */

@@ -3,13 +3,14 @@ import assert from 'node:assert/strict'
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import test, { type TestContext } from 'node:test'
-import type { Parts } from '../../src/observe/parts.ts'
+import type { Parts } from '../../src/observe/segments.ts'
 import type { Decision } from '../../src/record.ts'
 import {
   distinct,
   example,
   jsonOf,
   makeSite,
+  proxyOf,
   readTopic,
   type Site,
   succeed,
@@ -27,7 +28,7 @@ async function siteOf(t: TestContext, select: string, { baseline }: { baseline: 
   const env: NodeJS.ProcessEnv = {}
   if (baseline) {
     const [file, bundle] = [join(site.folder, 't.jsonl'), join(site.folder, 'bundle')]
-    const proxy = readFileSync(site.config, 'utf8').match(/proxy: \{ path: (.*) \}/)![1]!
+    const proxy = proxyOf(site)
     const scored = ['score', '--proxy', proxy, '--data', data, '--out', file]
     await succeed(scored, { XMASD_IMAGES_ROOT: site.images })
     await succeed(['fit', '--trajectories', file, '--clusters', '6', '--out', bundle])
@@ -112,7 +113,7 @@ test('what the select role has not come to is in no number, and explain says so'
   await ask('run', '--roles', 'select', '--until-idle')
   const done = await report()
   assert.deepEqual([done.waiting, done.duplicates, done.examples], [0, 1, counted.examples + 1])
-  assert.match((await explain('later')).stdout, /^later@\w+ is not kept\n/)
+  assert.match((await explain('later')).stdout, /^later@\w+ is not kept: /)
   assert.equal(await size('later'), TEXTS + 1)
 })
 
@@ -145,9 +146,9 @@ test('a control arm is in neither history nor subset, is counted apart, and expl
   assert.deepEqual(stream, { examples: counted.examples, kept: counted.kept })
   await assertAllAgree(site, ask, counted)
   const replayed = (await ask('replay')).stdout
-  assert.ok(replayed.includes(`; besides ${control.kept} of ${control.examples} by lot`), replayed)
+  assert.ok(replayed.includes(`; random holdout: ${control.kept} of ${control.examples}`), replayed)
   const decisions = (await readTopic(site.log, 'decisions')).map(record => jsonOf<Decision>(record))
   const drawn = decisions.find(({ arm }) => arm === 'random')!
-  assert.match((await ask('explain', drawn.key)).stdout, /^ {2}arm +random: decided by lot/m)
+  assert.match((await ask('explain', drawn.key)).stdout, /^ {2}arm +random: decided at random/m)
   assert.equal(JSON.parse((await ask('explain', drawn.key, '--json')).stdout).arm, 'random')
 })

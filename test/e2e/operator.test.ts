@@ -1,9 +1,10 @@
 /** What an operator types to look: tail, doctor, explain, and how commands end where nothing came of them. */
 import assert from 'node:assert/strict'
+import { once } from 'node:events'
 import { cpSync, mkdirSync, readdirSync, readFileSync, watch, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import test from 'node:test'
-import { openLocalLog } from '../../src/log/local.ts'
+import { openLocalLog } from '../../src/log/local/log.ts'
 import type { Decision } from '../../src/record.ts'
 import {
   DEMO_PROXY,
@@ -11,6 +12,7 @@ import {
   example,
   jsonOf,
   makeSite,
+  proxyOf,
   readTopic,
   run,
   type Site,
@@ -60,9 +62,8 @@ test('tail shows the last records of a topic, as lines or as JSON, and follows',
   const seen = new Promise<void>(resolve => {
     child.stdout!.on('data', (text: string) => text.includes('later@') && resolve())
   })
-  child.stdout!.once('data', () => {
-    void produceAndRun(site, [example('later', undefined, 'and this?')])
-  })
+  await once(child.stdout!, 'data')
+  await produceAndRun(site, [example('later', undefined, 'and this?')])
   await seen
   child.kill('SIGTERM')
   assert.equal(lines((await ended).stdout).length, 2)
@@ -78,7 +79,7 @@ test('doctor foretells what run refuses: another mode, other settings, another b
   const other = join(site.folder, 'other')
   await succeed(['fit', '--trajectories', file, '--out', other, '--clusters', '2'])
   const refusals: [Record<string, string>, RegExp][] = [
-    [{ XMASD_PROXY_MODE: 'paper' }, /✗ bundle .*mode reference, proxy.mode is paper/],
+    [{ XMASD_PROXY_MODE: 'paper' }, /✗ bundle .*mode reference, the proxy has mode paper/],
     [{ XMASD_SELECT_PERCENT: '50' }, /✗ log .*percent 20, the configuration says 50/],
     [{ XMASD_BUNDLE: other }, /✗ log .*holds assignments of bundle/],
     [
@@ -145,7 +146,7 @@ test("another's record among the assignments ends run with RECORD_INVALID, which
   await log.close()
   const { code, stderr } = await run(['run', '--config', site.config, '--until-idle'])
   assert.equal(code, 1)
-  assert.match(stderr, /assignments\/0@2 is no assignment.* \[RECORD_INVALID\]\n {2}\S/)
+  assert.match(stderr, /assignments\/0@2 is not an assignment.* \[RECORD_INVALID\]\n {2}\S/)
 })
 
 test('a schedule whose later checkpoint prepares pictures in another way is refused, and it is named', async t => {
@@ -172,13 +173,13 @@ test('explain shows control characters of an id as escapes', async t => {
   const site = makeSite(t)
   await produceAndRun(site, [example('a\u001b[2Jb', undefined, 'what is a terminal?')])
   const { stdout } = await succeed(['explain', 'a\u001b[2Jb', '--config', site.config])
-  assert.match(stdout, /^a\\x1b\[2Jb@[0-9a-f]{16} is (not )?kept\n/)
+  assert.match(stdout, /^a\\x1b\[2Jb@[0-9a-f]{16} is (not )?kept: \S.*\n/)
   assert.ok(!stdout.includes('\u001b'))
 })
 
 test('where nothing came of it a command ends with exit code 1 and says why', async t => {
   const site = makeSite(t)
-  const proxy = readFileSync(site.config, 'utf8').match(/proxy: \{ path: (.*) \}/)![1]!
+  const proxy = proxyOf(site)
   const empty = writeLines(site, 'empty.jsonl', [])
   const produced = await run(['produce', '--config', site.config, '--data', empty])
   assert.equal(produced.code, 1)

@@ -2,14 +2,14 @@ import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import type { Engine } from '../../src/engine/engine.ts'
 import { openEngine } from '../../src/engine/open.ts'
-import { tensorflowEngine } from '../../src/engine/tensorflow.ts'
+import { tensorflowEngine } from '../../src/engine/tensorflow/engine.ts'
 import { XmasdError } from '../../src/errors.ts'
-import { openSchedule } from '../../src/proxy/schedule.ts'
-import { compileVision } from '../../src/score/programs.ts'
+import { openSchedule } from '../../src/proxy/checkpoint/schedule.ts'
+import { compileVision } from '../../src/score/checkpoint-score.ts'
 import { writeTinyProxy } from '../fixtures-tiny-proxy.ts'
 import { temporaryFolder } from '../support.ts'
 
-const SIZES = { threads: 1, positionsMax: 128 }
+const SIZES = { threads: 1 }
 
 function refusal(code: string, fix: RegExp): (error: unknown) => boolean {
   return error => error instanceof XmasdError && error.code === code && fix.test(error.hint)

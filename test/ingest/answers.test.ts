@@ -1,9 +1,23 @@
 import assert from 'node:assert/strict'
+import { join } from 'node:path'
 import { test } from 'node:test'
+import fc from 'fast-check'
 import { answerPositions } from '../../src/ingest/answers.ts'
-import type { DialogTurn } from '../../src/ingest/decode.ts'
-import { buildPrompt, TEMPLATES } from '../../src/ingest/template.ts'
-import { encodePrompt, type Tokenizer } from '../../src/ingest/tokenizer.ts'
+import { IMAGE_MARK, type Turn } from '../../src/ingest/form/example.ts'
+import {
+  answerSpans,
+  buildPrompt,
+  type Dialog,
+  TEMPLATES,
+  type Template,
+} from '../../src/ingest/template.ts'
+import {
+  type EncodeOptions,
+  encodePrompt,
+  readTokenizer,
+  type Tokenizer,
+} from '../../src/ingest/tokenizer.ts'
+import { ROOT, shared } from '../support.ts'
 
 /** A token a letter, but words with the space before them are one; 1 is BOS. */
 const words: Tokenizer = {
@@ -16,12 +30,12 @@ function idOf(piece: string): number {
   return pieces.indexOf(piece)
 }
 const options = { imageTokens: 3, imageTokenId: 0, lengthMax: 1000 }
-const turns = (...values: string[]): DialogTurn[] =>
-  values.map((value, i) => ({ from: i % 2 === 0 ? 'human' : 'gpt', value }))
+const turns = (...values: string[]): Turn[] =>
+  values.map((text, i) => ({ role: i % 2 === 0 ? 'user' : 'assistant', text }))
 
 /** The texts of the tokens at the answers' positions. */
 function answersOf(
-  dialog: { turns: DialogTurn[]; images: { length: number } },
+  dialog: { turns: Turn[]; images: { length: number } },
   more: { start?: 'spaced' | 'from'; lengthMax?: number } = {},
 ): string[] {
   const where = { ...options, start: 'spaced' as const, ...more }
@@ -49,4 +63,89 @@ test('what the longest length cuts off is not predicted', () => {
   const { length } = encodePrompt(words, buildPrompt(TEMPLATES.llama!, dialog), 0, options).ids
   assert.deepEqual(answersOf(dialog, { lengthMax: length - 1 }), [' A', '</s>', ' So'])
   assert.deepEqual(answersOf(dialog, { lengthMax: 4 }), [])
+})
+
+/** The same positions, every prefix encoded from its beginning. */
+function answersByPrefix(
+  tokenizer: Tokenizer,
+  template: Template,
+  dialog: Dialog,
+  where: EncodeOptions,
+): number[] {
+  const prompt = buildPrompt(template, dialog)
+  const lengthOf = (index: number): number => {
+    const text = prompt.slice(0, index)
+    const unlimited = { ...where, lengthMax: 1e9 }
+    return encodePrompt(tokenizer, text, text.split(IMAGE_MARK).length - 1, unlimited)
+      .lengthUntruncated
+  }
+  return answerSpans(template, dialog).flatMap(span => {
+    const [from, to] = [lengthOf(span.spaced), Math.min(lengthOf(span.to), where.lengthMax)]
+    return Array.from({ length: Math.max(0, to - from) }, (_, i) => from + i)
+  })
+}
+
+const TOKENIZERS = ['config/demo/proxy/checkpoint-100']
+const SHARED_TOKENIZERS = [
+  'goldens/llava-clip-llama/run/checkpoint-10',
+  'goldens/llava-siglip-qwen2/variants/bf16/checkpoint-40',
+  'goldens/tokenizer-spm/metaspace',
+]
+
+test('answers are where encoding every prefix anew puts them, under every tokenizer', t => {
+  const folders = [
+    ...TOKENIZERS.map(name => join(ROOT, name)),
+    ...SHARED_TOKENIZERS.map(name => shared(t, name)).filter(name => name !== undefined),
+  ]
+  const piece = fc.oneof(
+    fc.constantFrom(
+      ' ',
+      '\n',
+      '</s>',
+      '<|im_end|>',
+      '<|endoftext|>',
+      '3 cats',
+      'é',
+      '的',
+      '  a',
+      '<s>',
+    ),
+    fc.string({ maxLength: 8 }).filter(text => !text.includes('<image')),
+  )
+  const value = fc.array(piece, { maxLength: 5 }).map(pieces => pieces.join(''))
+  const talk = fc.array(fc.tuple(value, value), { minLength: 1, maxLength: 5 })
+  for (const folder of folders) {
+    const tokenizer = readTokenizer(folder)
+    fc.assert(
+      fc.property(
+        talk,
+        fc.constantFrom('llama', 'qwen2', 'chatml', 'phi'),
+        fc.integer({ min: 3, max: 90 }),
+        (pairs, name, lengthMax) => {
+          const where = { imageTokens: 3, imageTokenId: 0, lengthMax }
+          const values = pairs.flatMap(([question, answer], i) => [
+            i === 0 ? `<image>${question}` : question,
+            answer,
+          ])
+          const dialog = { turns: turns(...values), images: { length: 1 } }
+          const template = TEMPLATES[name]!
+          const found = answerPositions(tokenizer, template, dialog, { ...where, start: 'spaced' })
+          assert.deepEqual([...found], answersByPrefix(tokenizer, template, dialog, where))
+        },
+      ),
+      { numRuns: 60 },
+    )
+  }
+})
+
+test('answers of 1,024 turns take no longer than the text', () => {
+  const tokenizer = readTokenizer(join(ROOT, 'config/demo/proxy/checkpoint-100'))
+  const dialog = {
+    turns: turns(...Array.from({ length: 1024 }, () => 'question of some length')),
+    images: { length: 0 },
+  }
+  const where = { ...options, lengthMax: 1_000_000, start: 'spaced' as const }
+  const before = process.cpuUsage()
+  assert.ok(answerPositions(tokenizer, TEMPLATES.llama!, dialog, where).length > 1024)
+  assert.ok(process.cpuUsage(before).user < 2_000_000)
 })

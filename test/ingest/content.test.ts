@@ -1,11 +1,11 @@
 import assert from 'node:assert/strict'
 import test from 'node:test'
-import { contentHash, imageHash } from '../../src/ingest/content.ts'
-import type { DialogTurn } from '../../src/ingest/decode.ts'
+import type { Turn } from '../../src/ingest/form/example.ts'
+import { contentHash, imageHash } from '../../src/ingest/prepare.ts'
 import { drawPixels } from './fixtures.ts'
 
-const turns = (...values: string[]): DialogTurn[] =>
-  values.map((value, i) => ({ from: i % 2 === 0 ? 'human' : 'gpt', value }))
+const turns = (...values: string[]): Turn[] =>
+  values.map((text, i) => ({ role: i % 2 === 0 ? 'user' : 'assistant', text }))
 
 test('the same content hashes alike however it is written', () => {
   const one = contentHash(turns('Où est\nle café?', 'Ici.'), [])

@@ -4,8 +4,50 @@ import { createHash } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { type ErrorCode, XmasdError } from '../../src/errors.ts'
-import type { Rgb } from '../../src/ingest/image.ts'
+import type { Rgb } from '../../src/ingest/image/pixels.ts'
+import { createPreparer, type Preparer, type PreparerOptions } from '../../src/ingest/prepare.ts'
+import { TEMPLATES } from '../../src/ingest/template.ts'
+import type { ProxyConfig } from '../../src/proxy/config.ts'
+import { squarePictures } from '../../src/proxy/family/pictures.ts'
 import { ROOT } from '../support.ts'
+
+/** For a proxy that takes squares of `imageSize`. */
+export type SquareOptions = PreparerOptions & {
+  imageSize: number
+  patchSize: number
+  aspect: 'square' | 'pad'
+}
+
+export function squarePreparer({
+  imageSize,
+  patchSize,
+  aspect,
+  ...options
+}: SquareOptions): Preparer {
+  const { checkpointDir, imageTokens } = options
+  const config = { vision: { imageSize, patchSize }, aspect, imageTokens } as ProxyConfig
+  const pictures = squarePictures(config, checkpointDir, { placeholder: '<image>' })
+  return createPreparer(options, pictures)
+}
+
+/** Prepares for the demo's proxy, images from `imageRoot` alone. */
+export function demoPreparer(
+  options: Pick<PreparerOptions, 'imageRoot' | 'limits' | 'answers'>,
+): Preparer {
+  return squarePreparer({
+    ...options,
+    hosts: [],
+    addressesAllowed: [],
+    checkpointDir: join(ROOT, 'config/demo/proxy/checkpoint-100'),
+    template: TEMPLATES.llama!,
+    imageTokens: 9,
+    imageTokenId: 1,
+    lengthMax: 2048,
+    imageSize: 56,
+    patchSize: 8,
+    aspect: 'square',
+  })
+}
 
 /** The rows of a fixture that test/fixtures/make-pillow.py wrote. */
 export function readFixture<T>(name: string): T[] {

@@ -3,12 +3,12 @@ import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import test, { type TestContext } from 'node:test'
 import type { ErrorCode } from '../../src/errors.ts'
-import { IMAGE_LIMITS } from '../../src/ingest/image.ts'
-import { createPreparer, identify, type PreparerOptions } from '../../src/ingest/prepare.ts'
+import { IMAGE_LIMITS } from '../../src/ingest/image/pixels.ts'
+import { identify } from '../../src/ingest/prepare.ts'
 import { TEMPLATES } from '../../src/ingest/template.ts'
 import { readTensors } from '../goldens.ts'
 import { shared, temporaryFolder } from '../support.ts'
-import { hasCode, readFixture, sameBytes } from './fixtures.ts'
+import { hasCode, readFixture, type SquareOptions, sameBytes, squarePreparer } from './fixtures.ts'
 
 type Stored = { name: string; base64: string }
 
@@ -21,7 +21,7 @@ const NO_STAGES = {
 }
 
 /** A tokenizer of single letters, an 8-pixel SigLIP processor, and images with and without faults. */
-function smallOptions(t: TestContext): PreparerOptions {
+function smallOptions(t: TestContext): SquareOptions {
   const folder = temporaryFolder(t)
   const imageRoot = join(folder, 'images')
   mkdirSync(imageRoot)
@@ -75,7 +75,7 @@ for (const set of ['llava-clip-llama', 'llava-siglip-qwen2', 'tinyllava-clip-sta
     const tensors = readTensors(join(folder, 'expected.safetensors'))
     const checkpointDir = join(folder, golden.checkpoints[0])
     const { vision_config } = JSON.parse(readFileSync(join(checkpointDir, 'config.json'), 'utf8'))
-    const options: PreparerOptions = {
+    const options: SquareOptions = {
       ...smallOptions(t),
       imageRoot: folder,
       checkpointDir,
@@ -86,7 +86,7 @@ for (const set of ['llava-clip-llama', 'llava-siglip-qwen2', 'tinyllava-clip-sta
       imageSize: vision_config.image_size,
       patchSize: vision_config.patch_size,
     }
-    const preparer = createPreparer(structuredClone(options))
+    const preparer = squarePreparer(structuredClone(options))
     const data = JSON.parse(readFileSync(join(folder, 'data.json'), 'utf8'))
     for (const expected of golden.examples) {
       const value = Buffer.from(JSON.stringify(data[expected.index]))
@@ -110,7 +110,7 @@ for (const set of ['llava-clip-llama', 'llava-siglip-qwen2', 'tinyllava-clip-sta
 }
 
 test('the key is the id and the content: another id, another key; the same content, the same hash', async t => {
-  const preparer = createPreparer(smallOptions(t))
+  const preparer = squarePreparer(smallOptions(t))
   const a = await preparer.prepare(example('rgb.png'))
   const b = await preparer.prepare(example('rgb.png', '<image>\nWhat?', 'b'))
   const again = await preparer.prepare(example('profile.png'))
@@ -124,21 +124,21 @@ test('the key is the id and the content: another id, another key; the same conte
 
 test('identify gives the key that prepare gives, without a proxy', async t => {
   const options = smallOptions(t)
-  const prepared = await createPreparer(options).prepare(example('rgb.png'))
+  const prepared = await squarePreparer(options).prepare(example('rgb.png'))
   const source = { ...options, root: options.imageRoot }
-  const { key, content } = await identify(example('rgb.png'), source)
+  const { key, content } = await identify(example('rgb.png'), source, () => undefined)
   assert.deepEqual({ key, content }, { key: prepared.key, content: prepared.content })
 })
 
 test('a text-only example has an identity and no sequence', async t => {
-  const prepared = await createPreparer(smallOptions(t)).prepare(example(undefined, 'Hi'))
+  const prepared = await squarePreparer(smallOptions(t)).prepare(example(undefined, 'Hi'))
   assert.equal(prepared.sequence, null)
   assert.equal(prepared.truncated, false)
 })
 
 test('several images are prepared in their order, and one too many is refused', async t => {
   const options = smallOptions(t)
-  const { prepare } = createPreparer(options)
+  const { prepare } = squarePreparer(options)
   const several = (...image: string[]): Buffer => {
     const conversations = [
       { from: 'human', value: `${'<image>'.repeat(image.length)}Which?` },
@@ -154,19 +154,19 @@ test('several images are prepared in their order, and one too many is refused', 
   const [grey] = (await prepare(example('grey.png'))).sequence!.images
   assert.deepEqual(images, [rgb, grey, rgb])
   assert.notEqual((await prepare(several('grey.png', 'rgb.png', 'rgb.png'))).content, content)
-  const one = createPreparer({ ...options, limits: { ...options.limits, countMax: 2 } })
+  const one = squarePreparer({ ...options, limits: { ...options.limits, countMax: 2 } })
   await assert.rejects(one.prepare(several('a', 'b', 'c')), hasCode('IMAGES_TOO_MANY'))
 })
 
 test('a 1 × 1 image is scored as any other', async t => {
-  const { sequence } = await createPreparer(smallOptions(t)).prepare(example('one-pixel.png'))
+  const { sequence } = await squarePreparer(smallOptions(t)).prepare(example('one-pixel.png'))
   const [image] = sequence!.images
   assert.equal(image?.patches.length, 4 * 3 * 16)
   assert.ok(image.patches.every(Number.isFinite))
 })
 
 test('text over the model’s length is cut and said to be', async t => {
-  const prepare = createPreparer({ ...smallOptions(t), lengthMax: 180 }).prepare
+  const prepare = squarePreparer({ ...smallOptions(t), lengthMax: 180 }).prepare
   const { sequence, truncated } = await prepare(example('rgb.png', `<image>${'x'.repeat(500)}`))
   assert.equal(sequence?.ids.length, 180)
   assert.equal(sequence.rows.at(-1), 179)
@@ -174,13 +174,13 @@ test('text over the model’s length is cut and said to be', async t => {
 })
 
 test('an example without a text row left is refused', async t => {
-  const { prepare } = createPreparer({ ...smallOptions(t), lengthMax: 20 })
+  const { prepare } = squarePreparer({ ...smallOptions(t), lengthMax: 20 })
   await assert.rejects(prepare(example('rgb.png')), hasCode('NO_TEXT_ROWS'))
 })
 
 const BAD: [string, Buffer, ErrorCode][] = [
   ['not JSON', Buffer.from('{'), 'NOT_JSON'],
-  ['no placeholder', example('rgb.png', 'What?'), 'IMAGE_WITHOUT_PLACEHOLDER'],
+  ['another placeholder', example('rgb.png', '<|image|>What?'), 'IMAGE_WITHOUT_PLACEHOLDER'],
   ['no image', example(undefined), 'PLACEHOLDER_WITHOUT_IMAGE'],
   ['an image outside', example('../tokenizer.json'), 'IMAGE_OUTSIDE_ROOT'],
   ['a missing image', example('none.png'), 'IMAGE_NOT_FOUND'],
@@ -193,7 +193,7 @@ const BAD: [string, Buffer, ErrorCode][] = [
 ]
 
 test('each bad example has its code, and the good ones around them are prepared', async t => {
-  const preparer = createPreparer(smallOptions(t))
+  const preparer = squarePreparer(smallOptions(t))
   for (const [what, value, code] of BAD) {
     await assert.rejects(preparer.prepare(value), hasCode(code), what)
     assert.ok((await preparer.prepare(example('rgb.png'))).sequence)
@@ -205,13 +205,13 @@ test('limits on bytes and pixels reach the image', async t => {
   const few = { ...options, limits: { ...IMAGE_LIMITS, pixelsMax: 100 } }
   const short = { ...options, limits: { ...IMAGE_LIMITS, bytesMax: 100 } }
   const value = example('rgb.png')
-  await assert.rejects(createPreparer(few).prepare(value), hasCode('IMAGE_TOO_MANY_PIXELS'))
-  await assert.rejects(createPreparer(short).prepare(value), hasCode('IMAGE_TOO_MANY_BYTES'))
+  await assert.rejects(squarePreparer(few).prepare(value), hasCode('IMAGE_TOO_MANY_PIXELS'))
+  await assert.rejects(squarePreparer(short).prepare(value), hasCode('IMAGE_TOO_MANY_BYTES'))
 })
 
 test('a processor that does not fit the vision tower, and a bad range, stop the start', t => {
   const options = smallOptions(t)
-  assert.throws(() => createPreparer({ ...options, imageSize: 16 }), hasCode('PROXY_INVALID'))
+  assert.throws(() => squarePreparer({ ...options, imageSize: 16 }), hasCode('PROXY_INVALID'))
   const ranges = { ...options, addressesAllowed: ['nonsense'] }
-  assert.throws(() => createPreparer(ranges), hasCode('CONFIG_INVALID'))
+  assert.throws(() => squarePreparer(ranges), hasCode('CONFIG_INVALID'))
 })

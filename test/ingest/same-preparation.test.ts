@@ -2,12 +2,17 @@ import assert from 'node:assert/strict'
 import { cpSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import test, { type TestContext } from 'node:test'
+import { readImageProcessor } from '../../src/ingest/image/preprocess.ts'
 import { checkSamePreparation } from '../../src/ingest/same-preparation.ts'
 import { DEMO_PROXY } from '../e2e/command.ts'
 import { temporaryFolder } from '../support.ts'
 import { hasCode } from './fixtures.ts'
 
 const FILES = ['tokenizer.json', 'tokenizer_config.json', 'preprocessor_config.json']
+
+function describe(folder: string): Record<string, unknown> {
+  return readImageProcessor(folder, { aspect: 'square' })
+}
 
 /** Three checkpoints' folders, with what prepares examples. */
 function schedule(t: TestContext): { folders: string[]; check: () => void } {
@@ -16,7 +21,7 @@ function schedule(t: TestContext): { folders: string[]; check: () => void } {
   for (const folder of folders) {
     for (const file of FILES) cpSync(join(DEMO_PROXY, 'checkpoint-100', file), join(folder, file))
   }
-  return { folders, check: () => checkSamePreparation(folders, { aspect: 'square' }) }
+  return { folders, check: () => checkSamePreparation(folders, { describe }) }
 }
 
 function change(folder: string, name: string, keys: Record<string, unknown>): void {

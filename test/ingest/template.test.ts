@@ -3,16 +3,15 @@ import { readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import test from 'node:test'
 import { XmasdError } from '../../src/errors.ts'
-import type { DialogTurn } from '../../src/ingest/decode.ts'
-import {
-  buildPrompt,
-  resolveTemplate,
-  TEMPLATES,
-  type Template,
-} from '../../src/ingest/template.ts'
+import { decodeExample } from '../../src/ingest/form/decode.ts'
+import type { Turn } from '../../src/ingest/form/example.ts'
+import { buildPrompt, chooseTemplate, TEMPLATES, type Template } from '../../src/ingest/template.ts'
 import { shared, temporaryFolder } from '../support.ts'
 import { hasCode } from './fixtures.ts'
 
+/** The template that is chosen for llava over `family`, and no tokenizer. */
+const resolveTemplate = (name: string | undefined, proxyDir: string, family: string) =>
+  chooseTemplate(name, { proxyDir, checkpointDir: proxyDir, config: llava(family) }).template
 const llava = (family: string) => ({ kind: 'llava', text: { family } })
 const bare: Template = {
   system: 'S|',
@@ -20,8 +19,9 @@ const bare: Template = {
   user: 'U:{{content}}|',
   assistant: 'A:{{content}}|',
 }
-const turns = (...values: string[]): DialogTurn[] =>
-  values.map((value, i) => ({ from: i % 2 === 0 ? 'human' : 'gpt', value }))
+const turns = (...values: string[]): Turn[] =>
+  values.map((text, i) => ({ role: i % 2 === 0 ? 'user' : 'assistant', text }))
+const turnsOf = (record: object) => decodeExample(Buffer.from(JSON.stringify(record))).turns
 /** The prompt of a conversation with so many images. */
 const prompt = (images: number, ...values: string[]): string =>
   buildPrompt(bare, { turns: turns(...values), images: { length: images } })
@@ -62,30 +62,30 @@ for (const set of ['llava-clip-llama', 'llava-siglip-qwen2', 'tinyllava-clip-sta
     if (folder === undefined) return
     const expected = JSON.parse(readFileSync(join(folder, 'expected.json'), 'utf8'))
     const data = JSON.parse(readFileSync(join(folder, 'data.json'), 'utf8'))
-    const template = resolveTemplate(expected.template.name, folder, llava('none'))
+    const template = resolveTemplate(expected.template.name, folder, 'none')
     for (const { index, prompt, has_image } of expected.examples) {
       const images = { length: has_image ? 1 : 0 }
-      assert.equal(buildPrompt(template, { turns: data[index].conversations, images }), prompt)
+      assert.equal(buildPrompt(template, { turns: turnsOf(data[index]), images }), prompt)
     }
   })
 }
 
 test('a template is found by name, file, template.json, or what the model implies', t => {
   const folder = temporaryFolder(t)
-  assert.equal(resolveTemplate(undefined, folder, llava('llama')), TEMPLATES.llama)
-  assert.equal(resolveTemplate(undefined, folder, llava('qwen2')), TEMPLATES.qwen2_base)
-  assert.equal(resolveTemplate(undefined, folder, llava('stablelm')), TEMPLATES.phi)
+  assert.equal(resolveTemplate(undefined, folder, 'llama'), TEMPLATES.llama)
+  assert.equal(resolveTemplate(undefined, folder, 'qwen2'), TEMPLATES.qwen2_base)
+  assert.equal(resolveTemplate(undefined, folder, 'stablelm'), TEMPLATES.phi)
   writeFileSync(join(folder, 'template.json'), JSON.stringify({ name: 'mine', ...bare }))
-  assert.deepEqual(resolveTemplate(undefined, folder, llava('llama')), bare)
-  assert.equal(resolveTemplate('chatml', folder, llava('llama')), TEMPLATES.chatml)
-  assert.deepEqual(resolveTemplate(join(folder, 'template.json'), '/', llava('llama')), bare)
+  assert.deepEqual(resolveTemplate(undefined, folder, 'llama'), bare)
+  assert.equal(resolveTemplate('chatml', folder, 'llama'), TEMPLATES.chatml)
+  assert.deepEqual(resolveTemplate(join(folder, 'template.json'), '/', 'llama'), bare)
 })
 
 test('an unknown template is an error that lists the names', t => {
   const folder = temporaryFolder(t)
   for (const name of ['lama', 'constructor', undefined]) {
     assert.throws(
-      () => resolveTemplate(name, folder, llava('mamba')),
+      () => resolveTemplate(name, folder, 'mamba'),
       error =>
         hasCode('TEMPLATE_UNKNOWN')(error) &&
         error instanceof XmasdError &&
@@ -107,6 +107,6 @@ test('a template file with a missing, unknown or unusable slot is refused', t =>
   ]
   for (const content of bad) {
     writeFileSync(file, typeof content === 'string' ? content : JSON.stringify(content))
-    assert.throws(() => resolveTemplate(file, '/', llava('llama')), hasCode('TEMPLATE_INVALID'))
+    assert.throws(() => resolveTemplate(file, '/', 'llama'), hasCode('TEMPLATE_INVALID'))
   }
 })

@@ -2,8 +2,9 @@ import assert from 'node:assert/strict'
 import { copyFileSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import test, { type TestContext } from 'node:test'
+import { createEncoder } from '../../src/ingest/encoder.ts'
 import { encodePrompt, readTokenizer, type Tokenizer } from '../../src/ingest/tokenizer.ts'
-import { shared, temporaryFolder } from '../support.ts'
+import { ROOT, shared, temporaryFolder } from '../support.ts'
 import { hasCode } from './fixtures.ts'
 
 /** Code points as ids behind a BOS, so that positions can be counted by hand. */
@@ -178,12 +179,89 @@ test('digits are split off wherever Unicode calls them numbers', t => {
   assert.deepEqual(encode('a Ⅷ12'), [64, 258, 227, 100, 16, 17])
 })
 
-test('a tokenizer with a token that counts only as a whole word is refused, with its name', t => {
+test('added tokens are found as single words and take white space along, as their options say', t => {
   const tokenizer = byteLevel({ type: 'ByteLevel', add_prefix_space: false })
-  const token = { id: 259, content: '<dog>', special: false, normalized: false }
-  const read = (single_word: boolean) => () =>
-    readTokenizer(folderOf(t, { ...tokenizer, added_tokens: [{ ...token, single_word }] }))
-  read(false)()
-  assert.throws(read(true), /added token "<dog>" has single_word/)
-  assert.throws(read(true), hasCode('TOKENIZER_INVALID'))
+  const encode = (options: object) => {
+    const token = { id: 259, content: '<dog>', special: false, normalized: false, ...options }
+    return readTokenizer(folderOf(t, { ...tokenizer, added_tokens: [token] })).encode
+  }
+  const [a, space, dog] = [64, 220, 259]
+  assert.deepEqual(encode({})('a<dog> <dog>a'), [a, dog, space, dog, a])
+  const single = encode({ single_word: true })
+  assert.deepEqual(single('<dog> <dog>'), [dog, space, dog])
+  assert.ok(!single('a<dog>').includes(dog))
+  assert.ok(!single('<dog>a').includes(dog))
+  assert.deepEqual(encode({ lstrip: true })('a \u0085<dog> a'), [a, dog, space, a])
+  assert.deepEqual(encode({ rstrip: true })('a <dog> \u0085a'), [a, space, dog, a])
+})
+
+test('what is not supported of tokenizer.json is refused by name when it is read', t => {
+  const level = { type: 'ByteLevel', add_prefix_space: false }
+  const metaspace = { type: 'Metaspace', replacement: '▁', prepend_scheme: 'first' }
+  const base = byteLevel(level)
+  const model = base.model as object
+  const cases: [change: object, message: RegExp][] = [
+    [{ pre_tokenizer: { type: 'UnicodeScripts' } }, /pre_tokenizer\.type "UnicodeScripts"/],
+    [{ normalizer: { type: 'Precompiled' } }, /normalizer\.type "Precompiled"/],
+    [{ model: { ...model, type: 'Unigram' } }, /model\.type "Unigram"/],
+    [{ model: { ...model, dropout: 0.1 } }, /model\.dropout 0\.1/],
+    [{ model: { ...model, continuing_subword_prefix: '##' } }, /continuing_subword_prefix "##"/],
+    [{ model: { ...model, merges: ['a zz'] } }, /merges: "zz" is not in the vocabulary/],
+    [
+      { normalizer: { type: 'Prepend', prepend: '▁' }, pre_tokenizer: metaspace },
+      /prepend_scheme "first" behind Prepend/,
+    ],
+  ]
+  for (const [change, message] of cases) {
+    const folder = folderOf(t, { ...base, ...change })
+    assert.throws(() => readTokenizer(folder), { code: 'TOKENIZER_INVALID', message })
+  }
+})
+
+test('every supported stage gives the ids of the Rust tokenizers, or is refused', () => {
+  const folder = join(ROOT, 'test/fixtures/tokenizers')
+  const base = (name: string) => JSON.parse(readFileSync(join(folder, `${name}.json`), 'utf8'))
+  const bases = { bytes: base('bytes'), sentencepiece: base('sentencepiece') }
+  const lines = readFileSync(join(folder, 'cases.jsonl'), 'utf8').trimEnd().split('\n')
+  let refused = 0
+  for (const line of lines) {
+    const { base, change, cases } = JSON.parse(line)
+    const file = { ...bases[base as keyof typeof bases], ...change }
+    const says = JSON.stringify(change)
+    try {
+      const encode = createEncoder(file)
+      for (const [text, ids] of cases) assert.deepEqual(encode(text), ids, `${text}: ${says}`)
+    } catch (error) {
+      assert.match(String(error), /prepend_scheme "first" behind/, says)
+      refused++
+    }
+  }
+  assert.ok(refused < lines.length / 10, `${refused} of ${lines.length} are refused`)
+})
+
+test('the tokenizers of the field cases give the ids of the Rust tokenizers', t => {
+  const folder = shared(t, 'cases/tokenizer-options/tokenizers')
+  if (folder === undefined) return
+  const expected = JSON.parse(readFileSync(join(folder, 'expected.json'), 'utf8'))
+  for (const { name, cases } of expected) {
+    const { encode } = readTokenizer(join(folder, name))
+    for (const [text, ids] of cases) assert.deepEqual(encode(text), ids, `${name}: ${text}`)
+  }
+})
+
+test('a slow tokenizer of vocab.json and merges.txt encodes as the fast one made of it', t => {
+  const folder = shared(t, 'cases/tokenizer-slow')
+  if (folder === undefined) return
+  const fast = createEncoder(JSON.parse(readFileSync(join(folder, 'tokenizer.json'), 'utf8')))
+  const slow = readTokenizer(join(folder, 'proxy/checkpoint-200'))
+  for (const text of ["What's  in it?\n<|endoftext|> 12 café", '', '\ufeff a']) {
+    assert.deepEqual(slow.encode(text), fast(text), text)
+  }
+  const llama = temporaryFolder(t)
+  writeFileSync(join(llama, 'tokenizer_config.json'), '{"tokenizer_class": "LlamaTokenizer"}')
+  assert.throws(() => readTokenizer(llama), {
+    code: 'TOKENIZER_INVALID',
+    message: /there is no tokenizer\.json/,
+    hint: /python -c "import .*save_pretrained/,
+  })
 })

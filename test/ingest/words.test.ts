@@ -1,12 +1,12 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import type { DialogTurn } from '../../src/ingest/decode.ts'
+import type { Turn } from '../../src/ingest/form/example.ts'
 import { questionWords, wordsHash, wordsOf } from '../../src/ingest/words.ts'
 
-function ask(question: string, answer = 'true'): DialogTurn[] {
+function ask(question: string, answer = 'true'): Turn[] {
   return [
-    { from: 'human', value: question },
-    { from: 'gpt', value: answer },
+    { role: 'user', text: question },
+    { role: 'assistant', text: answer },
   ]
 }
 
@@ -105,4 +105,18 @@ test('where nothing would be left all words count; scripts without spaces give c
   assert.deepEqual(wordsOf("the dog's don't"), ['dogs', 'not'])
   assert.deepEqual(wordsOf('?!'), ['?!'])
   assert.deepEqual(wordsOf(' \n'), [])
+})
+
+test('a question of 131,000 dots, spaces, ligatures or marks is hashed in linear time', () => {
+  const started = process.cpuUsage()
+  for (const piece of ['.', ' ', '\n', ' -', '?"', '\ufdfa', `a${'\u0301\u0316'.repeat(32)}`]) {
+    const value = `${piece.repeat(131_000 / piece.length)}x`
+    assert.equal(wordsHash([{ role: 'user', text: value }]).length, 16)
+  }
+  assert.ok(process.cpuUsage(started).user < 3_000_000)
+})
+
+test('a ligature among words is spelled out, text of nothing else stays', () => {
+  assert.deepEqual(wordsOf('\ufb01ve'), wordsOf('five'))
+  assert.deepEqual(wordsOf('\ufdfa'.repeat(100)), ['\ufdfa'.repeat(100)])
 })

@@ -62,9 +62,14 @@ export class Broker {
       controller: first?.controller ?? ports.controller,
       node: first === undefined ? 1 : 2,
     })
-    broker.#format()
-    await broker.start(options)
-    return broker
+    try {
+      broker.#format()
+      await broker.start(options)
+      return broker
+    } catch (error) {
+      await broker.close()
+      throw error
+    }
   }
 
   get address(): string {
@@ -260,7 +265,7 @@ function secured(tls: Tls): Record<string, string> {
   }
 }
 
-async function freePorts(count: number): Promise<number[]> {
+export async function freePorts(count: number): Promise<number[]> {
   const servers = Array.from({ length: count }, () => createServer())
   const ports = await Promise.all(
     servers.map(

@@ -1,4 +1,4 @@
-/** The broker's jars: fetched once by Maven, kept outside the checkout. */
+/** What Maven brings for the tests on a broker: fetched once, kept outside the checkout. */
 import { execFileSync } from 'node:child_process'
 import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, renameSync } from 'node:fs'
 import { homedir } from 'node:os'
@@ -11,16 +11,21 @@ export const KAFKA_FOLDER = join(ROOT, 'test/kafka')
 export function brokerJars(): string {
   const pom = join(KAFKA_FOLDER, 'pom.xml')
   const version = /<kafka.version>(.*)<\/kafka.version>/.exec(readFileSync(pom, 'utf8'))![1]!
+  return cachedFolder(`kafka-${version}`, folder => {
+    run('mvn', ['-B', '-q', '-f', pom, 'dependency:copy-dependencies', `-Dkafka.lib=${folder}`])
+    return readdirSync(folder).some(name => name.startsWith('kafka_2.13-'))
+  })
+}
+
+/** A folder of the cache, made once by `fill`, which returns whether it is whole. */
+export function cachedFolder(name: string, fill: (folder: string) => boolean): string {
   const cache = join(process.env.XDG_CACHE_HOME ?? join(homedir(), '.cache'), 'xmasd')
-  const folder = join(cache, `kafka-${version}`)
+  const folder = join(cache, name)
   if (existsSync(folder)) return folder
   mkdirSync(cache, { recursive: true })
-  process.stderr.write(`fetching Apache Kafka ${version} into ${folder}\n`)
+  process.stderr.write(`fetching ${name} into ${folder}\n`)
   const unfinished = mkdtempSync(join(cache, 'fetching-'))
-  const goal = ['dependency:copy-dependencies', `-Dkafka.lib=${unfinished}`]
-  run('mvn', ['-B', '-q', '-f', pom, ...goal])
-  const isWhole = readdirSync(unfinished).some(name => name.startsWith('kafka_2.13-'))
-  if (!isWhole) throw new Error(`Maven left no broker in ${unfinished}`)
+  if (!fill(unfinished)) throw new Error(`Maven left no ${name} in ${unfinished}`)
   if (!existsSync(folder)) renameSync(unfinished, folder)
   return folder
 }

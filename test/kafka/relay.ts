@@ -11,6 +11,7 @@ export class Relay {
   readonly #pairs = new Set<readonly [Socket, Socket]>()
   readonly #swallowing = new Map<Socket, 'all' | 'answers'>()
   #cutAfter = Number.POSITIVE_INFINITY
+  #losing: number | undefined
 
   private constructor() {
     this.#server = createServer(client => this.#join(client))
@@ -39,16 +40,31 @@ export class Relay {
       this.#swallowing.delete(client)
     }
     for (const socket of pair) socket.on('error', end).on('close', end)
+    let isLosing = false
     client.on('data', part => {
+      if (part.length > 6 && part.readInt16BE(4) === this.#losing) {
+        isLosing = true
+        this.#losing = undefined
+      }
       if (this.#swallowing.get(client) !== 'all') broker.write(part)
     })
     broker.on('data', part => {
       if (this.#swallowing.has(client)) return
+      if (isLosing) return end()
       if (part.length < this.#cutAfter) return void client.write(part)
       client.end(part.subarray(0, this.#cutAfter))
       this.#cutAfter = Number.POSITIVE_INFINITY
       broker.destroy()
     })
+  }
+
+  /** The next request of this kind reaches the broker; its answer is lost, and with it the connection. */
+  loseAnswerTo(apiKey: number): void {
+    this.#losing = apiKey
+  }
+
+  get isLost(): boolean {
+    return this.#losing === undefined
   }
 
   /** The next answer of which so many bytes come at once ends there, and with it its connection. */

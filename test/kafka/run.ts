@@ -1,5 +1,5 @@
 /**
- * `npm run test:kafka [-- FILE…]`: starts one real broker, runs the tests beside this file on it, ends it. Files
+ * `npm run test:kafka [-- FILE…]`: starts one real broker, runs the tests in `suites/` on it, ends it. Files
  * that want a broker of their own (to kill it) start that themselves.
  */
 import { spawn } from 'node:child_process'
@@ -9,7 +9,7 @@ import { fileURLToPath } from 'node:url'
 import { Broker } from './broker.ts'
 import { SHARED_BROKER, type SharedBroker } from './setup.ts'
 
-const FOLDER = dirname(fileURLToPath(import.meta.url))
+const FOLDER = join(dirname(fileURLToPath(import.meta.url)), 'suites')
 
 function filesOf(asked: readonly string[]): string[] {
   const all = readdirSync(FOLDER).filter(name => name.endsWith('.test.js'))

@@ -4,14 +4,15 @@ import type { TestContext } from 'node:test'
 import { setTimeout } from 'node:timers/promises'
 import { loadConfig } from '../../src/config.ts'
 import { messageOf } from '../../src/errors.ts'
+import { Brokers } from '../../src/kafka/link/brokers.ts'
 import type { Log, LogRecord } from '../../src/log/log.ts'
-import { openLog } from '../../src/open-log.ts'
+import { openLog } from '../../src/log/open.ts'
 import type { Assignment, Control, Decision, Source } from '../../src/record.ts'
-import { selectBatch } from '../../src/select/quotas.ts'
+import { selectBatch } from '../../src/select/rule/quotas.ts'
 import { type Ended, makeSite, type Site, start } from '../e2e/command.ts'
 import { unique } from '../log/helpers.ts'
 import { Subset } from '../select/stream.ts'
-import { SESSION_MS_MAX } from './setup.ts'
+import { kafkaOptions, SESSION_MS_MAX } from './setup.ts'
 
 export type KafkaSite = Site & {
   config: string
@@ -58,7 +59,7 @@ export function kafkaSite(
       ...(options.more ?? []),
     ].join('\n'),
   )
-  const open = (): Promise<Log> => openLog(loadConfig(site.config, {}))
+  const open = (): Promise<Log> => openLog(loadConfig(site.config, {}).log)
   return { ...site, topics: topics as KafkaSite['topics'], groups, open }
 }
 
@@ -211,4 +212,13 @@ function keptByRule(assignments: readonly Assignment[]): string[] {
   })
   const { selected } = selectBatch(distinct, PERCENT)
   return selected.map(i => distinct[i]!.key).sort()
+}
+
+/** Connections of a test's own, for what it asks the brokers itself. */
+export async function connected(t: TestContext, address: string): Promise<Brokers> {
+  const { connection } = kafkaOptions(address, '')
+  const brokers = new Brokers({ ...connection, logger: undefined })
+  t.after(() => brokers.close())
+  await brokers.connect()
+  return brokers
 }

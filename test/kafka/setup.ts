@@ -3,7 +3,7 @@ import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import type { TestContext } from 'node:test'
-import { type KafkaLogOptions, openKafkaLog } from '../../src/log/kafka.ts'
+import { type KafkaLogOptions, openKafkaLog } from '../../src/log/kafka/log.ts'
 import type { Log } from '../../src/log/log.ts'
 
 /** The broker that `run.ts` has started for all test files. */
@@ -36,6 +36,7 @@ export function kafkaOptions(
     statePath,
     sessionMsMax: SESSION_MS_MAX,
     transactionMsMax: 30_000,
+    handoverMsMax: 3_600_000,
     connectMsMax: 15_000,
     unreachableMsMax: 60_000,
     fetchBytesMax: 1 << 20,

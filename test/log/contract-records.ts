@@ -31,6 +31,28 @@ export function appendTests(name: string, scene: Scene): void {
     assert.equal(record?.partition, 0)
   })
 
+  test(`${name}: headers that repeat, are no text or are null are read back as they are`, async t => {
+    const { log, topic } = await scene(t)
+    const rawHeaders = [
+      ['trace', Uint8Array.of(0, 255, 254)],
+      ['tag', bytes('one')],
+      ['tag', bytes('zwei')],
+      ['none', null],
+    ] as const
+    await log.append([{ topic, key: 'a', value: null, headers: { first: 'é' }, rawHeaders }])
+    const [record] = await readAll(log, topic)
+    const read = record?.rawHeaders?.map(([header, value]) => [header, value && [...value]])
+    assert.deepEqual(
+      read,
+      [['first', bytes('é')] as const, ...rawHeaders].map(([header, value]) => [
+        header,
+        value && [...value],
+      ]),
+    )
+    const { first, tag, none } = record!.headers
+    assert.deepEqual([first, tag, none], ['é', 'zwei', ''])
+  })
+
   test(`${name}: an empty value, a tombstone, an empty key and no key stay what they are`, async t => {
     const { log, topic } = await scene(t)
     await log.append([

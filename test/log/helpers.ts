@@ -73,9 +73,7 @@ export function isCode(code: string): (error: unknown) => boolean {
 export async function step(consumer: Consumer, out: string, recordsMax = 25): Promise<number> {
   const records = await consumer.poll({ recordsMax, waitMsMax: 100 })
   if (records.length === 0) return 0
-  const outputs = records.map(({ key, value, topic, partition }) => {
-    return { topic: out, key, value, source: { topic, partition } }
-  })
+  const outputs = records.map(({ key, value }) => ({ topic: out, key, value }))
   try {
     await consumer.commit({ positions: after(records), outputs })
     return records.length

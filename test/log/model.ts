@@ -1,14 +1,7 @@
 /** Random operations on a log beside the plainest model of one: arrays, and numbers into them. */
 import assert from 'node:assert/strict'
 import fc from 'fast-check'
-import {
-  type Consumer,
-  type Log,
-  type OutRecord,
-  type Position,
-  placeKey,
-  type StateKey,
-} from '../../src/log/log.ts'
+import type { Consumer, Log, OutRecord, Position, StateKey } from '../../src/log/log.ts'
 import { bytes, pollCount, readAll, text, unique } from './helpers.ts'
 
 const PARTITIONS = 2
@@ -118,13 +111,9 @@ class Pair {
     })
   }
 
-  /** Each follows from one of the partitions that are moved; none where nothing moves. */
-  #followingFrom(positions: readonly Position[], places: [number, number][]): OutRecord[] {
-    if (positions.length === 0) return []
-    return this.#records(places).map((record, i) => {
-      const { topic, partition } = positions[i % positions.length]!
-      return { ...record, source: { topic, partition } }
-    })
+  /** None where nothing moves. */
+  #outputs(positions: readonly Position[], places: [number, number][]): OutRecord[] {
+    return positions.length === 0 ? [] : this.#records(places)
   }
 
   #appended(records: OutRecord[]): void {
@@ -158,7 +147,7 @@ class Pair {
 
   async #commit(one: Extract<Operation, { kind: 'commit' }>): Promise<void> {
     const positions = this.#positions()
-    const outputs = this.#followingFrom(positions, one.outputs)
+    const outputs = this.#outputs(positions, one.outputs)
     await this.#consumer.commit({
       positions,
       outputs,
@@ -167,7 +156,7 @@ class Pair {
         for (const key of one.removes) writer.remove(['n', key])
       },
     })
-    await this.#learnOrder(outputs)
+    this.#appended(outputs)
     for (const lane of this.#lanes.values()) lane.committed = lane.polled
     for (const [key, value] of one.puts) this.#state.set(key, value)
     for (const key of one.removes) this.#state.delete(key)
@@ -180,38 +169,12 @@ class Pair {
     )
   }
 
-  /** Outputs of a commit are in order where they follow from one partition; how those of several mix, the log says. */
-  async #learnOrder(outputs: readonly OutRecord[]): Promise<void> {
-    const valuesOf = (records: readonly OutRecord[]) => records.map(({ value }) => text(value)!)
-    for (const [place, lane] of this.#lanes) {
-      const own = outputs.filter(({ topic, partition }) => `${topic}/${partition}` === place)
-      if (own.length === 0) continue
-      const found = await this.#valuesFrom(place, lane.values.length)
-      assert.deepEqual(found.toSorted(), valuesOf(own).toSorted())
-      for (const source of new Set(own.map(one => placeKey(one.source!)))) {
-        const followers = valuesOf(own.filter(one => placeKey(one.source!) === source))
-        const kept = found.filter(value => followers.includes(value))
-        assert.deepEqual(kept, followers)
-      }
-      lane.values.push(...found)
-    }
-  }
-
-  async #valuesFrom(place: string, from: number): Promise<string[]> {
-    const [topic, partition] = place.split('/') as [string, string]
-    const values: string[] = []
-    for await (const { value } of this.#log.read(topic, { partition: Number(partition) })) {
-      values.push(text(value)!)
-    }
-    return values.slice(from)
-  }
-
   async #failingCommit(places: [number, number][]): Promise<void> {
     const positions = this.#positions()
-    const outputs = this.#followingFrom(positions, places)
+    const outputs = this.#outputs(positions, places)
     const commit = this.#consumer.commit({
       positions,
-      outputs: [...outputs, { topic: 'absent', key: null, value: null, source: positions[0]! }],
+      outputs: [...outputs, { topic: 'absent', key: null, value: null }],
       state: writer => writer.put(['n', 100], bytes('never')),
     })
     await assert.rejects(commit, RangeError)

@@ -1,9 +1,8 @@
 import assert from 'node:assert/strict'
 import test from 'node:test'
-import { countLogEvents } from '../../src/observe/log-events.ts'
 import { createLogger } from '../../src/observe/logger.ts'
-import { createMetrics } from '../../src/observe/metrics.ts'
-import { summaryOf } from '../../src/observe/summary.ts'
+import { countLogEvents, createMetrics } from '../../src/observe/metrics.ts'
+import { summaryOf } from '../../src/observe/segments.ts'
 import { ACTIONS, REASONS, REASONS_OF } from '../../src/record.ts'
 
 test('every reason belongs to an action, and every pair stands at 0 before its first decision', async () => {
@@ -49,7 +48,7 @@ test('what a log tells is counted, by the role whose group it is', async () => {
 
 test('a log line is one JSON object whose level is a word', () => {
   const lines: string[] = []
-  createLogger('info', line => lines.push(line)).warn({ role: 'score' }, 'well')
+  createLogger({ level: 'info', forward: line => lines.push(line) }).warn({ role: 'score' }, 'well')
   const { level, role, msg, time } = JSON.parse(lines[0]!)
   assert.deepEqual([level, role, msg], ['warn', 'score', 'well'])
   assert.ok(Date.parse(time) > 0)

@@ -6,7 +6,7 @@
 Writes OUT/<case>/{data.json, images/, expected.json, run/checkpoint-N/}. A case is a row of cases.json. Models,
 tokenizers and processors are saved by their own save_pretrained, so that key layouts and config shapes are the
 real ones. expected.json has the form of a golden set: ids, for both modes the 5 largest singular values of every
-example and checkpoint, and the losses. Attention maps and singular values are numpy's; all of it is float64.
+example and checkpoint, the losses, and those of the same prompt without its images' positions (`bare`). Attention maps and singular values are numpy's; all of it is float64.
 """
 
 import json
@@ -393,7 +393,15 @@ def make_example(case, folder, i, talk, tokenizer, processor):
         own = processor(text=prompt, images=pictures or None).input_ids
         assert own in (ids, [ids]), entry["id"]
     expected = dict(prompt=prompt, input_ids=ids[: case["length"]], has_image=bool(names), answers=answers)
+    expected["bare"] = bare(tokenizer, prompt, template, case, len(answers)) if names else None
     return entry, expected, pixels_of(case, processor, pictures)
+
+
+def bare(tokenizer, prompt, template, case, count):
+    """The prompt without any position of an image, up to the last of as many of the answers' tokens."""
+    case = case | dict(image_tokens=0, length=None)
+    answers = label_positions(tokenizer, prompt, template, case)[:count]
+    return dict(ids=encode(tokenizer, prompt, case)[: answers[-1] + 1], answers=answers)
 
 
 def make_case(row, shared, out):
@@ -405,7 +413,7 @@ def make_case(row, shared, out):
     made = [make_example(case, folder, i, talk, tokenizer, processor) for i, talk in enumerate(TALKS)]
     data, examples, pixels = map(list, zip(*made))
     blank = lambda: [[] if e["has_image"] else None for e in examples]
-    found, losses = {mode: blank() for mode in ("reference", "paper")}, blank()
+    found, losses, bare_losses = {mode: blank() for mode in ("reference", "paper")}, blank(), blank()
     for step in STEPS:
         where = folder / "run" / f"checkpoint-{step}"
         where.mkdir(parents=True)
@@ -419,13 +427,15 @@ def make_case(row, shared, out):
             ids = e["input_ids"]
             pairs, loss = run(model, ids, pixels[i], e["answers"])
             losses[i].append(loss)
+            bare_losses[i].append(run(model, e["bare"]["ids"], None, e["bare"]["answers"])[1])
             positions = np.flatnonzero(np.array(ids) == case["image_id"])
             for mode, values in found.items():
                 values[i].append(top5(pairs, positions, len(ids), mode))
     write_json(folder / "data.json", data)
     modes = {mode: dict(top5=values, float64=dict(top5=values)) for mode, values in found.items()}
     facts = dict(template=TEMPLATES[case["template"]], max_length=case["length"], image_tokens=case["image_tokens"])
-    expected = dict(facts, steps=STEPS, examples=examples, modes=modes, losses=losses, variants={})
+    losses = dict(losses=losses, bare_losses=bare_losses)
+    expected = dict(facts, steps=STEPS, examples=examples, modes=modes, variants={}, **losses)
     write_json(folder / "expected.json", expected)
 
 

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import test from 'node:test'
 import { setTimeout } from 'node:timers/promises'
-import { createGauges } from '../../src/gauges.ts'
+import { createGauges } from '../../src/daemon/gauges.ts'
 import type { Consumer, Log } from '../../src/log/log.ts'
 import { createLogger } from '../../src/observe/logger.ts'
 import { createMetrics } from '../../src/observe/metrics.ts'
@@ -60,7 +60,7 @@ test('only the member that has the partition shows gauges of the selection: befo
   const sizes = new Array<number>(CLUSTERS).fill(10)
   const baseline = { examples: 10 * CLUSTERS, textOnly: 0, sizes }
   const bundle = { id: '0123456789ab', clusters: CLUSTERS, baseline, radii: undefined }
-  const logger = createLogger('silent')
+  const logger = createLogger({ level: 'silent' })
   const select = await openSelectRole({ config, log, metrics, logger, status, bundle })
   t.after(() => select.close())
   const refresh = createGauges()

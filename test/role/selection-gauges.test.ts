@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import test from 'node:test'
-import type { Bundle } from '../../src/cluster/bundle.ts'
+import type { Bundle } from '../../src/bundle/bundle.ts'
 import type { Metrics } from '../../src/observe/metrics.ts'
 import { append, assignmentOf, EXAMPLES, runSelect, SWAP_AT, site } from './site.ts'
 

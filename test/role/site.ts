@@ -3,10 +3,11 @@ import assert from 'node:assert/strict'
 import { join } from 'node:path'
 import type { TestContext } from 'node:test'
 import { setTimeout } from 'node:timers/promises'
-import { type Bundle, openBundle, writeBundle } from '../../src/cluster/bundle.ts'
-import { publishBundle } from '../../src/cluster/published.ts'
+import { type Bundle, openBundle, writeBundle } from '../../src/bundle/bundle.ts'
+import type { ProtectedExample } from '../../src/bundle/protected.ts'
+import { publishBundle } from '../../src/bundle/publication.ts'
 import { type Config, loadConfig } from '../../src/config.ts'
-import { openLocalLog } from '../../src/log/local.ts'
+import { openLocalLog } from '../../src/log/local/log.ts'
 import type { Log, OutRecord } from '../../src/log/log.ts'
 import { createLogger } from '../../src/observe/logger.ts'
 import { createMetrics, type Metrics } from '../../src/observe/metrics.ts'
@@ -19,13 +20,18 @@ export const EXAMPLES = 900
 export const SWAP_AT = 400
 
 /** `count` clusters of scores between 0 and 1, each with ten members of its own. */
-async function bundleOf(t: TestContext, count: number): Promise<Bundle> {
+async function bundleOf(
+  t: TestContext,
+  count: number,
+  protectedSet: readonly ProtectedExample[] = [],
+): Promise<Bundle> {
   const dir = join(temporaryFolder(t), 'bundle')
   await writeBundle(dir, {
     schedule: { fingerprint: 'abc', steps: null, T: 2 },
     mode: 'reference',
     signature: 'sum',
     radii: new Array<number>(count).fill(0.1 / count ** 2),
+    protectedSet,
     baseline: { examples: 10 * count, textOnly: 0, sizes: new Array<number>(count).fill(10) },
     centroids: {
       data: Float32Array.from({ length: 2 * count }, (_, i) => ((i >> 1) + 0.5) / count),
@@ -62,8 +68,15 @@ export function assignmentOf(i: number, bundle: Bundle): Assignment {
 
 export type RoleSite = { log: Log; config: Config; bundles: [first: Bundle, second: Bundle] }
 
-/** A log with assignments of one bundle and a swap to another one on the way. */
-export async function site(t: TestContext, policy = 'final'): Promise<RoleSite> {
+/**
+ * A log with assignments of one bundle and a swap to another one on the way, which protects the examples
+ * `guarded`.
+ */
+export async function site(
+  t: TestContext,
+  policy = 'final',
+  guarded: readonly number[] = [],
+): Promise<RoleSite> {
   const path = temporaryFolder(t)
   const log = await openLocalLog({ path })
   t.after(() => log.close())
@@ -74,8 +87,13 @@ export async function site(t: TestContext, policy = 'final'): Promise<RoleSite> 
     { name: 'subset', partitions: 1, compacted: true },
     { name: 'bundles', partitions: 1, compacted: true },
   ])
-  const bundles: RoleSite['bundles'] = [await bundleOf(t, 7), await bundleOf(t, 5)]
-  const [first, second] = bundles
+  const first = await bundleOf(t, 7)
+  const protectedSet = guarded.map(i => {
+    const { key, trajectory } = assignmentOf(i, first)
+    return { key, words: null, layout: null, trajectory, embedding: null }
+  })
+  const second = await bundleOf(t, 5, protectedSet)
+  const bundles: RoleSite['bundles'] = [first, second]
   for (const bundle of bundles) await publishBundle(log, 'bundles', bundle)
   const values: unknown[] = Array.from({ length: EXAMPLES }, (_, i) => assignmentOf(i, first))
   values.splice(SWAP_AT, 0, { v: 1, control: 'swap', bundle: second.id })
@@ -114,7 +132,7 @@ export async function runSelect(
   isDone: (metrics: Metrics) => Promise<boolean>,
 ): Promise<void> {
   const metrics = createMetrics()
-  const logger = createLogger('silent')
+  const logger = createLogger({ level: 'silent' })
   const parts = { log, config, metrics, logger, status: newStatus('select') }
   const role = await openSelectRole({ ...parts, bundle: bundle.manifest })
   const controller = new AbortController()

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { seededRandom } from '../../src/random.ts'
+import { seededRandom } from '../../src/math/random.ts'
 import { ownPart, type PackedBatch, packBatch, type Sequence } from '../../src/score/batch.ts'
 import { randomSequence } from '../fixtures-tiny-proxy.ts'
 
@@ -22,6 +22,9 @@ function unpacked(packed: PackedBatch): number[][] {
   })
 }
 
+const ropeScaling = { kind: 'default' } as const
+const PACKING = { imageTokens: 4, text: { ropeTheta: 10, rotaryDims: 2, ropeScaling } }
+
 test('what sequences share stands there once; each still reads as it was', () => {
   const head = Int32Array.of(7, 8)
   const alike = [3, 5, 2].map((after, i) => {
@@ -31,7 +34,7 @@ test('what sequences share stands there once; each still reads as it was', () =>
   })
   const other = sequenceOf(0, 4, 9, 'x')
   const batch = [...alike, other]
-  const packed = packBatch(batch, { imageTokens: 4 })
+  const packed = packBatch(batch, PACKING)
   // The head, 3 prefixes (x and y behind the head, x alone) of 4 image tokens, and the suffixes.
   assert.deepEqual(packed.inputs.ids.shape, [1, 2 + 3 * 4 + 3 + 5 + 2 + 4])
   assert.deepEqual(packed.inputs.prefixes.shape, [3, 6])
@@ -47,7 +50,7 @@ test('what sequences share stands there once; each still reads as it was', () =>
 
 test('image tokens point to the rows of their image, text rows to their tokens', () => {
   const batch = [sequenceOf(1, 3, 1, 'x'), sequenceOf(2, 5, 2, 'y'), sequenceOf(0, 2, 3, 'x')]
-  const { inputs } = packBatch(batch, { imageTokens: 4 })
+  const { inputs, positions: all } = packBatch(batch, PACKING)
   const width = inputs.sequences.shape[1]!
   for (const [b, { columns, rows }] of batch.entries()) {
     const tokens = inputs.sequences.data.subarray(b * width, (b + 1) * width)
@@ -59,14 +62,14 @@ test('image tokens point to the rows of their image, text rows to their tokens',
       [...textRows],
       [...rows].map(at => tokens[at]),
     )
-    const positions = [...tokens].slice(0, 5).map(token => inputs.positions.data[token])
+    const positions = [...tokens].slice(0, 5).map(token => all[token])
     assert.deepEqual(positions, [0, 1, 2, 3, 4])
   }
 })
 
 test('a suffix sees its own prefix and what stands before it, nothing else', () => {
   const batch = [sequenceOf(1, 3, 1, 'x'), sequenceOf(2, 5, 2, 'y')]
-  const { seen, padding } = packBatch(batch, { imageTokens: 4 }).inputs
+  const { seen, padding } = packBatch(batch, PACKING).inputs
   assert.deepEqual(seen.shape, [2, 1, 5, 11])
   const visible = [...seen.data].map(value => (value === 0 ? 1 : 0))
   assert.deepEqual(visible.slice(0, 11), [1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0])
@@ -78,7 +81,7 @@ test('a suffix sees its own prefix and what stands before it, nothing else', () 
 
 test('every token takes its attention from where it was a query', () => {
   const batch = [sequenceOf(1, 3, 1, 'x'), sequenceOf(2, 5, 2, 'y'), sequenceOf(1, 4, 1, 'x')]
-  const { origin, prefixes, suffixes } = packBatch(batch, { imageTokens: 4 }).inputs
+  const { origin, prefixes, suffixes } = packBatch(batch, PACKING).inputs
   const queries = [...prefixes.data, ...suffixes.data]
   for (const [token, row] of origin.data.entries()) assert.equal(queries[row], token)
 })

@@ -1,15 +1,14 @@
-/** The example that the guard falls back on, on real proxies: it must pass wherever the device is sound. */
+/** The example that a retry falls back on, on real proxies: it must pass wherever the device is sound. */
 import assert from 'node:assert/strict'
 import { type TestContext, test } from 'node:test'
 import { XmasdError } from '../../src/errors.ts'
+import { seededRandom } from '../../src/math/random.ts'
+import { openSchedule } from '../../src/proxy/checkpoint/schedule.ts'
 import { patchesPerImage } from '../../src/proxy/config.ts'
-import { openSchedule } from '../../src/proxy/schedule.ts'
-import { seededRandom } from '../../src/random.ts'
 import type { Sequence } from '../../src/score/batch.ts'
-import { createGuard, type Guard } from '../../src/score/guard.ts'
 import { METRICS, reachOf } from '../../src/score/metric.ts'
-import { loadScorer, type Scored } from '../../src/score/scorer.ts'
-import { startScoring } from '../../src/score/scoring.ts'
+import { loadScorer, type Scored, type ScoreJob } from '../../src/score/scorer.ts'
+import { type BatchRetry, createBatchRetry, startScoring } from '../../src/score/scoring.ts'
 import { randomSequence, saveWeights, TINY, writeTinyProxy } from '../fixtures-tiny-proxy.ts'
 import { temporaryFolder } from '../support.ts'
 
@@ -22,11 +21,11 @@ const CULPRIT: Sequence = {
   images: [],
 }
 
-/** A guard over a real scorer that the culprit makes fail, and what passed. */
-async function guardOf(
+/** A batch retry over a real scorer that the culprit makes fail, and what passed. */
+async function retryOf(
   t: TestContext,
   options: { metric?: (typeof METRICS)[number]; shape?: typeof TINY },
-): Promise<{ guard: Guard; passed: Scored[] }> {
+): Promise<{ retry: BatchRetry; passed: Scored[] }> {
   const { metric = 'attention', shape = TINY } = options
   const dir = temporaryFolder(t)
   writeTinyProxy(dir, { shape, reach: reachOf(metric) })
@@ -34,13 +33,15 @@ async function guardOf(
   const scorer = await loadScorer({ schedule, metric, mode: 'paper', threads: 1 })
   t.after(() => scorer.close())
   const passed: Scored[] = []
-  const run = async ({ sequences }: { sequences: readonly Sequence[] }): Promise<Scored[]> => {
-    if (sequences.includes(CULPRIT)) throw new XmasdError('ENGINE_FAILED', 'no kernel', 'look')
-    const scored = await scorer.scoreBatch(sequences)
+  const run = async ({ passes }: ScoreJob): Promise<Scored[]> => {
+    if (passes.flat().includes(CULPRIT)) throw new XmasdError('ENGINE_FAILED', 'no kernel', 'look')
+    const scored = await scorer.score(passes)
     passed.push(...scored)
     return scored
   }
-  return { guard: createGuard({ pool: { run }, config: schedule.config, tokensMax: 64 }), passed }
+  const limits = { tokensMax: 64, examplesMax: 64 }
+  const retry = createBatchRetry({ pool: { run }, config: schedule.config, limits })
+  return { retry, passed }
 }
 
 const SHAPES = {
@@ -51,8 +52,8 @@ const SHAPES = {
 for (const metric of METRICS) {
   for (const [name, shape] of Object.entries(SHAPES)) {
     test(`${metric}, ${name}: the first of all examples may be to blame, for the built-in one passes`, async t => {
-      const { guard, passed } = await guardOf(t, { metric, shape })
-      const [scored] = await guard([CULPRIT])
+      const { retry, passed } = await retryOf(t, { metric, shape })
+      const [scored] = await retry([CULPRIT])
       assert.ok('error' in scored! && scored.error.code === 'ENGINE_FAILED')
       assert.equal(passed.length, 1)
       assert.ok(!('error' in passed[0]!), JSON.stringify(passed))

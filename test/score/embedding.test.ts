@@ -1,8 +1,8 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { decodeDirection } from '../../src/direction.ts'
-import { normalDeviates, seededRandom } from '../../src/random.ts'
-import { EMBEDDING_VALUES, embeddingOf, projected } from '../../src/score/embedding.ts'
+import { normalDeviates, seededRandom } from '../../src/math/random.ts'
+import { decodeDirection } from '../../src/math/vectors.ts'
+import { EMBEDDING_VALUES, embeddingOf, projected } from '../../src/score/checkpoint-score.ts'
 
 test("an embedding is the mean of the example's own rows, whatever stands behind them", () => {
   const data = Float32Array.of(1, 2, 3, 4, 9, 9, 9, 9, /**/ 1, 0, 9, 9, 9, 9, 9, 9)

@@ -2,8 +2,8 @@ import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import fc from 'fast-check'
 import type { HostTensor } from '../../src/engine/engine.ts'
+import type { Image } from '../../src/score/batch.ts'
 import { createFeatureCache } from '../../src/score/features.ts'
-import type { Image } from '../../src/score/images.ts'
 
 const SIZE = 6
 const BYTES = SIZE * 4
@@ -12,14 +12,13 @@ const BYTES = SIZE * 4
 function towerOf(
   tower: number,
   asked: string[],
-): (images: readonly Image[]) => Promise<HostTensor> {
+): (images: readonly Image[]) => Promise<HostTensor[]> {
   return async images => {
     asked.push(...images.map(({ hash }) => `${tower} ${hash}`))
-    const data = Float32Array.from(
-      { length: images.length * SIZE },
-      (_, i) => 100 * tower + Number(images[Math.floor(i / SIZE)]!.hash),
-    )
-    return { data, shape: [images.length, 2, 3] }
+    return images.map(({ hash }) => {
+      const data = new Float32Array(SIZE).fill(100 * tower + Number(hash))
+      return { data, shape: [2, 3] }
+    })
   }
 }
 
@@ -38,7 +37,7 @@ test('features are those of each image and tower, in order, however small the ca
       for (const [tower, hashes] of rounds) {
         const images = hashes.map(imageOf)
         const { data, shape } = await cache.stacked(tower, images, towerOf(tower, []))
-        assert.deepEqual(shape, [hashes.length, 2, 3])
+        assert.deepEqual(shape, [1, 2 * hashes.length, 3])
         const expected = hashes.flatMap(hash => Array<number>(SIZE).fill(100 * tower + hash))
         assert.deepEqual([...data], expected)
       }

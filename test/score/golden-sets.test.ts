@@ -3,17 +3,15 @@ import assert from 'node:assert/strict'
 import { dirname, join } from 'node:path'
 import { type TestContext, test } from 'node:test'
 import type { Engine, EngineChoice } from '../../src/engine/engine.ts'
-import { tensorflowEngine } from '../../src/engine/tensorflow.ts'
-import { patchesPerImage } from '../../src/proxy/config.ts'
-import type { Schedule } from '../../src/proxy/schedule.ts'
+import { tensorflowEngine } from '../../src/engine/tensorflow/engine.ts'
+import { largestSingularValues } from '../../src/math/singular-values.ts'
+import type { Schedule } from '../../src/proxy/checkpoint/schedule.ts'
 import { MODES, type Mode } from '../../src/score/attention.ts'
 import { ownPart, packBatch, type Sequence } from '../../src/score/batch.ts'
-import { stackPatches } from '../../src/score/images.ts'
-import { compileScore, compileVision } from '../../src/score/programs.ts'
+import { compileScore, compileVision } from '../../src/score/checkpoint-score.ts'
+import { instabilityOf, trajectoryOf } from '../../src/score/metric.ts'
 import type { Scored } from '../../src/score/scorer.ts'
 import { startScoring } from '../../src/score/scoring.ts'
-import { largestSingularValues } from '../../src/score/singular.ts'
-import { instabilityOf, trajectoryOf } from '../../src/score/trajectory.ts'
 import {
   GOLDEN_SETS,
   type GoldenSet,
@@ -23,6 +21,7 @@ import {
   worstOf,
 } from '../golden-sets.ts'
 import { withBackend } from '../tensorflow.ts'
+import { featuresOf } from './passes.ts'
 
 const EXACT_MAX = 1e-5
 const ENGINES_MAX = 1e-4
@@ -157,7 +156,6 @@ async function scoreOn(
 ): Promise<(Scored | null)[]> {
   const tower = await compileVision(engine, config, checkpoints[0]!)
   const score = await compileScore(engine, config, mode, checkpoints[0]!)
-  const patchCount = patchesPerImage(config.vision)
   const results: (Scored | null)[] = []
   for (const sequence of sequences) {
     if (sequence === null) {
@@ -165,7 +163,7 @@ async function scoreOn(
       continue
     }
     const packed = packBatch([sequence], config)
-    const features = await tower.run({ patches: stackPatches(packed.images, patchCount) })
+    const features = await featuresOf(tower, config, packed.images)
     const own = ownPart(await score.run({ ...packed.inputs, features }), 0, sequence)
     const { columns, rows } = sequence
     const singularValues = [largestSingularValues(own, columns.length, rows.length)]

@@ -4,18 +4,18 @@ import { copyFileSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { type TestContext, test } from 'node:test'
 import { z } from 'zod'
-import { onnxEngine } from '../../src/engine/onnx.ts'
-import { connector } from '../../src/proxy/connector.ts'
-import { readHeader, readTensor } from '../../src/proxy/safetensors.ts'
-import { openSchedule, type Schedule } from '../../src/proxy/schedule.ts'
+import { onnxEngine } from '../../src/engine/onnx/engine.ts'
+import { readHeader, readTensor } from '../../src/proxy/checkpoint/safetensors.ts'
+import { openSchedule, type Schedule } from '../../src/proxy/checkpoint/schedule.ts'
+import { MLP_CONNECTOR } from '../../src/proxy/vision.ts'
 import { MODES, type Mode } from '../../src/score/attention.ts'
 import { ownPart, packBatch, type Sequence } from '../../src/score/batch.ts'
-import { stackPatches } from '../../src/score/images.ts'
-import { compileScore, compileVision } from '../../src/score/programs.ts'
+import { compileScore, compileVision } from '../../src/score/checkpoint-score.ts'
+import { instabilityOf, trajectoryOf } from '../../src/score/metric.ts'
 import { loadScorer, type Scored } from '../../src/score/scorer.ts'
-import { instabilityOf, trajectoryOf } from '../../src/score/trajectory.ts'
 import { configJson, type Layout, saveWeights, TINY, type Weights } from '../fixtures-tiny-proxy.ts'
 import { shared, temporaryFolder } from '../support.ts'
+import { featuresOf } from './passes.ts'
 
 /** PyTorch's own float32 is 2.5e-6 from float64 on this set. */
 const TOLERANCE = 1e-5
@@ -127,7 +127,7 @@ function worstOf(scored: readonly Scored[], golden: Golden, top5: z.infer<typeof
 
 async function score(schedule: Schedule, mode: Mode, examples: Example[]): Promise<Scored[]> {
   const scorer = await loadScorer({ schedule, mode, threads: 1 })
-  const scored = await scorer.scoreBatch(examples.map(example => example.sequence))
+  const scored = await scorer.score([examples.map(example => example.sequence)])
   await scorer.close()
   return scored
 }
@@ -175,17 +175,17 @@ test('golden connector outputs and summed matrices agree tensor by tensor', asyn
   const { tensors } = readHeader(file)
   const { config } = schedule
   const checkpoint = schedule.checkpoints[0]!
-  const engine = onnxEngine({ threads: 1, positionsMax: config.lengthMax })
+  const engine = onnxEngine({ threads: 1 })
   const vision = await compileVision(engine, config, checkpoint)
   const projector = await engine.compile(
     checkpoint,
-    { x: { type: 'float32', shape: ['M', 16, config.vision.width] } },
-    (ops, { x }) => connector(ops, config.connector, x),
+    { x: { type: 'float32', shape: [1, 'M', config.vision.width] } },
+    (ops, { x }) => MLP_CONNECTOR.run(ops, config, x).images,
   )
   let worstFeature = 0
   for (const { index, sequence } of examples) {
-    const patches = stackPatches(sequence.images, 16)
-    const { data } = await projector.run({ x: await vision.run({ patches }) })
+    const x = await featuresOf(vision, config, sequence.images)
+    const { data } = await projector.run({ x })
     const exact = readTensor(file, tensors.get(`features.${index}`)!)
     for (const [i, value] of data.entries()) {
       worstFeature = Math.max(worstFeature, Math.abs(value - exact[i]!))
@@ -199,7 +199,7 @@ test('golden connector outputs and summed matrices agree tensor by tensor', asyn
     let worst = 0
     for (const { index, sequence } of examples) {
       const packed = packBatch([sequence], config)
-      const features = await vision.run({ patches: stackPatches(packed.images, 16) })
+      const features = await featuresOf(vision, config, packed.images)
       const attention = await program.run({ ...packed.inputs, features })
       const own = ownPart(attention, 0, sequence) // [I, R]
       const exact = readTensor(file, tensors.get(`cross_sum.${mode}.${index}`)!) // [R, I]

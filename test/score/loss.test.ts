@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { seededRandom } from '../../src/random.ts'
+import { seededRandom } from '../../src/math/random.ts'
 import { packBatch } from '../../src/score/batch.ts'
 import { headRows, meanLosses, predictionsOf } from '../../src/score/loss.ts'
 import { randomSequence } from '../fixtures-tiny-proxy.ts'
@@ -12,7 +12,8 @@ test('each answer token is predicted from the one before it, wherever that is co
   const second = { ...first, answers: Int32Array.of(0, 5, 12), ids: first.ids.slice() }
   second.ids[10] = 7
   const sequences = [first, second]
-  const packed = packBatch(sequences, { imageTokens: 3 })
+  const text = { ropeTheta: 10, rotaryDims: 2, ropeScaling: { kind: 'default' } } as const
+  const packed = packBatch(sequences, { imageTokens: 3, text })
   const { predictors, targets, counts } = predictionsOf(sequences, packed)
   assert.deepEqual(counts, [first.answers.length, 2]) // nothing predicts position 0
   const pairs = sequences.flatMap(({ answers, ids }, b) =>

@@ -3,12 +3,13 @@
  * `node memory-child.js '{"dir", "memoryMax"}'`. Linux only.
  */
 import { readFileSync, writeFileSync } from 'node:fs'
+import { seededRandom } from '../../src/math/random.ts'
+import { openSchedule } from '../../src/proxy/checkpoint/schedule.ts'
 import { patchesPerImage } from '../../src/proxy/config.ts'
-import { openSchedule } from '../../src/proxy/schedule.ts'
-import { seededRandom } from '../../src/random.ts'
+import { planWorkers } from '../../src/score/residency.ts'
 import { loadScorer } from '../../src/score/scorer.ts'
-import { planWorkers } from '../../src/score/scoring.ts'
 import { randomSequence, writeTinyProxy } from '../fixtures-tiny-proxy.ts'
+import { scoreInPasses } from './passes.ts'
 
 export type MemoryTask = { dir: string; memoryMax: number | undefined; warmUpDir: string }
 export type MemoryReport = { residents: number; grownBytes: number; values: number[][][] }
@@ -30,7 +31,7 @@ async function score(proxy: string, bytes: number | undefined, jobs: number) {
   const { config } = schedule
   const workers = { workers: 1, threads: 1, limits, memoryMax: bytes, batchExamplesMax: 16 }
   const { residency } = planWorkers(schedule, 'cpu', workers)
-  const scorer = await loadScorer({ schedule, mode: 'reference', threads: 1, limits, residency })
+  const scorer = await loadScorer({ schedule, mode: 'reference', threads: 1, residency })
   const random = seededRandom(7)
   const values: number[][][] = []
   for (let job = 0; job < jobs; job++) {
@@ -42,7 +43,7 @@ async function score(proxy: string, bytes: number | undefined, jobs: number) {
         patchValues: patchesPerImage(config.vision) * 3 * config.vision.patchSize ** 2,
       }),
     )
-    for (const scored of await scorer.scoreBatch(sequences)) {
+    for (const scored of await scoreInPasses(scorer, sequences, limits)) {
       if (!('singularValues' in scored)) throw new Error(JSON.stringify(scored))
       values.push(scored.singularValues)
     }

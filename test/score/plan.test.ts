@@ -1,9 +1,8 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import fc from 'fast-check'
-import { seededRandom } from '../../src/random.ts'
-import { prefixKey, prefixLength, type Sequence } from '../../src/score/batch.ts'
-import { planBatches } from '../../src/score/plan.ts'
+import { seededRandom } from '../../src/math/random.ts'
+import { planBatches, prefixKey, prefixLength, type Sequence } from '../../src/score/batch.ts'
 import { randomSequence } from '../fixtures-tiny-proxy.ts'
 
 /** `before` ids are the same in all sequences, so that the image alone tells prefixes apart. */

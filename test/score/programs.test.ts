@@ -5,15 +5,16 @@ import { join } from 'node:path'
 import { type TestContext, test } from 'node:test'
 import { fileURLToPath } from 'node:url'
 import { XmasdError } from '../../src/errors.ts'
+import { seededRandom } from '../../src/math/random.ts'
+import { openSchedule } from '../../src/proxy/checkpoint/schedule.ts'
 import { patchesPerImage } from '../../src/proxy/config.ts'
-import { openSchedule } from '../../src/proxy/schedule.ts'
-import { seededRandom } from '../../src/random.ts'
 import type { Sequence } from '../../src/score/batch.ts'
-import { MALLOC } from '../../src/score/host.ts'
 import { loadScorer, type Scored } from '../../src/score/scorer.ts'
+import { MALLOC } from '../../src/score/workers/host.ts'
 import { randomSequence, TINY, writeTinyProxy } from '../fixtures-tiny-proxy.ts'
 import { temporaryFolder } from '../support.ts'
 import type { MemoryReport, MemoryTask } from './memory-child.ts'
+import { scoreInPasses } from './passes.ts'
 
 const STEPS = [1, 2, 3, 4]
 
@@ -35,9 +36,9 @@ async function score(dir: string, residents: number, jobs: Sequence[][]): Promis
   const schedule = openSchedule(dir)
   const residency = { residents, featureBytesMax: 0 }
   const limits = { tokensMax: 40, examplesMax: 3 }
-  const scorer = await loadScorer({ schedule, mode: 'reference', threads: 1, residency, limits })
+  const scorer = await loadScorer({ schedule, mode: 'reference', threads: 1, residency })
   const results: Scored[][] = []
-  for (const job of jobs) results.push(await scorer.scoreBatch(job))
+  for (const job of jobs) results.push(await scoreInPasses(scorer, job, limits))
   await scorer.close()
   return results
 }
@@ -76,10 +77,10 @@ for (const [change, apply] of Object.entries(CHANGES)) {
     const residency = { residents: 1, featureBytesMax: 0 }
     const scorer = await loadScorer({ schedule, mode: 'reference', threads: 1, residency })
     const sequences = sequencesOf(dir, 2)
-    await scorer.scoreBatch(sequences)
+    await scorer.score([sequences])
     const file = join(dir, 'checkpoint-3', 'model.safetensors')
     apply(file)
-    await assert.rejects(scorer.scoreBatch(sequences), (error: unknown) => {
+    await assert.rejects(scorer.score([sequences]), (error: unknown) => {
       assert.ok(error instanceof XmasdError && error.code === 'CHECKPOINT_INVALID')
       assert.match(error.message, /checkpoint-3/)
       return true

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import fc from 'fast-check'
 import { XmasdError } from '../../src/errors.ts'
-import { openSchedule } from '../../src/proxy/schedule.ts'
+import { openSchedule } from '../../src/proxy/checkpoint/schedule.ts'
 import {
   chooseResidency,
   type MemoryNeed,
@@ -34,6 +34,7 @@ const NEEDS = fc.record({
   tower: fc.integer({ min: 1, max: 500 }),
   score: fc.integer({ min: 1, max: 500 }),
   pass: fc.constant(0),
+  shared: fc.constant({ tower: 0, score: 0 }),
   example: fc.integer({ min: 0, max: 3 }),
 })
 const OPTIONS = fc.record({
@@ -62,7 +63,13 @@ test('the budget that a refused one is told to be is taken, and a little less is
   const scales = fc.constantFrom(1, 2 ** 20)
   fc.assert(
     fc.property(NEEDS, OPTIONS, scales, ({ tower, score, pass, example }, drawn, scale) => {
-      const need = { tower: tower * scale, score: score * scale, pass, example: example * scale }
+      const need = {
+        tower: tower * scale,
+        score: score * scale,
+        pass,
+        shared: { tower: 0, score: 0 },
+        example: example * scale,
+      }
       const plan = (bytesMax: number) => planResidency(need, { ...drawn, bytesMax })
       const { bytesMin } = plan(1)
       for (const more of [0, 0.5, 1, 7, 8, scale]) assert.ok(plan(bytesMin + more).residency)

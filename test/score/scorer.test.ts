@@ -1,13 +1,13 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import fc from 'fast-check'
-import { decodeDirection, unitOf } from '../../src/direction.ts'
+import { seededRandom } from '../../src/math/random.ts'
+import { decodeDirection, unitOf } from '../../src/math/vectors.ts'
+import { openSchedule } from '../../src/proxy/checkpoint/schedule.ts'
 import { type ProxyConfig, patchesPerImage } from '../../src/proxy/config.ts'
-import { openSchedule } from '../../src/proxy/schedule.ts'
-import { seededRandom } from '../../src/random.ts'
 import { MODES } from '../../src/score/attention.ts'
 import type { Sequence } from '../../src/score/batch.ts'
-import { projected } from '../../src/score/embedding.ts'
+import { projected } from '../../src/score/checkpoint-score.ts'
 import { reachOf } from '../../src/score/metric.ts'
 import { loadScorer, type Scored } from '../../src/score/scorer.ts'
 import {
@@ -18,6 +18,7 @@ import {
   writeTinyProxy,
 } from '../fixtures-tiny-proxy.ts'
 import { temporaryFolder } from '../support.ts'
+import { scoreInPasses } from './passes.ts'
 import { referenceScore } from './reference.ts'
 
 /** Float32 against float64; the values are of order 0.01 to 10. */
@@ -91,7 +92,7 @@ test('random proxies score as the naive float64 reference does, in both modes', 
       const schedule = openSchedule(dir)
       const scorer = await loadScorer({ schedule, mode, threads: 1 })
       const batch = sequences(schedule.config, seed, 3)
-      for (const [i, scored] of (await scorer.scoreBatch(batch)).entries()) {
+      for (const [i, scored] of (await scorer.score([batch])).entries()) {
         const expected = weights.map(w => referenceScore(w, schedule.config, mode, batch[i]!))
         const top5 = expected.map(one => one.top5)
         worst = Math.max(worst, difference(values(scored), top5))
@@ -173,13 +174,13 @@ for (const { metric, mode } of METRICS_AND_MODES) {
     const scorer = await loadScorer({ schedule, metric, mode, threads: 1 })
     t.after(() => scorer.close())
     batch.push(twoImages(schedule.config, batch[0]!))
-    const together = await scorer.scoreBatch(batch)
+    const together = await scorer.score([batch])
     for (const [i, sequence] of batch.entries()) {
-      assert.deepEqual((await scorer.scoreBatch([sequence]))[0], together[i])
+      assert.deepEqual((await scorer.score([[sequence]]))[0], together[i])
     }
     const pairs = batch.slice(1).map((sequence, i) => [batch[i]!, sequence])
     for (const [i, pair] of pairs.entries()) {
-      assert.deepEqual(await scorer.scoreBatch(pair), together.slice(i, i + 2))
+      assert.deepEqual(await scorer.score([pair]), together.slice(i, i + 2))
     }
   })
 }
@@ -191,15 +192,15 @@ test('runs of whatever size, and images known from before, give the same to the 
   const random = sequences(schedule.config, 12, 9)
   const batch = random.map((sequence, i) => ({ ...sequence, images: random[i % 4]!.images }))
   const whole = await loadScorer({ schedule, mode: 'reference', threads: 1 })
-  const expected = await whole.scoreBatch(batch)
-  assert.deepEqual(await whole.scoreBatch(batch.slice(3)), expected.slice(3))
+  const expected = await whole.score([batch])
+  assert.deepEqual(await whole.score([batch.slice(3)]), expected.slice(3))
   await whole.close()
   for (const limits of [
     { tokensMax: 1, examplesMax: 1 },
     { tokensMax: 40, examplesMax: 3 },
   ]) {
-    const scorer = await loadScorer({ schedule, mode: 'reference', threads: 1, limits })
-    assert.deepEqual(await scorer.scoreBatch(batch), expected)
+    const scorer = await loadScorer({ schedule, mode: 'reference', threads: 1 })
+    assert.deepEqual(await scoreInPasses(scorer, batch, limits), expected)
     await scorer.close()
   }
 })
@@ -213,7 +214,7 @@ test('a shared image gives to the last bit what separate images give', async t =
   const { patches } = batch[0]!.images[0]!
   const shared = batch.map(s => ({ ...s, images: [{ hash: 'one', patches }] }))
   const separate = batch.map((s, i) => ({ ...s, images: [{ hash: String(i), patches }] }))
-  assert.deepEqual(await scorer.scoreBatch(shared), await scorer.scoreBatch(separate))
+  assert.deepEqual(await scorer.score([shared]), await scorer.score([separate]))
   await scorer.close()
 })
 
@@ -229,7 +230,7 @@ test('running the vision tower once for all checkpoints gives what running it fo
     threads: 1,
   })
   const batch = sequences(schedule.config, 8, 3)
-  assert.deepEqual(await once.scoreBatch(batch), await each.scoreBatch(batch))
+  assert.deepEqual(await once.score([batch]), await each.score([batch]))
   await once.close()
   await each.close()
 })
@@ -241,7 +242,7 @@ test('a vision tower that moves is run for each checkpoint', async t => {
   assert.equal(schedule.visionShared, false)
   const scorer = await loadScorer({ schedule, mode: 'reference', threads: 1 })
   const batch = sequences(schedule.config, 9, 2)
-  for (const [i, scored] of (await scorer.scoreBatch(batch)).entries()) {
+  for (const [i, scored] of (await scorer.score([batch])).entries()) {
     const expected = weights.map(
       w => referenceScore(w, schedule.config, 'reference', batch[i]!).top5,
     )
@@ -262,15 +263,13 @@ test('an example without text rows or with an id outside the vocabulary fails al
   ]
   const ids = Int32Array.from(strayId.ids)
   ids[ids.length - 1] = VOCAB
-  const scored = await scorer.scoreBatch([
-    { ...noRows, rows: new Int32Array(0) },
-    sound,
-    { ...strayId, ids },
+  const scored = await scorer.score([
+    [{ ...noRows, rows: new Int32Array(0) }, sound, { ...strayId, ids }],
   ])
   assert.ok('error' in scored[0]! && scored[0].error.code === 'NO_TEXT_ROWS')
   assert.equal(values(scored[1]!).length, 2)
   assert.ok('error' in scored[2]! && scored[2].error.code === 'PROXY_INVALID')
-  assert.deepEqual((await scorer.scoreBatch([sound]))[0], scored[1])
+  assert.deepEqual((await scorer.score([[sound]]))[0], scored[1])
   await scorer.close()
 })
 
@@ -282,7 +281,7 @@ test('a checkpoint with a NaN gives SCORE_NOT_FINITE, which names it, never a nu
   saveWeights(`${dir}/checkpoint-10`, weights, 'legacy')
   const schedule = openSchedule(dir)
   const scorer = await loadScorer({ schedule, mode: 'reference', threads: 1 })
-  const [scored] = await scorer.scoreBatch(sequences(schedule.config, 11, 1))
+  const [scored] = await scorer.score([sequences(schedule.config, 11, 1)])
   assert.ok('error' in scored! && scored.error.code === 'SCORE_NOT_FINITE')
   assert.ok(scored.error.message.endsWith(`with ${dir}/checkpoint-10`), scored.error.message)
   await scorer.close()

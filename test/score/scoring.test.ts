@@ -4,11 +4,12 @@ import { join } from 'node:path'
 import { test } from 'node:test'
 import type { EngineName } from '../../src/engine/engine.ts'
 import { XmasdError } from '../../src/errors.ts'
+import { seededRandom } from '../../src/math/random.ts'
 import { type ProxyConfig, patchesPerImage } from '../../src/proxy/config.ts'
-import { seededRandom } from '../../src/random.ts'
 import type { Sequence } from '../../src/score/batch.ts'
+import { chooseThreads } from '../../src/score/residency.ts'
 import { type DeviceUse, loadScorer, type Scored } from '../../src/score/scorer.ts'
-import { chooseThreads, startScoring } from '../../src/score/scoring.ts'
+import { startScoring } from '../../src/score/scoring.ts'
 import { randomSequence, writeTinyProxy } from '../fixtures-tiny-proxy.ts'
 import { temporaryFolder } from '../support.ts'
 
@@ -58,7 +59,7 @@ test('workers give what one thread gives, in input order', async t => {
   assert.ok(seconds > 0 && seconds <= 2 * elapsed, `${seconds} s of forward passes in ${elapsed} s`)
   assert.deepEqual(scoring.load(), { waiting: 0, busy: 0 })
   const scorer = await loadScorer({ schedule, mode: 'reference', threads: 1 })
-  for (const [i, one] of (await scorer.scoreBatch(input)).entries()) {
+  for (const [i, one] of (await scorer.score([input])).entries()) {
     assert.ok(largestDifference(scored[i]!, one) <= 1e-5)
   }
   await scorer.close()

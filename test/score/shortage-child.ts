@@ -4,10 +4,9 @@
  */
 import { execFileSync } from 'node:child_process'
 import { readFileSync } from 'node:fs'
+import { seededRandom } from '../../src/math/random.ts'
 import { patchesPerImage } from '../../src/proxy/config.ts'
-import { seededRandom } from '../../src/random.ts'
-import type { OutOfMemory } from '../../src/score/guard.ts'
-import { startScoring } from '../../src/score/scoring.ts'
+import { type OutOfMemory, startScoring } from '../../src/score/scoring.ts'
 import { randomSequence } from '../fixtures-tiny-proxy.ts'
 
 export type ShortageReport = { events: OutOfMemory[]; isEqual: boolean }

@@ -1,12 +1,16 @@
 /** A test's scoring worker: a sequence whose first id is -1 makes the thread exit. */
-import type { ScoreJob } from '../../src/score/guard.ts'
-import { loadScorer, type Scored, type ScorerOptions } from '../../src/score/scorer.ts'
-import { serve } from '../../src/score/serve.ts'
+import {
+  loadScorer,
+  type Scored,
+  type ScoreJob,
+  type ScorerOptions,
+} from '../../src/score/scorer.ts'
+import { runWorkerLoop } from '../../src/score/workers/loop.ts'
 
-await serve<ScorerOptions, ScoreJob, Scored[]>(async options => {
+await runWorkerLoop<ScorerOptions, ScoreJob, Scored[]>(async options => {
   const scorer = await loadScorer(options)
-  return async ({ sequences, tokensMax }) => {
-    if (sequences.some(sequence => sequence.ids[0] === -1)) process.exit(9)
-    return { result: await scorer.scoreBatch(sequences, tokensMax) }
+  return async ({ passes }) => {
+    if (passes.flat().some(sequence => sequence.ids[0] === -1)) process.exit(9)
+    return { result: await scorer.score(passes) }
   }
 })

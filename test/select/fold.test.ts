@@ -3,8 +3,8 @@ import { test } from 'node:test'
 import fc from 'fast-check'
 import { XmasdError } from '../../src/errors.ts'
 import type { Assignment, Control } from '../../src/record.ts'
-import { selectBatch } from '../../src/select/quotas.ts'
-import { openSelectState } from '../../src/select/state.ts'
+import { selectBatch } from '../../src/select/rule/quotas.ts'
+import { SelectState } from '../../src/select/state.ts'
 import { type Arrival, MemoryState, percents, recordOf, Subset, streams } from './stream.ts'
 
 const SETTINGS = { policy: 'revisable', percent: 20, settleEvery: 1 } as const
@@ -37,7 +37,7 @@ class Oracle {
 test('the fold equals the batch rule over the history without duplicates and redeliveries', () => {
   fc.assert(
     fc.property(streams, percents, (stream, percent) => {
-      const state = openSelectState(new MemoryState(), { ...SETTINGS, percent })
+      const state = new SelectState(new MemoryState(), { ...SETTINGS, percent })
       const oracle = new Oracle()
       const subset = new Subset()
       let offset = -1
@@ -66,7 +66,7 @@ test('with settleEvery n examples wait for the first offset of a block or a sett
   const blocks = fc.integer({ min: 1, max: 40 })
   fc.assert(
     fc.property(streams, percents, blocks, (stream, percent, settleEvery) => {
-      const state = openSelectState(new MemoryState(), { ...SETTINGS, percent, settleEvery })
+      const state = new SelectState(new MemoryState(), { ...SETTINGS, percent, settleEvery })
       const oracle = new Oracle()
       const subset = new Subset()
       let offset = -1
@@ -96,7 +96,7 @@ test('a control arm is decided by lot, at once, and the batch rule holds for the
   fc.assert(
     fc.property(streams, percents, settled, (stream, percent, settleEvery) => {
       const settings = { ...SETTINGS, percent, settleEvery, controlPercent: 40 }
-      const state = openSelectState(new MemoryState(), settings)
+      const state = new SelectState(new MemoryState(), settings)
       const oracle = new Oracle()
       const subset = new Subset()
       const drawn = new Set<string>()
@@ -133,7 +133,7 @@ test('a control arm is decided by lot, at once, and the batch rule holds for the
 
 test('the control arm has its share of the stream and keeps the rate', () => {
   const settings = { ...SETTINGS, percent: 20, controlPercent: 10 }
-  const state = openSelectState(new MemoryState(), settings)
+  const state = new SelectState(new MemoryState(), settings)
   let [members, kept] = [0, 0]
   for (let i = 0; i < 20_000; i++) {
     const record = recordOf({ content: i, id: i, cluster: i % 7, instability: i % 13 })
@@ -150,7 +150,7 @@ test('the control arm has its share of the stream and keeps the rate', () => {
 const arrival: Arrival = { content: 1, id: 1, cluster: 3, instability: 2 }
 
 test('a duplicate is dropped at once, names its owner and counts for nothing; both may come again', () => {
-  const state = openSelectState(new MemoryState(), { ...SETTINGS, percent: 100, settleEvery: 100 })
+  const state = new SelectState(new MemoryState(), { ...SETTINGS, percent: 100, settleEvery: 100 })
   const first = recordOf(arrival) as Assignment
   const other = recordOf({ ...arrival, id: 2 }) as Assignment
   assert.equal(state.fold(first, 1).outcome, 'assigned')
@@ -176,7 +176,7 @@ test('a duplicate is dropped at once, names its owner and counts for nothing; bo
 })
 
 test('a record that disagrees with itself is refused and changes nothing', () => {
-  const state = openSelectState(new MemoryState(), SETTINGS)
+  const state = new SelectState(new MemoryState(), SETTINGS)
   const good = recordOf(arrival) as Assignment
   const bad: Assignment[] = [
     { ...good, instability: null },

@@ -2,17 +2,11 @@ import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import fc from 'fast-check'
 import { XmasdError } from '../../src/errors.ts'
-import { openLocalLog } from '../../src/log/local.ts'
-import { decodeBlock, decodeNumbers, decodeRow, encodeBlock } from '../../src/select/blocks.ts'
-import {
-  CHUNK_ROWS,
-  decodeChunk,
-  emptyNumbers,
-  encodeChunk,
-  pushNumbers,
-} from '../../src/select/numbers.ts'
-import { POLICIES } from '../../src/select/policy.ts'
-import { openSelectState } from '../../src/select/state.ts'
+import { openLocalLog } from '../../src/log/local/log.ts'
+import type { StateReader, StateWriter } from '../../src/log/log.ts'
+import { CHUNK_ROWS } from '../../src/select/columns/stored.ts'
+import { POLICIES } from '../../src/select/rule/policy.ts'
+import { SelectState, scopedReader, scopedWriter } from '../../src/select/state.ts'
 import { temporaryFolder } from '../support.ts'
 import { MapState, MemoryState, percents, recordOf, streams } from './stream.ts'
 
@@ -39,11 +33,11 @@ test('stopped and started anywhere, with or without a commit, the fold decides t
         offset += 1 + gap
         return { record: recordOf(arrival), offset }
       })
-      const straight = openSelectState(new MemoryState(), settings)
+      const straight = new SelectState(new MemoryState(), settings)
       const expected = records.map(({ record, offset }) => straight.fold(record, offset))
 
       const memory = new MemoryState()
-      let state = openSelectState(memory, settings)
+      let state = new SelectState(memory, settings)
       let next = 0
       let committed = 0
       for (let turn = 0; next < records.length; turn++) {
@@ -57,7 +51,7 @@ test('stopped and started anywhere, with or without a commit, the fold decides t
           committed = next
         }
         if (step === 'restart' || step === 'crash') {
-          state = openSelectState(memory, settings)
+          state = new SelectState(memory, settings)
           next = committed
         }
       }
@@ -78,7 +72,7 @@ test('a state of many blocks in the local log opens again with the same subset',
   await log.ensureTopics([{ name: 'assignments', partitions: 1 }])
   const open = () => log.consume({ group: 'select', topics: ['assignments'] })
   let consumer = await open()
-  let state = openSelectState(consumer.state, SETTINGS)
+  let state = new SelectState(consumer.state, SETTINGS)
   for (let offset = 0; offset < 3000; offset++) {
     const cluster = offset % 11 === 0 ? 'text' : (offset * offset) % 7
     const content = offset % 17 === 0 ? offset >> 1 : offset
@@ -89,24 +83,24 @@ test('a state of many blocks in the local log opens again with the same subset',
     if (offset % 3 !== 0) continue
     await consumer.close()
     consumer = await open()
-    state = openSelectState(consumer.state, SETTINGS)
+    state = new SelectState(consumer.state, SETTINGS)
     assert.equal(state.appliedOffset, offset + 1)
   }
   const subset = [...state.subset()]
   assert.equal(subset.length, state.kept)
   assert.ok(state.duplicates > 50)
-  assert.deepEqual([...openSelectState(consumer.state, SETTINGS).subset()], subset)
+  assert.deepEqual([...new SelectState(consumer.state, SETTINGS).subset()], subset)
   await consumer.close()
 })
 
 test('a state made with other settings, or damaged, is refused with a way out', () => {
   const memory = new MemoryState()
-  const state = openSelectState(memory, SETTINGS)
+  const state = new SelectState(memory, SETTINGS)
   state.fold(recordOf({ content: 1, id: 1, cluster: 0, instability: 1 }), 0)
   memory.commit(writer => state.write(writer))
   const refused = (expected: RegExp, settings = { percent: 20, settleEvery: 1 }): void => {
     assert.throws(
-      () => openSelectState(memory, { ...SETTINGS, ...settings }),
+      () => new SelectState(memory, { ...SETTINGS, ...settings }),
       (error: unknown) => {
         assert.ok(error instanceof XmasdError)
         assert.equal(error.code, 'STATE_INVALID')
@@ -125,30 +119,11 @@ test('a state made with other settings, or damaged, is refused with a way out', 
   refused(/version/)
 })
 
-test('a chunk of numbers comes back as it was, and other bytes are refused', () => {
-  const numbers = emptyNumbers(CHUNK_ROWS)
-  for (let i = 0; i < 1000; i++) {
-    const cluster = i % 7 === 0 ? 'text' : i % 5
-    const instability = cluster === 'text' ? Number.NaN : i / 3
-    const content = { high: i * 4_000_000, low: ~i >>> 0 }
-    pushNumbers(numbers, { cluster, instability, id: `é${i}`, content })
-  }
-  const found = decodeChunk(encodeChunk(numbers))
-  const { count, ids, ...columns } = numbers
-  assert.deepEqual([found.count, found.ids], [count, ids])
-  for (const name of Object.keys(columns) as (keyof typeof columns)[]) {
-    assert.deepEqual(found[name], numbers[name].slice(0, count))
-  }
-  const bytes = encodeChunk(numbers)
-  assert.throws(() => decodeChunk(bytes.subarray(0, bytes.length - 1)), XmasdError)
-  assert.throws(() => decodeChunk(encodeBlock([])), XmasdError)
-})
-
 test('a history of several chunks opens as it was left, also from a state without chunks', () => {
   for (const policy of POLICIES) {
     const memory = new MapState()
     const settings = { ...SETTINGS, policy }
-    const state = openSelectState(memory, settings)
+    const state = new SelectState(memory, settings)
     const rows = 2 * CHUNK_ROWS + 300
     for (let i = 0; i < rows; i++) {
       const cluster = i % 19 === 0 ? 'text' : (i * i) % 11
@@ -157,10 +132,10 @@ test('a history of several chunks opens as it was left, also from a state withou
     }
     memory.commit(writer => state.write(writer))
     const kept = state.keptSequences()
-    const reopened = openSelectState(memory, settings)
+    const reopened = new SelectState(memory, settings)
     assert.deepEqual(reopened.keptSequences(), kept)
     memory.drop('numbers')
-    const old = openSelectState(memory, settings)
+    const old = new SelectState(memory, settings)
     assert.deepEqual(old.keptSequences(), kept)
     memory.commit(writer => old.write(writer))
     assert.equal(memory.count('numbers'), 2)
@@ -171,32 +146,37 @@ test('a history of several chunks opens as it was left, also from a state withou
   }
 })
 
-test('a block gives back its rows, whole and one by one', () => {
-  const row = fc
-    .tuple(
-      fc.nat(),
-      fc.oneof(fc.double(), fc.constant(Number.NaN)),
-      fc.nat(2 ** 32 - 1),
-      fc.oneof(fc.nat(5), fc.constant('text' as const)),
-      fc.string({ unit: 'grapheme' }),
-      fc.constantFrom('b1', 'b2', 'é'),
-    )
-    .map(([offset, instability, high, cluster, id, bundle]) => {
-      return { offset, instability, content: { high, low: ~high >>> 0 }, cluster, id, bundle }
-    })
-  fc.assert(
-    fc.property(fc.array(row, { maxLength: 20 }), rows => {
-      const block = encodeBlock(rows)
-      assert.deepEqual(decodeBlock(block), rows)
-      const numbers = rows.map(({ instability, content, cluster, id }) => {
-        return { instability, content, cluster, id: cluster === 'text' ? id : '' }
-      })
-      assert.deepEqual([...decodeNumbers(block)], numbers)
-      rows.forEach((expected, index) => {
-        assert.deepEqual(decodeRow(block, index), expected)
-      })
-      assert.throws(() => decodeRow(block, rows.length), XmasdError)
-      assert.throws(() => decodeBlock(block.subarray(0, block.length - 1)), XmasdError)
-    }),
-  )
+test('folds of one state read only what they wrote themselves', async t => {
+  const log = await openLocalLog({ path: temporaryFolder(t) })
+  t.after(() => log.close())
+  await log.ensureTopics([{ name: 'assignments', partitions: 1 }])
+  const consumer = await log.consume({ group: 'g', topics: ['assignments'] })
+  const scopes = [null, 'a', 'b']
+  const put = (writer: StateWriter, scope: string | null): void => {
+    const own = scopedWriter(writer, scope)
+    for (const n of [0, 128, 256]) own.put(['example', n], Buffer.from(`${scope} ${n}`))
+    own.put('meta', Buffer.from(`${scope}`))
+    own.remove(['example', 256])
+  }
+  await consumer.commit({
+    positions: [],
+    outputs: [],
+    state: writer => {
+      for (const scope of scopes) put(writer, scope)
+    },
+  })
+  const entries = (reader: StateReader): unknown[] =>
+    [...reader.range(['example', 0], ['example', 1_000])].map(({ key, value }) => [
+      key,
+      Buffer.from(value).toString(),
+    ])
+  for (const scope of scopes) {
+    const own = scopedReader(consumer.state, scope)
+    assert.deepEqual(entries(own), [
+      [['example', 0], `${scope} 0`],
+      [['example', 128], `${scope} 128`],
+    ])
+    assert.equal(Buffer.from(own.get(['meta'])!).toString(), String(scope))
+    assert.equal(own.get(['example', 256]), undefined)
+  }
 })

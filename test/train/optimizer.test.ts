@@ -8,7 +8,7 @@ import {
   isDecayed,
   learningRateAt,
   newMoments,
-} from '../../src/train/optimizer.ts'
+} from '../../src/train/train.ts'
 
 const numbers = fc.array(fc.double({ min: -10, max: 10, noNaN: true }), {
   minLength: 1,

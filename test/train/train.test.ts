@@ -4,21 +4,25 @@ import { join } from 'node:path'
 import test from 'node:test'
 import { demoExamples } from '../../src/demo/stream.ts'
 import { XmasdError } from '../../src/errors.ts'
-import { IMAGE_LIMITS } from '../../src/ingest/image.ts'
-import type { PreparerOptions } from '../../src/ingest/prepare.ts'
+import { IMAGE_LIMITS } from '../../src/ingest/image/pixels.ts'
 import { readTokenizer } from '../../src/ingest/tokenizer.ts'
+import { seededRandom } from '../../src/math/random.ts'
+import { familyOf, readProxyConfig } from '../../src/proxy/checkpoint/config.ts'
+import { openSchedule } from '../../src/proxy/checkpoint/schedule.ts'
 import type { ProxyConfig } from '../../src/proxy/config.ts'
-import { readProxyConfig } from '../../src/proxy/config.ts'
-import { openSchedule } from '../../src/proxy/schedule.ts'
-import { seededRandom } from '../../src/random.ts'
-import { IMAGE_ID } from '../../src/train/byte-tokenizer.ts'
 import { writeModelFiles } from '../../src/train/checkpoint.ts'
-import { initialParameters } from '../../src/train/init.ts'
 import { packSamples } from '../../src/train/loss.ts'
 import { evenCheckpoints, type RunOptions, runTraining } from '../../src/train/run.ts'
-import { prepareSamples, type Samples } from '../../src/train/samples.ts'
-import { configOf, type ProxyShape, SMALL_PROXY, TRAINING_TEMPLATE } from '../../src/train/shape.ts'
-import { evaluate, lossAndGradients, TRAINING } from '../../src/train/train.ts'
+import { prepareSamples, type SampleOptions, type Samples } from '../../src/train/samples.ts'
+import {
+  configOf,
+  IMAGE_ID,
+  initialParameters,
+  type ProxyShape,
+  SMALL_PROXY,
+  TRAINING_TEMPLATE,
+} from '../../src/train/shape.ts'
+import { type Answered, evaluate, lossAndGradients, TRAINING } from '../../src/train/train.ts'
 import { temporaryFolder } from '../support.ts'
 import { withBackend } from '../tensorflow.ts'
 
@@ -153,13 +157,13 @@ for (const backend of BACKENDS)
         (sum, gradient, i) => sum + gradient.reduce((s, g, j) => s + g * step[i]![j]!, 0),
         0,
       )
-      const at = (size: number): Promise<number> => {
+      const at = async (size: number): Promise<number> => {
         const moved = new Map(parameters)
         for (const [i, name] of names.entries()) {
           const { shape, data } = parameters.get(name)!
           moved.set(name, { shape, data: data.map((x, j) => x + size * step[i]![j]!) })
         }
-        return evaluate(samples, config, moved, samples.length)
+        return meanLoss(await evaluate(samples, config, moved, samples.length))
       }
       const size = 5e-3
       const measured = ((await at(size)) - (await at(-size))) / (2 * size)
@@ -198,13 +202,13 @@ async function samplesOf(
   examples: readonly object[],
 ): Promise<Samples> {
   writeModelFiles(folder, config)
-  const { imageSize, patchSize } = config.vision
-  const { imageTokens, imageTokenId, lengthMax, aspect } = config
-  const options: PreparerOptions = {
-    ...{ imageTokens, imageTokenId, lengthMax, aspect, imageSize, patchSize },
+  const { imageTokens, imageTokenId, lengthMax } = config
+  const options: SampleOptions = {
+    ...{ imageTokens, imageTokenId, lengthMax },
     ...{ imageRoot: folder, limits: IMAGE_LIMITS, hosts: [], addressesAllowed: [] },
     checkpointDir: folder,
     template: TRAINING_TEMPLATE,
+    pictures: familyOf(config).pictures(config, folder, undefined),
   }
   async function* values(): AsyncGenerator<Uint8Array> {
     for (const example of examples) yield Buffer.from(JSON.stringify(example))
@@ -224,4 +228,10 @@ function predicted(ids: Int32Array, predictors: Int32Array): string {
 
 function code(expected: string): (error: unknown) => boolean {
   return error => error instanceof XmasdError && error.code === expected
+}
+
+/** Over all tokens. */
+function meanLoss(answered: readonly Answered[]): number {
+  const tokens = answered.reduce((sum, one) => sum + one.tokens, 0)
+  return answered.reduce((sum, one) => sum + one.loss * one.tokens, 0) / tokens
 }

@@ -1,0 +1,52 @@
+/** Do scores follow how large examples are: rank correlations of score and instability with their sizes. */
+import type { Size } from '../record.ts'
+
+export const SIZES = ['imageTokens', 'textRows', 'pixels'] as const satisfies (keyof Size)[]
+
+/** Above it clusters of trajectories are mostly clusters of one size. */
+export const DEPENDENCE_MAX = 0.8
+
+export type SizeDependence = {
+  size: (typeof SIZES)[number]
+  /** Spearman's, of the mean score and of the instability; null where all sizes or all values are equal. */
+  score: number | null
+  instability: number | null
+}
+
+/** One example at each index of the three. */
+export function sizeDependence(
+  sizes: readonly Size[],
+  { score, instability }: { score: ArrayLike<number>; instability: ArrayLike<number> },
+): SizeDependence[] {
+  const [scores, instabilities] = [ranksOf(score), ranksOf(instability)]
+  return SIZES.map(size => {
+    const ranks = ranksOf(sizes.map(one => one[size]))
+    const among = (others: Float64Array) => correlation(ranks, others)
+    return { size, score: among(scores), instability: among(instabilities) }
+  })
+}
+
+/** From 0; equal values share the mean of their ranks. */
+function ranksOf(values: ArrayLike<number>): Float64Array {
+  const order = Array.from(values, (_, i) => i).sort((a, b) => values[a]! - values[b]!)
+  const ranks = new Float64Array(values.length)
+  for (let from = 0; from < order.length; ) {
+    let to = from + 1
+    while (to < order.length && values[order[to]!] === values[order[from]!]) to++
+    for (let i = from; i < to; i++) ranks[order[i]!] = (from + to - 1) / 2
+    from = to
+  }
+  return ranks
+}
+
+/** Pearson's; null where the values of either do not differ. */
+function correlation(a: Float64Array, b: Float64Array): number | null {
+  const mean = (a.length - 1) / 2 // of ranks
+  let [ab, aa, bb] = [0, 0, 0]
+  for (let i = 0; i < a.length; i++) {
+    ab += (a[i]! - mean) * (b[i]! - mean)
+    aa += (a[i]! - mean) ** 2
+    bb += (b[i]! - mean) ** 2
+  }
+  return aa === 0 || bb === 0 ? null : ab / Math.sqrt(aa * bb)
+}

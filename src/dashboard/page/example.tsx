@@ -1,0 +1,218 @@
+/** One example: picture, conversation, trajectory against its cluster, decisions, duplicates, why. */
+import { useEffect, useState } from 'preact/hooks'
+import { meaningOf } from '../../observe/colours.ts'
+import type { ExampleDocument, ExampleRow } from '../schemas.ts'
+import { get, useApi, useLive } from './store.ts'
+import {
+  Badge,
+  Card,
+  clusterHref,
+  clusterName,
+  count,
+  FactRows,
+  Panel,
+  Picture,
+  reasonText,
+  Waiting,
+} from './widgets.tsx'
+
+export function Example({ wanted }: { wanted: string }) {
+  const { version } = useLive()
+  const path = `examples/${encodeURIComponent(wanted)}`
+  const { value, problem } = useApi<ExampleDocument>(path, version, 1_000)
+  if (value === undefined) return <Waiting problem={problem} />
+  const { explanation, conversation, lostTo, duplicates } = value
+  const { key, keptNow, because, decisions } = explanation
+  const last = decisions.at(-1)
+  const state = decisions.length === 0 ? 'not decided yet' : keptNow ? 'kept' : 'not kept'
+  return (
+    <>
+      <h1 class="key">{key}</h1>
+      <p class="because">
+        {last !== undefined && <Badge action={last.action} reason={last.reason} />} It is{' '}
+        <b>{state}</b>: {because}.
+      </p>
+      <div class="columns">
+        <Panel title="Example">
+          <Pictures example={key} images={conversation.images} />
+          {conversation.missing !== undefined && <p class="note">{conversation.missing}</p>}
+          {conversation.turns.map(({ role, text }, i) => (
+            <p class={`turn ${role === 'user' ? 'question' : 'answer'}`} key={i}>
+              {text}
+            </p>
+          ))}
+        </Panel>
+        <Panel
+          title="Trajectory"
+          note="The score at each checkpoint, before the band of its cluster (10 % to 90 %)."
+        >
+          <Trajectory document={value} />
+          <Facts document={value} />
+        </Panel>
+      </div>
+      <History document={value} />
+      {lostTo !== null && <Pair title="Lost to" examples={[lostTo]} />}
+      {duplicates.length > 0 && (
+        <Pair title={`Duplicates of it: ${duplicates.length}`} examples={duplicates} />
+      )}
+    </>
+  )
+}
+
+function Pictures({ example, images }: { example: string; images: number }) {
+  return (
+    <div class="pictures">
+      {Array.from({ length: images }, (_, n) => (
+        <Picture key={n} example={{ key: example, images }} n={n} side={640} />
+      ))}
+    </div>
+  )
+}
+
+function Pair({ title, examples }: { title: string; examples: ExampleRow[] }) {
+  return (
+    <Panel title={title}>
+      <div class="row">
+        {examples.map(example => (
+          <Card key={example.key} example={example} />
+        ))}
+      </div>
+    </Panel>
+  )
+}
+
+function Facts({ document: { explanation } }: { document: ExampleDocument }) {
+  const { assignment, rank, clusterSize, quota } = explanation
+  const { topic, partition, offset } = assignment.source
+  const rows: [string, string | number][] = [
+    ['rank by steadiness', rank === null ? 'none' : `${count(rank)} of ${count(clusterSize)}`],
+    ['quota of its cluster', count(quota)],
+    ['instability', assignment.instability?.toPrecision(6) ?? 'none: text only'],
+    ['squared distance to the centroid', assignment.distance?.toPrecision(4) ?? 'none'],
+    ['read from', `${topic}/${partition}@${offset}`],
+    ['bundle', assignment.bundle],
+  ]
+  return (
+    <dl class="facts">
+      <div>
+        <dt>cluster</dt>
+        <dd>
+          <a href={clusterHref(assignment.cluster)}>{clusterName(assignment.cluster)}</a>
+        </dd>
+      </div>
+      <FactRows rows={rows} />
+    </dl>
+  )
+}
+
+function History({ document: { explanation } }: { document: ExampleDocument }) {
+  return (
+    <Panel title="Every decision it had">
+      {explanation.decisions.length === 0 && <p class="note">None yet.</p>}
+      <ol class="history">
+        {explanation.decisions.map(
+          ({ action, reason, quota, duplicateOf, distance, measure }, i) => (
+            <li key={i} class={meaningOf(action, reason)}>
+              <Badge action={action} reason={reason} /> {reasonText(reason)}
+              {duplicateOf === undefined ? (
+                `; quota then ${count(quota)}`
+              ) : (
+                <>
+                  {' '}
+                  <a href={`#/example/${encodeURIComponent(duplicateOf)}`}>{duplicateOf}</a>
+                </>
+              )}
+              {distance !== undefined && `, ${distance.toPrecision(3)} away by ${measure}`}
+            </li>
+          ),
+        )}
+      </ol>
+    </Panel>
+  )
+}
+
+const [WIDTH, HEIGHT, LEFT, BOTTOM, TOP] = [420, 220, 52, 30, 10]
+
+function Trajectory({ document: { explanation, band, steps } }: { document: ExampleDocument }) {
+  const scores = explanation.assignment.trajectory
+  if (scores === null) return <p class="note">A text-only example has no trajectory.</p>
+  const all = [...scores, ...(band?.low ?? []), ...(band?.high ?? [])]
+  const [low, high] = [Math.min(...all), Math.max(...all)]
+  const span = high - low || 1
+  const x = (t: number): number => LEFT + (t * (WIDTH - LEFT - 12)) / Math.max(1, scores.length - 1)
+  const y = (score: number): number =>
+    HEIGHT - BOTTOM - ((score - low) / span) * (HEIGHT - BOTTOM - TOP)
+  const line = (values: number[]): string => values.map((v, t) => `${x(t)},${y(v)}`).join(' ')
+  const area =
+    band === null
+      ? ''
+      : `${line(band.low)} ${line([...band.high])
+          .split(' ')
+          .reverse()
+          .join(' ')}`
+  const label = `scores ${scores.map(score => score.toPrecision(4)).join(', ')}`
+  return (
+    <svg class="chart" viewBox={`0 0 ${WIDTH} ${HEIGHT}`} role="img" aria-label={label}>
+      {[low, low + span / 2, high].map(value => (
+        <g key={value}>
+          <line x1={LEFT} x2={WIDTH - 12} y1={y(value)} y2={y(value)} class="rule" />
+          <text x={LEFT - 6} y={y(value) + 4} text-anchor="end">
+            {value.toPrecision(3)}
+          </text>
+        </g>
+      ))}
+      {band !== null && <polygon points={area} class="band" />}
+      {band !== null && <polyline points={line(band.middle)} class="middle" />}
+      <polyline points={line(scores)} class={explanation.keptNow ? 'own keep' : 'own drop'} />
+      {scores.map((score, t) => (
+        <circle
+          key={t}
+          cx={x(t)}
+          cy={y(score)}
+          r="3"
+          class={explanation.keptNow ? 'keep' : 'drop'}
+        />
+      ))}
+      {scores.map((_, t) => (
+        <text key={t} x={x(t)} y={HEIGHT - 10} text-anchor="middle">
+          {steps?.[t] ?? t + 1}
+        </text>
+      ))}
+    </svg>
+  )
+}
+
+type Found = { rows: ExampleRow[]; searched: number; examples: number }
+
+/** Examples by id, key or words of the question. */
+export function Search({ text }: { text: string }) {
+  const [found, setFound] = useState<{ text: string; value?: Found; problem?: string }>({
+    text: '',
+  })
+  useEffect(() => {
+    const stopping = new AbortController()
+    get<Found>(`examples?q=${encodeURIComponent(text)}`, stopping.signal).then(
+      value => setFound({ text, value }),
+      error => stopping.signal.aborted || setFound({ text, problem: String(error.message) }),
+    )
+    return () => stopping.abort()
+  }, [text])
+  if (found.text !== text || found.value === undefined) {
+    return <p class="note">{found.text === text ? found.problem : 'Searching …'}</p>
+  }
+  const { rows, searched, examples } = found.value
+  return (
+    <Panel title={`Found ${rows.length}`}>
+      <p class="note">
+        By id, key or words of the question: “{text}”.
+        {searched < examples &&
+          ` The newest ${count(searched)} of ${count(examples)} examples were searched.`}
+      </p>
+      <div class="row">
+        {rows.map(example => (
+          <Card key={example.key} example={example} />
+        ))}
+      </div>
+    </Panel>
+  )
+}

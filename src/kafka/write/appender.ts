@@ -1,0 +1,96 @@
+/** Appends records without moving a position, one transaction after the other, under a transactional id of its own. */
+import { randomUUID } from 'node:crypto'
+import type { Brokers } from '../link/brokers.ts'
+import type { RetryPolicy } from '../link/retry.ts'
+import type { KafkaTopic } from '../link/topics.ts'
+import {
+  openSession,
+  RECHECK_MS,
+  requireChecked,
+  type TransactionState,
+  transactionState,
+} from './recovery.ts'
+import {
+  EndLost,
+  type Output,
+  type ProducerSession,
+  transact,
+  type Written,
+} from './transaction.ts'
+
+export type AppenderOptions = {
+  brokers: Brokers
+  clientId: string
+  retry: RetryPolicy
+  transactionMsMax: number
+  /** Tries again what may be tried again. */
+  trying: <T>(attempt: () => Promise<T>) => Promise<T>
+  /** All that may be written to. */
+  topics: () => readonly KafkaTopic[]
+  onWritten: (written: readonly Written[]) => void
+}
+
+/** A transaction that is left open hides later records for at most this long. */
+const MS_MAX = 15_000
+
+export class Appender {
+  readonly #options: AppenderOptions
+  readonly #state: TransactionState
+  readonly #timeoutMs: number
+  readonly #abort = new AbortController()
+  #appending: Promise<unknown> = Promise.resolve()
+  #session: ProducerSession | undefined
+
+  constructor(options: AppenderOptions) {
+    this.#options = options
+    const transactionalId = `${options.clientId}-append-${randomUUID()}`
+    this.#state = transactionState(transactionalId, undefined)
+    this.#timeoutMs = Math.min(options.transactionMsMax, MS_MAX)
+    options.brokers.onBreak = () => this.#doubt()
+  }
+
+  append(outputs: readonly Output[]): Promise<void> {
+    const mine = this.#appending.then(() => this.#options.trying(() => this.#transact(outputs)))
+    this.#appending = mine.catch(() => {})
+    return mine
+  }
+
+  /** A new session ends a transaction that broke off. It is sent again unless it was committed. */
+  async #transact(outputs: readonly Output[]): Promise<void> {
+    const { brokers, onWritten } = this.#options
+    const session = await this.#opened()
+    const state = this.#state
+    try {
+      requireChecked(state, outputs)
+      state.isCommitted = undefined
+      onWritten(await transact(brokers, session, outputs, undefined, this.#timeoutMs))
+    } catch (error) {
+      this.#session = undefined
+      if (!(error instanceof EndLost)) throw error
+      await this.#opened()
+      if (state.isCommitted !== true) throw error
+      onWritten(error.written)
+    }
+  }
+
+  async #opened(): Promise<ProducerSession> {
+    if (this.#session !== undefined) return this.#session
+    const { brokers, topics } = this.#options
+    const retry = { ...this.#options.retry, signal: this.#abort.signal }
+    const session = await openSession(brokers, retry, this.#state, topics(), this.#timeoutMs)
+    this.#session = session
+    if (this.#state.unchecked.length > 0) setTimeout(() => this.#doubt(), RECHECK_MS).unref()
+    return session
+  }
+
+  /** A broker that died may have left a transaction dangling: a new session completes it, before the next append. */
+  #doubt(): void {
+    if (this.#session === undefined || this.#abort.signal.aborted) return
+    this.#session = undefined
+    this.#appending = this.#appending.then(() => this.#opened()).catch(() => {})
+  }
+
+  close(): void {
+    this.#abort.abort()
+  }
+}

@@ -1,0 +1,271 @@
+/**
+ * Commits of one group member, one transaction each, retried until the outcome is known. Brokers refuse positions of any
+ * generation but the current one (KIP-447), and tell a position only when no open transaction can move it. So a member needs
+ * one transactional id, whatever its partitions: the group's name and the member's number.
+ *
+ *   transact ─── done ──► committed
+ *      │  broke off
+ *      ▼
+ *   open a new session, which ends the transaction: the positions are the new ones ──► it was committed
+ *                                                   the old ones, still ours ──► transact again
+ *                                                   others, or not ours ──► refused
+ */
+
+import type { Brokers } from '../../kafka/link/brokers.ts'
+import { gaveUp, verdictOn } from '../../kafka/link/errors.ts'
+import { backoff, type KafkaEvents, type RetryPolicy, withRetry } from '../../kafka/link/retry.ts'
+import type { KafkaTopic } from '../../kafka/link/topics.ts'
+import type { AssignedPartition } from '../../kafka/read/partitions.ts'
+import { groupBy, placeOf } from '../../kafka/wire/model.ts'
+import type { GroupMember } from '../../kafka/wire/requests.ts'
+import {
+  openSession,
+  RECHECK_MS,
+  requireChecked,
+  sweep,
+  type TransactionState,
+  transactionState,
+} from '../../kafka/write/recovery.ts'
+import {
+  abort,
+  fetchPositions,
+  type Output,
+  type ProducerSession,
+  transact,
+  type Written,
+} from '../../kafka/write/transaction.ts'
+import type { Place } from '../log.ts'
+
+export type CommitterOptions = {
+  brokers: Brokers
+  group: string
+  /** Every partition whose position the group has. */
+  inputs: readonly Place[]
+  retry: RetryPolicy
+  events: KafkaEvents
+  transactionMsMax: number
+  /** All that may be written to. */
+  topics: () => readonly KafkaTopic[]
+  onWritten: (written: readonly Written[]) => void
+  /** Member id and generation of the last assignment that was applied. */
+  member: () => GroupMember
+  /** Resolves when the group has confirmed this member or assigned anew. */
+  confirm: () => Promise<void>
+  /** Another member moved a partition, or it is new here. */
+  onNews: (partition: AssignedPartition) => void
+}
+
+export type Move = { partition: AssignedPartition; offset: number }
+
+export class Committer {
+  readonly #options: CommitterOptions
+  #state: TransactionState | undefined
+  #session: ProducerSession | undefined
+  /** Ends when all commits that were asked for have ended. */
+  #committing: Promise<unknown> = Promise.resolve()
+  #opening: Promise<unknown> = Promise.resolve()
+  #sweeping: Promise<unknown> = Promise.resolve()
+
+  constructor(options: CommitterOptions) {
+    this.#options = options
+  }
+
+  /** Commits under this number from now on. Completes what is open under the numbers that no member has, `free`. */
+  use(slot: number | string, free: readonly number[]): void {
+    const { group, inputs } = this.#options
+    const stateOf = (number: number | string): TransactionState =>
+      transactionState(`${group}-${number}`, { group, places: inputs })
+    const state = stateOf(slot)
+    if (this.#state?.transactionalId !== state.transactionalId) {
+      this.#state = state
+      this.#reopen()
+    }
+    for (const number of free) {
+      this.#sweeping = this.#sweeping.then(() => this.#sweep(stateOf(number))).catch(() => {})
+    }
+  }
+
+  async #sweep(state: TransactionState): Promise<void> {
+    const { brokers, retry, topics, transactionMsMax } = this.#options
+    if (retry.signal?.aborted === true) return
+    await sweep(brokers, retry, state, topics(), transactionMsMax)
+  }
+
+  /** Resolves when nothing of it goes on any more. */
+  async close(): Promise<void> {
+    await Promise.allSettled([this.#sweeping, this.#committing, this.#opening])
+  }
+
+  /** One commit after the other, all or nothing. Resolves to the partitions that are lost; when there are any, nothing is committed. */
+  commit(moves: readonly Move[], outputs: readonly Output[]): Promise<AssignedPartition[]> {
+    const mine = this.#committing.then(() => this.#commit(moves, outputs))
+    this.#committing = mine.catch(() => {})
+    return mine
+  }
+
+  /** Reads the positions of newly assigned partitions, each as soon as it is stable. */
+  open(openings: ReadonlyMap<AssignedPartition, number>): Promise<unknown> {
+    const byTopic = groupBy([...openings], ([{ topic }]) => topic)
+    const opened = [...byTopic].map(([topic, some]) => this.#openOf(topic, new Map(some)))
+    this.#opening = Promise.all([this.#opening, ...opened])
+    this.#opening.catch(() => {})
+    return this.#opening
+  }
+
+  /** Resolves when every assigned partition has its position. Throws when reading them has failed. */
+  async opened(): Promise<void> {
+    for (let seen: unknown; seen !== this.#opening; ) {
+      seen = this.#opening
+      await this.#opening
+    }
+  }
+
+  async #openOf(topic: string, left: Map<AssignedPartition, number>): Promise<void> {
+    const { brokers, group, retry } = this.#options
+    await Promise.all([...left.keys()].map(partition => this.#retire(partition)))
+    const positions = new Map<number, number | undefined>()
+    const adopt = (): void => {
+      for (const [partition, opening] of left) {
+        if (partition.state === 'opening' && !positions.has(partition.partition)) continue
+        left.delete(partition)
+        const position = positions.get(partition.partition)
+        if (partition.onClaimed(opening, position)) this.#options.onNews(partition)
+      }
+    }
+    await withRetry(retry, brokers, async () => {
+      const numbers = [...left.keys()].map(({ partition }) => partition)
+      try {
+        if (numbers.length > 0) await fetchPositions(brokers, group, topic, numbers, positions)
+      } finally {
+        adopt()
+      }
+    })
+  }
+
+  /** Before KIP-447 every partition had a transactional id of its own: fences its owner and completes its transaction. */
+  #retire({ topic, partition }: Place): Promise<void> {
+    const { group } = this.#options
+    const moves = { group, places: [{ topic, partition }] }
+    return this.#sweep(transactionState(`${group}-${topic}-${partition}`, moves))
+  }
+
+  /** A connection broke: a new session completes what a dying broker may have left dangling, before the next commit. */
+  doubt(): void {
+    if (this.#session !== undefined) this.#reopen()
+  }
+
+  #reopen(): void {
+    this.#session = undefined
+    this.#committing = this.#committing.then(() => this.#opened()).catch(() => {})
+  }
+
+  async #opened(): Promise<ProducerSession> {
+    const { brokers, retry, topics, transactionMsMax } = this.#options
+    while (this.#session === undefined) {
+      const state = this.#state!
+      const session = await openSession(brokers, retry, state, topics(), transactionMsMax)
+      if (state === this.#state) this.#session = session
+      if (state.unchecked.length > 0) setTimeout(() => this.doubt(), RECHECK_MS).unref()
+    }
+    return this.#session
+  }
+
+  async #commit(moves: readonly Move[], outputs: readonly Output[]): Promise<AssignedPartition[]> {
+    const started = performance.now()
+    const report = (outcome: 'committed' | 'fenced' | 'aborted'): void =>
+      this.#options.events.onTransaction(outcome, (performance.now() - started) / 1000)
+    try {
+      const lost = await this.#commitUntilKnown(moves, outputs)
+      report(lost.length === 0 ? 'committed' : 'fenced')
+      return lost
+    } catch (error) {
+      report('aborted')
+      throw error
+    }
+  }
+
+  async #commitUntilKnown(
+    moves: readonly Move[],
+    outputs: readonly Output[],
+  ): Promise<AssignedPartition[]> {
+    const { retry } = this.#options
+    const started = performance.now()
+    const pause = backoff(retry)
+    const attempt = { isTried: false }
+    for (;;) {
+      try {
+        return await this.#attempt(moves, outputs, attempt)
+      } catch (error) {
+        if (retry.signal?.aborted === true) throw error
+        if (performance.now() - started > retry.msMax) {
+          throw gaveUp(error, retry.address, retry.msMax)
+        }
+        await this.#afterFailure(error, pause)
+      }
+    }
+  }
+
+  async #attempt(
+    moves: readonly Move[],
+    outputs: readonly Output[],
+    attempt: { isTried: boolean },
+  ): Promise<AssignedPartition[]> {
+    const { brokers, member, transactionMsMax, onWritten } = this.#options
+    const session = await this.#opened()
+    await Promise.all(moves.map(({ partition }) => partition.opened))
+    // Read before the partitions: when the group moves on in between, the broker refuses the commit.
+    const by = member()
+    if (attempt.isTried && (await this.#hasComeThrough(moves))) return []
+    const lost = moves.filter(({ partition, offset }) => !partition.canCommit(offset))
+    if (lost.length > 0) return lost.map(({ partition }) => partition)
+    if (outputs.length === 0 && moves.every(move => move.offset === move.partition.committed)) {
+      return []
+    }
+    requireChecked(this.#state!, outputs)
+    attempt.isTried = true
+    const positions = moves.map(({ partition, offset }) => ({ ...placeOf(partition), offset }))
+    const written = await transact(brokers, session, outputs, { by, positions }, transactionMsMax)
+    for (const { partition, offset } of moves) partition.onCommitted(offset)
+    onWritten(written)
+    return []
+  }
+
+  /** Whether the transaction that broke off was committed. Partitions that another member moved become stale. */
+  async #hasComeThrough(moves: readonly Move[]): Promise<boolean> {
+    const { brokers, group, retry } = this.#options
+    const byTopic = groupBy(moves, ({ partition }) => partition.topic)
+    const found = new Map<Move, number>()
+    for (const [topic, some] of byTopic) {
+      const numbers = some.map(({ partition }) => partition.partition)
+      const known = new Map<number, number | undefined>()
+      const ask = () => fetchPositions(brokers, group, topic, numbers, known)
+      const positions = await withRetry(retry, brokers, ask)
+      for (const [i, move] of some.entries()) found.set(move, positions[i] ?? 0)
+    }
+    const hasCome = moves.every(move => found.get(move) === move.offset)
+    for (const move of moves) {
+      const { partition, offset } = move
+      if (hasCome) partition.onCommitted(offset)
+      else if (partition.isHeld && partition.onPosition(found.get(move)!)) {
+        this.#options.onNews(partition)
+      }
+    }
+    return hasCome
+  }
+
+  async #afterFailure(error: unknown, pause: (error: unknown) => Promise<void>): Promise<void> {
+    const { brokers, events, retry, confirm } = this.#options
+    const session = this.#session
+    this.#session = undefined
+    const verdict = verdictOn(error, retry.address)
+    if (verdict.kind === 'fatal') {
+      if (session !== undefined) await abort(brokers, session)
+      throw verdict.error
+    }
+    events.onRetry(verdict.kind === 'retry' ? verdict.cause : 'transaction')
+    retry.logger?.debug({ err: error }, 'a transaction broke off')
+    await pause(error)
+    if (verdict.kind === 'retry') await brokers.refresh().catch(() => {})
+    else await confirm()
+  }
+}

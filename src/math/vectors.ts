@@ -1,0 +1,44 @@
+/**
+ * Directions: vectors of which only where they point means something, in one signed byte a component.
+ * Components go within 1/254 of the largest, which is what they are written in.
+ */
+const LARGEST = 127
+
+/** Base64 of D signed bytes, the largest component as ±127. Zeros stay zeros. */
+export function encodeDirection(values: ArrayLike<number>): string {
+  let largest = 0
+  for (let i = 0; i < values.length; i++) largest = Math.max(largest, Math.abs(values[i]!))
+  const factor = largest > 0 ? LARGEST / largest : 0
+  const bytes = Int8Array.from(values, value => Math.round(value * factor))
+  return Buffer.from(bytes.buffer).toString('base64')
+}
+
+/** The unit vector [D] that stands in base64; zeros where all bytes are 0. */
+export function decodeDirection(text: string): Float64Array {
+  return unitOf(Float64Array.from(Buffer.from(text, 'base64'), byte => (byte << 24) >> 24))
+}
+
+/** The vector at length 1; zeros as they are. */
+export function unitOf(values: Float64Array): Float64Array {
+  const norm = Math.sqrt(values.reduce((sum, value) => sum + value * value, 0))
+  return norm > 0 ? values.map(value => value / norm) : values
+}
+
+/** Points in rows: `data` is [N, T]. */
+export type Points = { data: Float64Array; count: number; dimensions: number }
+
+/** Squared Euclidean distance between a row of `a` and a row of `b`, each given by its start. */
+export function squaredDistance(
+  a: ArrayLike<number>,
+  fromA: number,
+  b: ArrayLike<number>,
+  fromB: number,
+  dimensions: number,
+): number {
+  let sum = 0
+  for (let d = 0; d < dimensions; d++) {
+    const difference = a[fromA + d]! - b[fromB + d]!
+    sum += difference * difference
+  }
+  return sum
+}

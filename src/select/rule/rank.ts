@@ -1,0 +1,78 @@
+/**
+ * What orders the examples of a cluster (`select.rank`), and which belong to none (`select.gainMin`). The order
+ * of two examples follows from the two alone, so that it never changes while a cluster grows.
+ */
+import type { Assignment } from '../../record.ts'
+
+/**
+ * `instability`: the steadiest first, the paper's. `gain`: those whose answers the pictures help most. `both`:
+ * instability over exp(gain), which is how many times likelier the pictures make each token of the answers.
+ */
+export const RANKS = ['instability', 'gain', 'both'] as const
+export type Rank = (typeof RANKS)[number]
+
+export type Ranking = {
+  /** Default: instability. */
+  rank?: Rank | undefined
+  /** Examples of a lower image gain are misaligned. Default: none is. */
+  gainMin?: number | undefined
+}
+
+/** NaN, null and undefined: there is no gain. */
+export type Gained = Partial<Pick<Assignment, 'instability' | 'gain'>>
+
+/** Stands for an instability of 0, which leaves the gain no say. */
+const INSTABILITY_MIN = 1e-12
+
+/** The lowest is kept first. Above 0; an example without a gain is one whose pictures neither help nor mislead. */
+export function orderOf({ rank = 'instability' }: Ranking, example: Gained): number {
+  const instability = example.instability!
+  if (rank === 'instability') return instability
+  const over = Math.exp(-gainOf(example))
+  const order = rank === 'gain' ? over : Math.max(INSTABILITY_MIN, instability) * over
+  return Math.min(Number.MAX_VALUE, order)
+}
+
+export function isMisaligned({ gainMin }: Ranking, example: Gained): boolean {
+  return gainMin !== undefined && has(example) && gainOf(example) < gainMin
+}
+
+export function wantsGain({ rank = 'instability', gainMin }: Ranking): boolean {
+  return rank !== 'instability' || gainMin !== undefined
+}
+
+function has({ gain }: Gained): boolean {
+  return gain != null && !Number.isNaN(gain)
+}
+
+function gainOf(example: Gained): number {
+  return has(example) ? example.gain! : 0
+}
+
+/** The examples that a bundle was fitted to. */
+export type RankedMembers = {
+  cluster: Int32Array
+  instability: Float32Array
+  gain?: Float32Array | undefined
+}
+
+/** As a bundle holds it, in float32: an example of its data that arrives has its place among them. */
+export function asMember({ instability, gain }: Gained): Gained {
+  const rounded = (value: number | null | undefined) => (value == null ? value : Math.fround(value))
+  return { instability: rounded(instability), gain: rounded(gain) } as Gained
+}
+
+/** Without the misaligned ones, with what orders them in the place of instability. */
+export function ranked(
+  ranking: Ranking,
+  { cluster, instability, gain }: RankedMembers,
+): { members: { cluster: Int32Array; instability: Float32Array }; misaligned: number } {
+  if (!wantsGain(ranking)) return { members: { cluster, instability }, misaligned: 0 }
+  const of = (i: number): Gained => ({ instability: instability[i]!, gain: gain?.[i] })
+  const kept = [...cluster.keys()].filter(i => !isMisaligned(ranking, of(i)))
+  const members = {
+    cluster: Int32Array.from(kept, i => cluster[i]!),
+    instability: Float32Array.from(kept, i => orderOf(ranking, of(i))),
+  }
+  return { members, misaligned: cluster.length - kept.length }
+}

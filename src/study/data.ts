@@ -1,0 +1,88 @@
+/**
+ * The two parts of a data set: the pool that subsets are selected from, and the held-out examples that
+ * targets answer. No picture is in both.
+ */
+import { XmasdError } from '../errors.ts'
+import { decodeExample } from '../ingest/form/decode.ts'
+import { IMAGE_MARK } from '../ingest/form/example.ts'
+import { hashedDraw, seedOf } from '../math/random.ts'
+
+/** Raw records of one seed. */
+export type Parts = { pool: Uint8Array[]; heldOut: Uint8Array[] }
+
+/** Where a study takes its examples from. */
+export type StudyData = {
+  name: string
+  imageRoot: string
+  /** The parts under a seed: another seed gives other ones, the same seed the same. */
+  partsOf(seed: number): Promise<Parts>
+}
+
+/** What a study reads of a record beside what every command reads. */
+export type Labels = {
+  /** Its field `source`: the family whose held-out examples are averaged together. */
+  source: string
+  /** Its field `fault`: what is known to be wrong with it; undefined where nothing is. */
+  fault: string | undefined
+  /** Characters of all turns. */
+  length: number
+}
+
+/** Of records without a `source`. */
+export const NO_SOURCE = 'all'
+
+export function labelsOf(value: Uint8Array): Labels {
+  const { source, fault } = JSON.parse(Buffer.from(value).toString()) as Record<string, unknown>
+  const { turns } = decodeExample(value)
+  const length = turns.reduce((sum, { text }) => sum + text.replaceAll(IMAGE_MARK, '').length, 0)
+  return {
+    source: typeof source === 'string' ? source : NO_SOURCE,
+    fault: typeof fault === 'string' ? fault : undefined,
+    length,
+  }
+}
+
+/**
+ * Holds out `percent` of the pictures at random, with all examples about them. An example with pictures of
+ * both parts is in neither, as is one that can't be read. Text-only examples are drawn one by one.
+ *
+ * @throws XmasdError DATA_INVALID where a part is empty
+ */
+export function splitByPicture(
+  values: readonly Uint8Array[],
+  seed: number,
+  percent: number,
+): Parts {
+  const parts: Parts = { pool: [], heldOut: [] }
+  for (const value of values) {
+    const drawn = new Set(picturesOf(value).map(name => isHeldOut(name, seed, percent)))
+    if (drawn.size === 1) parts[drawn.has(true) ? 'heldOut' : 'pool'].push(value)
+  }
+  if (parts.pool.length > 0 && parts.heldOut.length > 0) return parts
+  throw new XmasdError(
+    'DATA_INVALID',
+    `${values.length} examples give a pool of ${parts.pool.length} and ${parts.heldOut.length} held out`,
+    'Give more examples, another --held-out-percent, or the held-out examples by --held-out.',
+  )
+}
+
+/** Text-only examples have a name of their own. None: the record can't be read. */
+function picturesOf(value: Uint8Array): string[] {
+  try {
+    const { images, turns } = decodeExample(value)
+    return images.length > 0 ? images : [turns.map(({ text }) => text).join('\n')]
+  } catch (error) {
+    if (error instanceof XmasdError) return []
+    throw error
+  }
+}
+
+function isHeldOut(name: string, seed: number, percent: number): boolean {
+  const content = { high: seedOf(seed, name), low: seedOf(~seed, name) }
+  return hashedDraw(content, 0) < percent / 100
+}
+
+/** As the commands read them. */
+export async function* records(values: readonly Uint8Array[]): AsyncGenerator<Uint8Array> {
+  yield* values
+}

@@ -1,0 +1,85 @@
+/** Targets: models trained on a subset, and how well they answer the held-out examples. */
+import { createHash } from 'node:crypto'
+import type { ProxyConfig } from '../proxy/config.ts'
+import { prepareTraining } from '../train/run.ts'
+import type { Sample } from '../train/samples.ts'
+import { configOf, type ParameterValues, type ProxyShape } from '../train/shape.ts'
+import { evaluate, type TrainingOptions, trainProxy } from '../train/train.ts'
+import { type Labels, labelsOf, type Parts, records } from './data.ts'
+
+/** All targets of a study train alike: the same steps on whichever subset. */
+export type TargetOptions = Omit<TrainingOptions, 'seed'> & { shape: ProxyShape }
+
+/** Means over the held-out examples of a family. */
+export type FamilyResult = {
+  examples: number
+  /** Share whose answers greedy decoding gives exactly. */
+  exact: number
+  /** Share of the answers' tokens that are predicted. */
+  tokens: number
+  /** Cross-entropy of the answers' tokens. */
+  loss: number
+}
+export type Families = Record<string, FamilyResult>
+
+/** The examples of both parts that can be trained on, ready for training. */
+export type Prepared = {
+  config: ProxyConfig
+  pool: { values: Uint8Array[]; labels: Labels[]; samples: Sample[] }
+  heldOut: { labels: Labels[]; samples: Sample[] }
+}
+
+/** Throws as `prepareTraining`. */
+export async function prepareParts(
+  parts: Parts,
+  shape: ProxyShape,
+  imageRoot: string,
+): Promise<Prepared> {
+  const config = configOf(shape)
+  const of = async (values: readonly Uint8Array[]) => {
+    const { samples, indices } = await prepareTraining(records(values), config, { imageRoot })
+    const usable = indices.map(i => values[i]!)
+    return { values: usable, labels: usable.map(labelsOf), samples }
+  }
+  const [pool, { labels, samples }] = [await of(parts.pool), await of(parts.heldOut)]
+  return { config, pool, heldOut: { labels, samples } }
+}
+
+/** Held-out examples of one forward pass. */
+const EVALUATED = 48
+
+/** Trains a target on the examples `indices` of the pool, and lets it answer what is held out. */
+export async function targetOn(
+  { config, pool, heldOut }: Prepared,
+  indices: readonly number[],
+  options: TargetOptions & { seed: number; onStep: (step: number) => void },
+): Promise<Families> {
+  let parameters: ReadonlyMap<string, ParameterValues> = new Map()
+  const samples = indices.map(i => pool.samples[i]!)
+  await trainProxy(samples, config, options, step => {
+    parameters = step.parameters
+    options.onStep(step.step)
+  })
+  const answered = await evaluate(heldOut.samples, config, parameters, EVALUATED)
+  const families: Families = {}
+  for (const [i, { source }] of heldOut.labels.entries()) {
+    families[source] ??= { examples: 0, exact: 0, tokens: 0, loss: 0 }
+    const family = families[source]
+    const { right, tokens, loss } = answered[i]!
+    family.examples++
+    family.exact += right === tokens ? 1 : 0
+    family.tokens += right / tokens
+    family.loss += loss
+  }
+  return Object.fromEntries(Object.entries(families).map(([name, sums]) => [name, meanOf(sums)]))
+}
+
+function meanOf({ examples, exact, tokens, loss }: FamilyResult): FamilyResult {
+  const mean = (sum: number): number => Number((sum / examples).toPrecision(6))
+  return { examples, exact: mean(exact), tokens: mean(tokens), loss: mean(loss) }
+}
+
+/** What must be equal for runs to be compared. */
+export function digestOf(settings: object): string {
+  return createHash('sha256').update(JSON.stringify(settings)).digest('hex').slice(0, 12)
+}

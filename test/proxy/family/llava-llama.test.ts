@@ -1,0 +1,130 @@
+import assert from 'node:assert/strict'
+import { cpSync, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { basename, join } from 'node:path'
+import test, { type TestContext } from 'node:test'
+import type { EngineName } from '../../../src/engine/engine.ts'
+import { readBytes, writeSafetensors } from '../../../src/proxy/checkpoint/safetensors.ts'
+import { type Checkpoint, openSchedule } from '../../../src/proxy/checkpoint/schedule.ts'
+import { type Json, readJson } from '../../../src/proxy/config.ts'
+import { loadScorer } from '../../../src/score/scorer.ts'
+import { goldenSequences, readGoldenSet, worstOf } from '../../golden-sets.ts'
+import { hasCode } from '../../ingest/fixtures.ts'
+import { shared, temporaryFolder } from '../../support.ts'
+import { withBackend } from '../../tensorflow.ts'
+
+const RELATIVE_MAX = 1e-5
+
+/** Of `llava-clip-llama`, as LlavaLlamaForCausalLM saves it; its tower inside each checkpoint, or in `tower/`. */
+function inOwnLayout(t: TestContext, set: string, isInside: boolean): string {
+  const folder = temporaryFolder(t)
+  const run = join(folder, 'run')
+  const { checkpoints } = openSchedule(join(set, 'run'), 'logits')
+  for (const checkpoint of checkpoints) writeCheckpoint(run, checkpoint, isInside)
+  const tower = join(folder, 'tower')
+  mkdirSync(tower)
+  const { dir } = checkpoints[0]!
+  const { vision_config } = readJson(join(dir, 'config.json'))
+  writeFileSync(join(tower, 'config.json'), JSON.stringify({ model_type: 'clip', vision_config }))
+  cpSync(join(dir, 'preprocessor_config.json'), join(tower, 'preprocessor_config.json'))
+  if (!isInside) writeWeights(tower, checkpoints[0]!, name => name.startsWith('vision.'))
+  return folder
+}
+
+function writeCheckpoint(run: string, checkpoint: Checkpoint, isInside: boolean): void {
+  const folder = join(run, basename(checkpoint.dir))
+  mkdirSync(folder, { recursive: true })
+  const { text_config } = readJson(join(checkpoint.dir, 'config.json'))
+  const config = {
+    ...(text_config as Json),
+    architectures: ['LlavaLlamaForCausalLM'],
+    model_type: 'llava_llama',
+    mm_vision_tower: '../../tower',
+    mm_projector_type: 'mlp2x_gelu',
+    mm_vision_select_layer: -2,
+    mm_vision_select_feature: 'patch',
+    mm_use_im_start_end: false,
+    image_aspect_ratio: 'square',
+    tokenizer_model_max_length: 2048,
+  }
+  writeFileSync(join(folder, 'config.json'), JSON.stringify(config))
+  for (const name of ['tokenizer.json', 'tokenizer_config.json', 'special_tokens_map.json']) {
+    const file = join(checkpoint.dir, name)
+    if (existsSync(file)) cpSync(file, join(folder, name))
+  }
+  writeWeights(folder, checkpoint, name => isInside || !name.startsWith('vision.'))
+}
+
+function writeWeights(
+  folder: string,
+  { tensors }: Checkpoint,
+  isWanted: (name: string) => boolean,
+): void {
+  const found = [...tensors].filter(([name]) => isWanted(name))
+  const named = found.map(([name, tensor]) => {
+    assert.equal(tensor.dtype, 'F32')
+    const bytes = Uint8Array.from(readBytes(tensor.file, tensor))
+    return [onDisk(name), { shape: tensor.shape, data: new Float32Array(bytes.buffer) }] as const
+  })
+  writeSafetensors(join(folder, 'model.safetensors'), Object.fromEntries(named))
+}
+
+function onDisk(name: string): string {
+  return name
+    .replace(/^text\./, 'model.')
+    .replace(/^head\./, 'lm_head.')
+    .replace(/^connector\.1/, 'model.mm_projector.0')
+    .replace(/^connector\.2/, 'model.mm_projector.2')
+    .replace(/^vision\./, 'model.vision_tower.vision_tower.vision_model.')
+}
+
+for (const [place, engine] of [
+  ['inside', 'onnx'],
+  ['beside', 'onnx'],
+  ['beside', 'tensorflow'],
+] as const) {
+  test(`checkpoints of the LLaVA repository with their tower ${place} score as Hugging Face's do, ${engine}`, async t => {
+    const dir = shared(t, 'goldens', 'llava-clip-llama')
+    if (dir === undefined || (engine !== 'onnx' && !(await withBackend(t, engine)))) return
+    const golden = readGoldenSet(dir)
+    const folder = inOwnLayout(t, dir, place === 'inside')
+    cpSync(join(dir, 'images'), join(folder, 'images'), { recursive: true })
+    const scored = await score(join(folder, 'run'), golden, engine)
+    const worst = worstOf(scored, golden.expected.modes.reference.float64.top5)
+    t.diagnostic(`${worst.toExponential(2)} from float64`)
+    assert.ok(worst <= RELATIVE_MAX, String(worst))
+  })
+}
+
+async function score(run: string, golden: ReturnType<typeof readGoldenSet>, engine: EngineName) {
+  const { sequences } = await goldenSequences(golden, 'run')
+  const schedule = openSchedule(run)
+  const scorer = await loadScorer({ schedule, engine, mode: 'reference', threads: 1 })
+  try {
+    const wanted = sequences.filter(sequence => sequence !== null)
+    const scored = await scorer.score([wanted])
+    return sequences.map(sequence => (sequence === null ? null : scored.shift()!))
+  } finally {
+    await scorer.close()
+  }
+}
+
+test('a tower that is nowhere is named with the places, and its command', t => {
+  const dir = shared(t, 'goldens', 'llava-clip-llama')
+  if (dir === undefined) return
+  const folder = inOwnLayout(t, dir, false)
+  rmSync(join(folder, 'tower'), { recursive: true })
+  assert.throws(
+    () => openSchedule(join(folder, 'run')),
+    (error: Error) => {
+      assert.match(
+        error.message,
+        /vision tower of .*checkpoint-10, \.\.\/\.\.\/tower, is not in .*tower or /,
+      )
+      return hasCode('PROXY_INVALID')(error)
+    },
+  )
+  const file = join(folder, 'run/checkpoint-10/config.json')
+  const config = JSON.parse(readFileSync(file, 'utf8'))
+  writeFileSync(file, JSON.stringify({ ...config, mm_projector_type: 'linear' }))
+  assert.throws(() => openSchedule(join(folder, 'run')), hasCode('PROXY_UNSUPPORTED'))
+})
