@@ -2,6 +2,7 @@
 import type { Config } from '../config.ts'
 import { because, type Explanation } from '../history/explanation.ts'
 import type { Log } from '../log/log.ts'
+import { redacted } from '../observe/text.ts'
 import { type Cluster, type Decision, readAssignment } from '../record.ts'
 import { idOf, type Model } from './model.ts'
 import { type Records, readable } from './records.ts'
@@ -255,7 +256,9 @@ export class Answers {
       if (record === undefined) continue
       const { code: name = 'unknown', hint = '', message = '', source = '' } = record.headers
       const bytes = Buffer.from(record.value ?? [])
-      const value = readable(bytes.subarray(0, LETTER_CHARACTERS_MAX).toString())
+      // A URL that the limit cuts is seen whole.
+      const begin = redacted(bytes.subarray(0, 2 * LETTER_CHARACTERS_MAX).toString())
+      const value = readable(begin.slice(0, LETTER_CHARACTERS_MAX))
       const said = { hint: readable(hint), message: readable(message), source: readable(source) }
       shown.push({ offset, at, code: name, ...said, value, bytes: bytes.length })
     }
