@@ -2,11 +2,12 @@ import assert from 'node:assert/strict'
 import { spawn } from 'node:child_process'
 import { readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { describe, test } from 'node:test'
+import { describe, type TestContext, test } from 'node:test'
 import { fileURLToPath } from 'node:url'
 import sharp from 'sharp'
 import { fetchImage, type ImageSource } from '../../../src/ingest/fetch/image.ts'
 import { IMAGE_LIMITS } from '../../../src/ingest/image/pixels.ts'
+import { example, jsonOf, makeSite, readTopic, succeed, writeLines } from '../../e2e/command.ts'
 import { temporaryFolder } from '../../support.ts'
 import { hasCode } from '../fixtures.ts'
 import { type Fault, s3Jars, startFaults, startS3 } from './s3-server.ts'
@@ -75,7 +76,7 @@ describe('a real S3 server', { skip: jars === undefined }, () => {
       ...names.map(name => `s3://pictures/${name}`),
       's3://pictures/none.png',
     ]
-    const { keys, errors, output } = await identified(temporaryFolder(t), references, {
+    const { keys, errors, output } = await throughDaemon(t, references, {
       AWS_ENDPOINT_URL_S3: faults.endpoint,
       AWS_REGION: 'eu-central-1',
       AWS_ACCESS_KEY_ID: server.accessKeyId,
@@ -131,6 +132,38 @@ describe('a real S3 server', { skip: jars === undefined }, () => {
     assert.match(anonymous.output, /status 403, not signed: no credentials found/)
   })
 })
+
+/** By the built daemon: what it logs at its most talkative, prints and appends, of each example. */
+async function throughDaemon(
+  t: TestContext,
+  references: readonly string[],
+  env: Record<string, string>,
+): Promise<Identified> {
+  const site = makeSite(
+    t,
+    'images: { root: ./images, buckets: [s3://pictures] }\nscore: { ingestWorkers: 2 }\nlogging: { level: trace }',
+  )
+  const values = references.map((image, i) => example(String(i), image, 'What is it?', 'A square.'))
+  const config = ['--config', site.config]
+  await succeed(['produce', '--data', writeLines(site, 'data.jsonl', values), ...config])
+  const { stdout, stderr } = await succeed(['run', ...config, '--until-idle'], {
+    ...env,
+    AWS_EC2_METADATA_DISABLED: 'true',
+    HOME: site.folder,
+  })
+  const keys: Identified['keys'] = references.map(() => undefined)
+  for (const record of await readTopic(site.log, 'assignments')) {
+    const { id, key } = jsonOf<{ id: string; key: string }>(record)
+    assert.equal(keys[Number(id)], undefined, `${id} was assigned twice`)
+    keys[Number(id)] = key
+  }
+  const letters = await readTopic(site.log, 'dead-letters')
+  const errors = Object.fromEntries(
+    letters.map(letter => [Number(jsonOf<{ id: string }>(letter).id), letter.headers.code!]),
+  )
+  const headers = JSON.stringify(letters.map(letter => letter.headers))
+  return { keys, errors, output: stdout + stderr + headers }
+}
 
 async function tiny(shade: number): Promise<Buffer> {
   const background = { r: shade, g: 1, b: 2 }
