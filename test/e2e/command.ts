@@ -14,10 +14,15 @@ export type Ended = {
   stderr: string
 }
 
+/** What tests read of the environment is no key of the configuration. */
+const ENV = Object.fromEntries(
+  Object.entries(process.env).filter(([name]) => !name.startsWith('XMASD_TEST_')),
+)
+
 /** Starts `node dist/main.js ...args`; `ended` settles when it has exited. */
 export function start(args: string[], env: NodeJS.ProcessEnv = {}, main = MAIN) {
   const child = spawn(process.execPath, [main, ...args], {
-    env: { ...process.env, NO_COLOR: '1', ...env },
+    env: { ...ENV, NO_COLOR: '1', ...env },
     stdio: ['ignore', 'pipe', 'pipe'],
   })
   return { child, ended: collect(child) }
