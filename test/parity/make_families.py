@@ -41,6 +41,7 @@ SIGLIP = dict(model_type="siglip_vision_model", hidden_size=24, intermediate_siz
               image_size=28, patch_size=7, vision_use_head=False)
 CLIP = SIGLIP | dict(model_type="clip_vision_model", num_hidden_layers=3, projection_dim=16)
 GRIDS = [[28 * h, 28 * w] for h in (1, 2, 3) for w in (1, 2, 3)]
+QWEN2_VISION = dict(depth=2, embed_dim=32, hidden_size=48, mlp_ratio=2, num_heads=2, patch_size=7, spatial_merge_size=2, temporal_patch_size=2)
 QWEN_VISION = dict(depth=2, hidden_size=32, intermediate_size=40, num_heads=2, patch_size=7, spatial_merge_size=2,
                    temporal_patch_size=2, out_hidden_size=48)
 
@@ -81,12 +82,11 @@ def qwen(kind, look, vision, text):
     def make(tok):
         shape = dict(patch_size=7, merge_size=2, temporal_patch_size=2)
         images = tr.Qwen2VLImageProcessorPil(min_pixels=2500, max_pixels=4200, **shape, **look)
-        if kind == "Qwen3VL":
-            return tr.Qwen3VLProcessor(images, tok, tr.Qwen3VLVideoProcessor(**shape))
-        return tr.Qwen2_5_VLProcessor(images, tok, tr.Qwen2VLVideoProcessor(**shape))
+        video = tr.Qwen3VLVideoProcessor if kind == "Qwen3VL" else tr.Qwen2VLVideoProcessor
+        return getattr(tr, kind + "Processor")(images, tok, video(**shape))
 
     base = {k: v for k, v in LLAMA.items() if k != "model_type"}
-    return dict(kind=kind, mark="<|image_pad|>", processor=make, config=dict(vision_config=QWEN_VISION | vision, text_config=base | text))
+    return dict(kind=kind, mark="<|image_pad|>", processor=make, config=dict(vision_config=vision, text_config=base | text))
 
 
 def internvl():
@@ -107,10 +107,11 @@ CASES = {
                         vision_feature_layer=-2, vision_feature_select_strategy="default"),
     "llava-onevision": llava("LlavaOnevision", vision_config=SIGLIP, text_config=QWEN2, vision_aspect_ratio="anyres_max_3",
                              vision_feature_layer=-1, vision_feature_select_strategy="full"),
-    "qwen2.5-vl": qwen("Qwen2_5_VL", {}, dict(window_size=28, fullatt_block_indexes=[1]), mrope(2, 2, 2)),
-    "qwen3-vl": qwen("Qwen3VL", HALF, dict(num_position_embeddings=36, deepstack_visual_indexes=[0, 1]),
+    "qwen2.5-vl": qwen("Qwen2_5_VL", {}, QWEN_VISION | dict(window_size=28, fullatt_block_indexes=[1]), mrope(2, 2, 2)),
+    "qwen3-vl": qwen("Qwen3VL", HALF, QWEN_VISION | dict(num_position_embeddings=36, deepstack_visual_indexes=[0, 1]),
                      dict(head_dim=16, num_hidden_layers=3, **mrope(4, 2, 2, mrope_interleaved=True))),
     "internvl3": internvl(),
+    "qwen2-vl": qwen("Qwen2VL", {}, QWEN2_VISION, mrope(2, 3, 1)),
 }
 TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{% for part in message['content'] %}"

@@ -7,7 +7,7 @@ import { llava } from '../family/llava.ts'
 import { llavaLlama } from '../family/llava-llama.ts'
 import { llavaNext } from '../family/llava-next.ts'
 import { llavaOnevision } from '../family/llava-onevision.ts'
-import { qwen25vl } from '../family/qwen2-5-vl.ts'
+import { qwen2vl, qwen25vl } from '../family/qwen2-vl.ts'
 import { qwen3vl } from '../family/qwen3-vl.ts'
 import { idefics3, smolvlm } from '../family/smolvlm.ts'
 import { tinyllava } from '../family/tinyllava.ts'
@@ -21,6 +21,7 @@ export const FAMILIES: readonly Family[] = [
   idefics3,
   llavaOnevision,
   llavaNext,
+  qwen2vl,
   qwen25vl,
   qwen3vl,
   internvl,

@@ -10,7 +10,7 @@ import { inBlocks } from '../../ingest/image/preprocess.ts'
 import { resize } from '../../ingest/image/resize.ts'
 import type { ConfigReader, ProxyConfig, VisionConfig } from '../config.ts'
 import { affine, type Family, namedBy, type Parameter, type Placed, shrunkText } from '../model.ts'
-import { float32, type HostTensor, type InputSpec, type Ops } from '../ops.ts'
+import { type Activation, float32, type HostTensor, type InputSpec, type Ops } from '../ops.ts'
 import { turnedBy } from '../rope.ts'
 import { lengthMaxOf, QWEN2, readText, type TextDefaults, type TextForm } from './parts.ts'
 import { CLIP_LOOK, processorReader, readLook, tilePatches } from './pictures.ts'
@@ -19,21 +19,23 @@ import { CLIP_LOOK, processorReader, readLook, tilePatches } from './pictures.ts
 const USUAL_SIDE = 16
 
 export type QwenDefaults = {
-  vision: Pick<VisionConfig, 'width' | 'intermediate' | 'layers' | 'heads' | 'patchSize'> & {
+  /** `ratio`: of `mlp_ratio`, where the tower's width is `embed_dim` and `hidden_size` is the text's. */
+  vision: Pick<VisionConfig, 'width' | 'layers' | 'heads' | 'patchSize'> & {
     activation: string
-  }
+  } & ({ intermediate: number } | { ratio: number })
   text: Partial<TextDefaults>
   axes: NonNullable<TextForm['axes']>
   imageTokenId: number
 }
 
-/** Throws PROXY_INVALID, PROXY_UNSUPPORTED. */
+/** `readOwn`: what else its vision section says. Throws PROXY_INVALID, PROXY_UNSUPPORTED. */
 export function readQwen(
   kind: string,
   top: ConfigReader,
   checkpointDir: string,
   defaults: QwenDefaults,
-): ProxyConfig & { more: NonNullable<ProxyConfig['more']> } {
+  readOwn: (vision: ConfigReader) => ProxyConfig['more'] = () => ({}),
+): ProxyConfig {
   const reader = top.section('vision_config')
   if (reader === undefined) throw top.invalid('vision_config', 'an object is expected')
   const merge = reader.positive('spatial_merge_size', 2)
@@ -53,7 +55,7 @@ export function readQwen(
     imageTokenId: top.integer('image_token_id', defaults.imageTokenId),
     lengthMax,
     aspect: 'square',
-    more: { merge, frames: reader.positive('temporal_patch_size', 2) },
+    more: { merge, frames: reader.positive('temporal_patch_size', 2), ...readOwn(reader) },
   }
 }
 
@@ -65,10 +67,14 @@ function readVision(
 ): VisionConfig {
   const layers = reader.positive('depth', defaults.layers)
   const patchSize = reader.positive('patch_size', defaults.patchSize)
+  const width = reader.positive('ratio' in defaults ? 'embed_dim' : 'hidden_size', defaults.width)
   const vision: VisionConfig = {
     family,
-    width: reader.positive('hidden_size', defaults.width),
-    intermediate: reader.positive('intermediate_size', defaults.intermediate),
+    width,
+    intermediate:
+      'ratio' in defaults
+        ? width * reader.positive('mlp_ratio', defaults.ratio)
+        : reader.positive('intermediate_size', defaults.intermediate),
     layers,
     heads: reader.positive('num_heads', defaults.heads),
     imageSize: patchSize * merge * USUAL_SIDE,
@@ -99,7 +105,7 @@ const named = namedBy({
 /** The text's modules stand bare in files of transformers 4. */
 const BARE = ['layers', 'embed_tokens', 'norm']
 
-export const qwenNames: Family['nameOf'] = path => {
+const nameOf: Family['nameOf'] = path => {
   const [first = '', second = ''] = path
   if (BARE.includes(first)) return named(['language_model', ...path])
   if (first !== 'visual') return named(path)
@@ -188,36 +194,80 @@ export function attentionParameters({ vision: { width } }: ProxyConfig, at: stri
   ]
 }
 
+/** The two linear layers of an MLP, by name. */
+type Mlp = readonly [up: string, down: string]
+
+/** `widths`: of input, inner channels, output. */
+export function mlpParameters(
+  at: string,
+  [up, down]: Mlp,
+  [before, inner, after]: readonly [number, number, number],
+): Parameter[] {
+  return [...affine(at + up, [inner, before]), ...affine(at + down, [after, inner])]
+}
+
+export function mlp<V>(
+  ops: Ops<V>,
+  x: V,
+  at: string,
+  [up, down]: Mlp,
+  activation: Activation = 'gelu',
+): V {
+  return ops.linear(ops.activation(ops.linear(x, at + up), activation), at + down)
+}
+
+/** A block with LayerNorms: [M, N, C] -> [M, N, C] */
+export function plainBlock<V>(
+  ops: Ops<V>,
+  config: ProxyConfig,
+  at: string,
+  x: V,
+  { turns, layers }: { turns: { cos: V; sin: V }; layers: Mlp },
+): V {
+  const { activation, epsilon } = config.vision
+  const h = ops.layerNorm(x, `${at}norm1`, epsilon)
+  const y = ops.add(x, qwenAttention(ops, config, at, h, turns))
+  return ops.add(y, mlp(ops, ops.layerNorm(y, `${at}norm2`, epsilon), at, layers, activation))
+}
+
+export function plainBlockParameters(config: ProxyConfig, at: string, layers: Mlp): Parameter[] {
+  const { width, intermediate } = config.vision
+  return [
+    ...affine(`${at}norm1`, [width]),
+    ...affine(`${at}norm2`, [width]),
+    ...attentionParameters(config, at),
+    ...mlpParameters(at, layers, [width, intermediate, width]),
+  ]
+}
+
 /* Pictures. */
 
 type Size = { width: number; height: number }
 
+const PLACEHOLDER = '<|image_pad|>'
+
 /** A fixed budget by default, so that pictures of all sizes have about as many tokens. */
-export function qwenPictures(
-  placeholder: string,
-): (config: ProxyConfig, checkpointDir: string, budget: PixelBudget) => Pictures {
-  return (config, checkpointDir, budget) => {
-    const reader = processorReader(checkpointDir)
-    const look = readLook(reader, CLIP_LOOK)
-    const merge = checkGrid(reader, config)
-    const { patchSize } = config.vision
-    const unit = patchSize * merge
-    const fixed = budget ?? (unit * USUAL_SIDE) ** 2
-    const pixels = fixed === 'checkpoint' ? readPixels(reader) : { min: fixed, max: fixed }
-    return {
-      placeholder,
-      inOnePiece: true,
-      described: { ...look, ...pixels, unit, patchSize },
-      cut: (image, _, limits) => {
-        const target = fittingSize(image, unit, pixels)
-        checkPixels(target, limits, `resized image, of ${image.width}×${image.height},`)
-        const tile = resize(image, { ...target, resample: look.resample })
-        const order = { block: merge, times: config.more!.frames as number }
-        const cut = qwenCut(target.height / patchSize, target.width / patchSize, merge)
-        const text = placeholder.repeat(cut.positions)
-        return { patches: tilePatches([tile], look, patchSize, order), cut, text }
-      },
-    }
+function pictures(config: ProxyConfig, checkpointDir: string, budget: PixelBudget): Pictures {
+  const reader = processorReader(checkpointDir)
+  const look = readLook(reader, CLIP_LOOK)
+  const merge = checkGrid(reader, config)
+  const { patchSize } = config.vision
+  const unit = patchSize * merge
+  const fixed = budget ?? (unit * USUAL_SIDE) ** 2
+  const pixels = fixed === 'checkpoint' ? readPixels(reader) : { min: fixed, max: fixed }
+  return {
+    placeholder: PLACEHOLDER,
+    inOnePiece: true,
+    described: { ...look, ...pixels, unit, patchSize },
+    cut: (image, _, limits) => {
+      const target = fittingSize(image, unit, pixels)
+      checkPixels(target, limits, `resized image, of ${image.width}×${image.height},`)
+      const tile = resize(image, { ...target, resample: look.resample })
+      const order = { block: merge, times: config.more!.frames as number }
+      const cut = qwenCut(target.height / patchSize, target.width / patchSize, merge)
+      const text = PLACEHOLDER.repeat(cut.positions)
+      return { patches: tilePatches([tile], look, patchSize, order), cut, text }
+    },
   }
 }
 
@@ -276,7 +326,7 @@ function qwenCut(rows: number, columns: number, merge: number): Cut {
   return { tiles: 1, grid: [rows, columns], features, positions: features, field }
 }
 
-export function qwenUsual(config: ProxyConfig): { patches: number; cut: Cut } {
+function usual(config: ProxyConfig): { patches: number; cut: Cut } {
   const side = config.vision.imageSize / config.vision.patchSize
   return { patches: side * side, cut: qwenCut(side, side, mergeOf(config)) }
 }
@@ -311,7 +361,7 @@ export function shrunkQwen(
  * Text counts up by 1 on all axes. A picture that begins at p has (p, p + row, p + column); behind it counting
  * goes on at p + the longer side.
  */
-export function multiAxisPositions({ ids: { length }, columns, images }: Placed): Int32Array {
+function multiAxisPositions({ ids: { length }, columns, images }: Placed): Int32Array {
   const positions = new Int32Array(3 * length)
   let [at, next, column] = [0, 0, 0]
   const put = (time: number, row: number, x: number): void => {
@@ -333,4 +383,12 @@ export function multiAxisPositions({ ids: { length }, columns, images }: Placed)
   }
   while (at < length) put(next, next, next++)
   return positions
+}
+
+/** What all of them have in common. */
+export const QWEN: Pick<Family, 'nameOf' | 'pictures' | 'usual' | 'positions'> = {
+  nameOf,
+  pictures,
+  usual,
+  positions: multiAxisPositions,
 }

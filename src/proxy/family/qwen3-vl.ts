@@ -5,19 +5,18 @@ import { affine, type Family, type Parameter, parameter } from '../model.ts'
 import { float32, int32, type Ops } from '../ops.ts'
 import { blended } from '../vision.ts'
 import {
-  attentionParameters,
   mergedWidth,
   mergeOf,
-  multiAxisPositions,
+  mlp,
+  mlpParameters,
+  plainBlock,
+  plainBlockParameters,
+  QWEN,
   type QwenDefaults,
-  qwenAttention,
   qwenInputs,
-  qwenNames,
   qwenPatches,
   qwenPatchShape,
-  qwenPictures,
   qwenTables,
-  qwenUsual,
   readQwen,
   shrunkQwen,
 } from './qwen.ts'
@@ -37,16 +36,13 @@ const DEFAULTS: QwenDefaults = {
   imageTokenId: 151_655,
 }
 
-/** Of LayerNorms in tower and mergers. */
-const EPSILON = 1e-6
+const LAYERS = ['mlp.linear_fc1', 'mlp.linear_fc2'] as const
+const MERGER_LAYERS = ['linear_fc1', 'linear_fc2'] as const
 
 export const qwen3vl: Family = {
+  ...QWEN,
   kind: 'qwen3_vl',
-  readConfig(top, checkpointDir) {
-    const config = readQwen('qwen3_vl', top, checkpointDir, DEFAULTS)
-    return { ...config, more: { ...config.more, ...readOwn(top.section('vision_config')!) } }
-  },
-  nameOf: qwenNames,
+  readConfig: (top, checkpointDir) => readQwen('qwen3_vl', top, checkpointDir, DEFAULTS, readOwn),
   tower: {
     parameters: towerParameters,
     inputs: config => ({
@@ -65,25 +61,23 @@ export const qwen3vl: Family = {
     parameters: connectorParameters,
     run: (ops, config, features) => {
       const width = mergedWidth(config)
+      const { epsilon } = config.vision
       const level = (l: number) => ops.channels(features, l * width, width)
       const apart = ops.layerNorm(
         ops.joinRows(level(0), config.vision.width),
         'connector.merger.norm',
-        EPSILON,
+        epsilon,
       )
       return {
-        images: merged(ops, ops.joinRows(apart, width), 'connector.merger'),
+        images: mlp(ops, ops.joinRows(apart, width), 'connector.merger.', MERGER_LAYERS),
         deep: tapsOf(config).map((_, i) => {
-          const at = `connector.deepstack_merger_list.${i}`
-          return merged(ops, ops.layerNorm(level(1 + i), `${at}.norm`, EPSILON), at)
+          const at = `connector.deepstack_merger_list.${i}.`
+          return mlp(ops, ops.layerNorm(level(1 + i), `${at}norm`, epsilon), at, MERGER_LAYERS)
         }),
       }
     },
   },
-  pictures: qwenPictures('<|image_pad|>'),
-  usual: qwenUsual,
   shrunk: (config, gridMax) => shrunkQwen(config, gridMax, { taps: [0] }),
-  positions: multiAxisPositions,
 }
 
 function readOwn(reader: ConfigReader): { taps: number[]; tableSide: number } {
@@ -103,7 +97,7 @@ function tapsOf({ more }: ProxyConfig): readonly number[] {
 }
 
 function towerParameters(config: ProxyConfig): Parameter[] {
-  const { width, intermediate, layersRun } = config.vision
+  const { width, layersRun } = config.vision
   const side = config.more!.tableSide as number
   const list = [
     parameter('vision.patch_embed.proj.weight', qwenPatchShape(config)),
@@ -111,11 +105,7 @@ function towerParameters(config: ProxyConfig): Parameter[] {
     parameter('vision.pos_embed.weight', [side * side, width]),
   ]
   for (let layer = 0; layer < layersRun; layer++) {
-    const at = `vision.blocks.${layer}.`
-    for (const norm of ['norm1', 'norm2']) list.push(...affine(at + norm, [width]))
-    list.push(...attentionParameters(config, at))
-    list.push(...affine(`${at}mlp.linear_fc1`, [intermediate, width]))
-    list.push(...affine(`${at}mlp.linear_fc2`, [width, intermediate]))
+    list.push(...plainBlockParameters(config, `vision.blocks.${layer}.`, LAYERS))
   }
   return list
 }
@@ -131,14 +121,11 @@ function runTower<V>(
   const side = more!.tableSide as number
   const table = ops.weight('vision.pos_embed.weight', [1, side * side, vision.width])
   const places = blended(ops, table, corners!, cornerWeights!)
+  const turns = { cos, sin: sin! }
   let x = ops.add(qwenPatches(ops, config, patches!), places)
   const levels: V[] = []
   for (let layer = 0; layer < vision.layersRun; layer++) {
-    const at = `vision.blocks.${layer}.`
-    const h = ops.layerNorm(x, `${at}norm1`, EPSILON)
-    x = ops.add(x, qwenAttention(ops, config, at, h, { cos, sin: sin! }))
-    const m = ops.linear(ops.layerNorm(x, `${at}norm2`, EPSILON), `${at}mlp.linear_fc1`)
-    x = ops.add(x, ops.linear(ops.activation(m, vision.activation), `${at}mlp.linear_fc2`))
+    x = plainBlock(ops, config, `vision.blocks.${layer}.`, x, { turns, layers: LAYERS })
     if (tapsOf(config).includes(layer)) levels.push(ops.joinRows(x, mergedWidth(config)))
   }
   return [ops.joinRows(x, mergedWidth(config)), ...levels]
@@ -170,16 +157,11 @@ function cornersOf(i: number, count: number, side: number) {
 function connectorParameters(config: ProxyConfig): Parameter[] {
   const width = mergedWidth(config)
   const merger = (at: string, normWidth: number): Parameter[] => [
-    ...affine(`${at}.norm`, [normWidth]),
-    ...affine(`${at}.linear_fc1`, [width, width]),
-    ...affine(`${at}.linear_fc2`, [config.text.width, width]),
+    ...affine(`${at}norm`, [normWidth]),
+    ...mlpParameters(at, MERGER_LAYERS, [width, width, config.text.width]),
   ]
   return [
-    ...merger('connector.merger', config.vision.width),
-    ...tapsOf(config).flatMap((_, i) => merger(`connector.deepstack_merger_list.${i}`, width)),
+    ...merger('connector.merger.', config.vision.width),
+    ...tapsOf(config).flatMap((_, i) => merger(`connector.deepstack_merger_list.${i}.`, width)),
   ]
-}
-
-function merged<V>(ops: Ops<V>, x: V, at: string): V {
-  return ops.linear(ops.activation(ops.linear(x, `${at}.linear_fc1`), 'gelu'), `${at}.linear_fc2`)
 }

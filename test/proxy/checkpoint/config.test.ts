@@ -151,6 +151,31 @@ test('TinyLLaVA has its own defaults, names and image id', t => {
   assert.deepEqual([read(t, padded).aspect, read(t, padded).lengthMax], ['pad', 77])
 })
 
+test('Qwen2-VL is read the same with its text at the top, as transformers 4 saves it', t => {
+  const heads = { num_attention_heads: 4, num_key_value_heads: 2 }
+  const text = { hidden_size: 64, num_hidden_layers: 2, ...heads, vocab_size: 99 }
+  const vision = { embed_dim: 32, hidden_size: 64, num_heads: 2, depth: 3 }
+  const rope = { mrope_section: [2, 3, 3] }
+  const old = read(t, {
+    ...text,
+    model_type: 'qwen2_vl',
+    rope_theta: 5000,
+    rope_scaling: { type: 'mrope', ...rope },
+    use_sliding_window: false,
+    sliding_window: 32,
+    vision_config: { ...vision, mlp_ratio: 4, in_chans: 3, spatial_patch_size: 14 },
+  })
+  const young = read(t, {
+    model_type: 'qwen2_vl',
+    text_config: { ...text, rope_parameters: { rope_type: 'default', rope_theta: 5000, ...rope } },
+    vision_config: { ...vision, model_type: 'qwen2_vl_vision' },
+  })
+  assert.deepEqual(old, young)
+  assert.deepEqual([old.vision.width, old.vision.intermediate, old.text.width], [32, 128, 64])
+  assert.deepEqual(old.text.ropeAxes, [0, 0, 1, 1, 1, 2, 2, 2])
+  assert.deepEqual([old.vision.activation, old.text.ropeTheta], ['quick_gelu', 5000])
+})
+
 test('a first row that is dropped is one of the patches where there is no class token', t => {
   const siglip = (strategy: string): ProxyConfig =>
     read(
