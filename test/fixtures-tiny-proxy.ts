@@ -195,7 +195,7 @@ function isThere(name: string, shape: TinyShape): boolean {
 }
 
 /** Uniform; norms around 1, embeddings wide, so that attention is far from flat. */
-function randomTensor(
+export function randomTensor(
   { name, shape }: Parameter,
   seed: number,
 ): {

@@ -26,7 +26,8 @@ export type VisionConfig = {
   dropFirstRow: boolean
 }
 
-export type ConnectorConfig = { activation: Activation }
+/** `layers`: linear layers, the activation between them. Default: 2. */
+export type ConnectorConfig = { activation: Activation; layers?: number }
 
 export type TextConfig = {
   family: 'llama' | 'mistral' | 'qwen2' | 'qwen3' | 'stablelm' | 'phi'

@@ -2,7 +2,7 @@
  * Vision towers of CLIP's and SigLIP's kind, and the connectors that go with them. Shapes: B tiles, N
  * patches, C channels, P patch size.
  */
-import { patchesPerImage, type VisionConfig } from './config.ts'
+import { type ConnectorConfig, patchesPerImage, type VisionConfig } from './config.ts'
 import { affine, type Connector, linear, type Parameter, parameter, type Tower } from './model.ts'
 import { float32, type Ops } from './ops.ts'
 
@@ -95,17 +95,25 @@ export const SQUARE_TOWER: Tower = {
   width: ({ vision }) => vision.width,
 }
 
-/** Two linear layers from vision channels Cv to text channels C: [M, N, Cv] -> [M, N, C] */
+/** Linear layers from vision channels Cv to text channels C: [M, N, Cv] -> [M, N, C] */
 export const MLP_CONNECTOR: Connector = {
-  parameters: ({ vision, text, newline }) => [
+  parameters: ({ vision, text, connector, newline }) => [
     ...linear('connector.1', [text.width, vision.width]),
-    ...linear('connector.2', [text.width, text.width]),
+    ...furtherLayers(connector).flatMap(layer => linear(layer, [text.width, text.width])),
     ...(newline ? [parameter('connector.newline', [text.width])] : []),
   ],
-  run: (ops, { connector: { activation } }, features) => {
-    const inner = ops.activation(ops.linear(features, 'connector.1'), activation)
-    return { images: ops.linear(inner, 'connector.2') }
+  run: (ops, { connector }, features) => {
+    let x = ops.linear(features, 'connector.1')
+    for (const layer of furtherLayers(connector)) {
+      x = ops.linear(ops.activation(x, connector.activation), layer)
+    }
+    return { images: x }
   },
+}
+
+/** The names of the layers behind the first. */
+function furtherLayers({ layers = 2 }: ConnectorConfig): string[] {
+  return Array.from({ length: layers - 1 }, (_, i) => `connector.${i + 2}`)
 }
 
 /** Sums of four rows each: rows [1, P*4] of x seen as [S, C], weights [1, P*4, 1] -> [1, P, C] */

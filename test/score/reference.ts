@@ -121,9 +121,12 @@ class Reference {
   }
 
   #imageFeatures(patches: Float32Array): Rows {
-    const { connector } = this.#config
-    const inner = this.#linear(this.#vision(patches), 'connector.1')
-    return this.#linear(activate(inner, connector.activation), 'connector.2')
+    const { activation, layers = 2 } = this.#config.connector
+    let x = this.#linear(this.#vision(patches), 'connector.1')
+    for (let layer = 2; layer <= layers; layer++) {
+      x = this.#linear(activate(x, activation), `connector.${layer}`)
+    }
+    return x
   }
 
   #vision(patches: Float32Array): Rows {

@@ -50,12 +50,12 @@ export function readProxyConfig(checkpointDir: string): ProxyConfig {
   const reader = new ConfigReader(file, readJson(file))
   refuseLinearAttention(reader)
   const kinds = FAMILIES.map(({ kind }) => kind)
-  const family =
+  const known =
     FAMILIES.find(family => family.isOf?.(reader)) ??
-    FAMILIES.find(({ kind }) => reader.is('model_type', kind)) ??
-    FIRST_FAMILY
+    FAMILIES.find(({ kind }) => reader.is('model_type', kind))
+  const family = known ?? FIRST_FAMILY
   family.refuse?.(reader)
-  reader.oneOf('model_type', kinds)
+  if (known === undefined) reader.oneOf('model_type', kinds)
   const quantised = reader.section('quantization_config')
   if (quantised !== undefined) throw refuseQuantised(quantised)
   return family.readConfig(reader, checkpointDir)

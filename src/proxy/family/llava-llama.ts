@@ -1,19 +1,24 @@
 /**
- * The LLaVA repository's own LlavaLlamaForCausalLM: a Llama whose config describes it at the top, the
- * projector `mm_projector`, and a CLIP tower that is described by another model's folder.
+ * The LLaVA repository's own classes, such as LlavaLlamaForCausalLM: a language model whose config describes
+ * it at the top, the projector `mm_projector`, and a CLIP tower that is described by another model's folder.
  */
 import { existsSync } from 'node:fs'
 import { join } from 'node:path'
 import { XmasdError } from '../../errors.ts'
 import { processorFileOf, readProcessorFile } from '../../ingest/image/preprocess.ts'
-import { ConfigReader, placesOf, readJson } from '../config.ts'
+import { ConfigReader, type ConnectorConfig, placesOf, readJson } from '../config.ts'
 import { type Family, namedBy } from '../model.ts'
 import { featureRows } from '../vision.ts'
 import { squareParts } from './llava.ts'
-import { LLAMA, lengthMaxOf, readAspect, readText, readVision } from './parts.ts'
+import { formOf, lengthMaxOf, readAspect, readText, readVision } from './parts.ts'
 
 const KIND = 'llava_llama'
-const CLASS = 'LlavaLlamaForCausalLM'
+/** The language model of each class, by its name in `architectures` and its `model_type`. */
+const CLASSES = [
+  { name: 'LlavaLlamaForCausalLM', type: KIND, family: 'llama' },
+  { name: 'LlavaMistralForCausalLM', type: 'llava_mistral', family: 'mistral' },
+  { name: 'LlavaQwenForCausalLM', type: 'llava_qwen', family: 'qwen2' },
+] as const
 /** IMAGE_TOKEN_INDEX of its code. */
 const IMAGE_TOKEN_ID = -200
 
@@ -30,17 +35,16 @@ const named = namedBy({
     mm_projector: 'connector',
   },
   containers: ['model', 'vision_tower', 'vision_model'],
-  connectorLayers: { '0': '1', '2': '2' },
+  // A Sequential of layers and activations, or one bare layer.
+  connectorLayers: { '0': '1', '2': '2', '4': '3', '6': '4', weight: '1.weight', bias: '1.bias' },
 })
 const BARE = ['embed_tokens', 'layers', 'norm']
 
 export const llavaLlama: Family = {
   kind: KIND,
-  isOf: top => top.is('model_type', KIND) || top.list('architectures').includes(CLASS),
+  isOf: top => classOf(top) !== undefined,
   readConfig(top, checkpointDir) {
-    if (!top.is('mm_projector_type', 'mlp2x_gelu')) {
-      throw top.unsupported('mm_projector_type', 'mlp2x_gelu')
-    }
+    const connector = readProjector(top)
     if (top.flag('mm_use_im_start_end', false))
       throw top.unsupported('mm_use_im_start_end', 'false')
     const vision = readVision(towerConfig(top, checkpointDir), ['patch', 'cls_patch'], {
@@ -48,13 +52,13 @@ export const llavaLlama: Family = {
       strategy: top.oneOf('mm_vision_select_feature', ['patch', 'cls_patch']) ?? 'patch',
     })
     if (vision.family !== 'clip') throw top.unsupported('mm_vision_tower', 'CLIP')
-    const form = { reader: top, family: 'llama', defaults: LLAMA } as const
+    const form = formOf(top, classOf(top)!.family)
     const longest = lengthMaxOf(top, checkpointDir, form)
     const lengthMax = top.positive('tokenizer_model_max_length', longest)
     return {
       kind: KIND,
       vision,
-      connector: { activation: 'gelu' },
+      connector,
       text: readText(top, lengthMax, form),
       imageTokens: featureRows(vision),
       imageTokenId: IMAGE_TOKEN_ID,
@@ -70,6 +74,22 @@ export const llavaLlama: Family = {
     return tower.folder
   },
   ...squareParts(impliedProcessor),
+}
+
+function classOf(top: ConfigReader): (typeof CLASSES)[number] | undefined {
+  const classes = top.list('architectures')
+  return (
+    CLASSES.find(({ name }) => classes.includes(name)) ??
+    CLASSES.find(({ type }) => top.is('model_type', type))
+  )
+}
+
+/** Its code takes an absent type as linear. */
+function readProjector(top: ConfigReader): ConnectorConfig {
+  const type = top.text('mm_projector_type', 'linear')
+  const count = type === 'linear' ? 1 : Number(/^mlp([1-4])x_gelu$/.exec(type)?.[1])
+  if (Number.isNaN(count)) throw top.unsupported('mm_projector_type', 'linear, mlp2x_gelu')
+  return { activation: 'gelu', ...(count === 2 ? {} : { layers: count }) }
 }
 
 type TowerPlace = { name: string; places: readonly string[]; folder: string | undefined }

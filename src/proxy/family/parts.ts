@@ -197,7 +197,11 @@ export type TextForm = {
 export function textForm(top: ConfigReader): TextForm {
   const reader = top.section('text_config') ?? new ConfigReader(top.file, {}, 'text_config.')
   const families = Object.keys(LANGUAGE_MODELS) as TextConfig['family'][]
-  const family = reader.oneOf('model_type', families) ?? 'llama'
+  return formOf(reader, reader.oneOf('model_type', families) ?? 'llama')
+}
+
+/** The form of a language model that `reader` describes. */
+export function formOf(reader: ConfigReader, family: TextConfig['family']): TextForm {
   return { reader, family, defaults: LANGUAGE_MODELS[family] }
 }
 

@@ -120,8 +120,8 @@ test('what a family leaves out is what its own class fills in', t => {
 
 test("the LLaVA repository's own layout is named as such; Hugging Face's and TinyLLaVA's go on", t => {
   const signs: [config: Json, sign: RegExp][] = [
-    [{ architectures: ['LlavaQwenForCausalLM'] }, /LlavaQwenForCausalLM/],
-    [{ architectures: ['LlavaMistralForCausalLM'], model_type: 'llava_mistral' }, /LlavaMistral/],
+    [{ architectures: ['LlavaMptForCausalLM'] }, /LlavaMptForCausalLM/],
+    [{ architectures: ['LlavaGemmaForCausalLM'] }, /LlavaGemma/],
     [{ mm_vision_tower: 'openai/clip-vit-large-patch14-336' }, /mm_vision_tower/],
     [{ mm_projector_type: 'mlp2x_gelu' }, /mm_projector_type/],
   ]

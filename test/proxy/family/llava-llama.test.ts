@@ -3,12 +3,24 @@ import { cpSync, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } fr
 import { basename, join } from 'node:path'
 import test, { type TestContext } from 'node:test'
 import type { EngineName } from '../../../src/engine/engine.ts'
+import { seededRandom } from '../../../src/math/random.ts'
+import { readProxyConfig } from '../../../src/proxy/checkpoint/config.ts'
+import { parametersOf } from '../../../src/proxy/checkpoint/parameters.ts'
 import { readBytes, writeSafetensors } from '../../../src/proxy/checkpoint/safetensors.ts'
 import { type Checkpoint, openSchedule } from '../../../src/proxy/checkpoint/schedule.ts'
 import { type Json, readJson } from '../../../src/proxy/config.ts'
 import { loadScorer } from '../../../src/score/scorer.ts'
+import {
+  configJson,
+  randomSequence,
+  randomTensor,
+  TINY,
+  VOCAB,
+  type Weights,
+} from '../../fixtures-tiny-proxy.ts'
 import { goldenSequences, readGoldenSet, worstOf } from '../../golden-sets.ts'
 import { hasCode } from '../../ingest/fixtures.ts'
+import { referenceScore } from '../../score/reference.ts'
 import { shared, temporaryFolder } from '../../support.ts'
 import { withBackend } from '../../tensorflow.ts'
 
@@ -72,8 +84,7 @@ function onDisk(name: string): string {
   return name
     .replace(/^text\./, 'model.')
     .replace(/^head\./, 'lm_head.')
-    .replace(/^connector\.1/, 'model.mm_projector.0')
-    .replace(/^connector\.2/, 'model.mm_projector.2')
+    .replace(/^connector\.(\d)/, (_, layer) => `model.mm_projector.${2 * Number(layer) - 2}`)
     .replace(/^vision\./, 'model.vision_tower.vision_tower.vision_model.')
 }
 
@@ -108,6 +119,67 @@ async function score(run: string, golden: ReturnType<typeof readGoldenSet>, engi
   }
 }
 
+const TINY_TEXT = {
+  hidden_size: 16,
+  intermediate_size: 20,
+  num_hidden_layers: 2,
+  num_attention_heads: 4,
+  num_key_value_heads: 2,
+  vocab_size: VOCAB,
+  max_position_embeddings: 128,
+}
+
+/** One checkpoint with random weights, its tower inside and described in `tower/`; the canonical weights. */
+function writeTiny(t: TestContext, config: Json): { run: string; weights: Weights } {
+  const folder = temporaryFolder(t)
+  const run = join(folder, 'run')
+  const checkpoint = join(run, 'checkpoint-1')
+  mkdirSync(checkpoint, { recursive: true })
+  mkdirSync(join(folder, 'tower'))
+  const { vision_config } = configJson(TINY) as { vision_config: Json }
+  writeFileSync(join(folder, 'tower/config.json'), JSON.stringify(vision_config))
+  const whole = { ...TINY_TEXT, mm_vision_tower: '../../tower', ...config }
+  writeFileSync(join(checkpoint, 'config.json'), JSON.stringify(whole))
+  const weights: Weights = new Map(
+    parametersOf(readProxyConfig(checkpoint)).map(one => [one.name, randomTensor(one, 7)]),
+  )
+  const isLinear = !weights.has('connector.2.weight')
+  const named = [...weights].map(([name, tensor]) => {
+    const own = isLinear ? name.replace(/^connector\.1/, 'model.mm_projector') : name
+    return [onDisk(own), tensor] as const
+  })
+  writeSafetensors(join(checkpoint, 'model.safetensors'), Object.fromEntries(named))
+  return { run, weights }
+}
+
+for (const [config, own] of [
+  [{ model_type: 'llava_llama' }, { family: 'llama', layers: 1 }],
+  [
+    { model_type: 'llava_mistral', sliding_window: null },
+    { family: 'mistral', layers: 1 },
+  ],
+  [
+    { architectures: ['LlavaQwenForCausalLM'], mm_projector_type: 'mlp3x_gelu' },
+    { family: 'qwen2', layers: 3 },
+  ],
+] as const) {
+  test(`the LLaVA repository's ${own.family} with ${own.layers} layers of projector scores as the float64 reference does`, async t => {
+    const { run, weights } = writeTiny(t, { ...config })
+    const schedule = openSchedule(run)
+    const { text, connector, imageTokens, vision } = schedule.config
+    assert.deepEqual({ family: text.family, layers: connector.layers }, own)
+    const shape = { before: 3, after: 9, imageTokens, patchValues: 4 * 3 * vision.patchSize ** 2 }
+    const sequence = randomSequence(seededRandom(5), shape)
+    const scorer = await loadScorer({ schedule, engine: 'onnx', mode: 'reference', threads: 1 })
+    t.after(() => scorer.close())
+    const [scored] = await scorer.score([[sequence]])
+    const expected = referenceScore(weights, schedule.config, 'reference', sequence).top5
+    const worst = worstOf([scored!], [[expected]])
+    t.diagnostic(`${worst.toExponential(2)} from float64`)
+    assert.ok(worst <= RELATIVE_MAX, String(worst))
+  })
+}
+
 test('a tower that is nowhere is named with the places, and its command', t => {
   const dir = shared(t, 'goldens', 'llava-clip-llama')
   if (dir === undefined) return
@@ -125,6 +197,6 @@ test('a tower that is nowhere is named with the places, and its command', t => {
   )
   const file = join(folder, 'run/checkpoint-10/config.json')
   const config = JSON.parse(readFileSync(file, 'utf8'))
-  writeFileSync(file, JSON.stringify({ ...config, mm_projector_type: 'linear' }))
+  writeFileSync(file, JSON.stringify({ ...config, mm_projector_type: 'identity' }))
   assert.throws(() => openSchedule(join(folder, 'run')), hasCode('PROXY_UNSUPPORTED'))
 })
