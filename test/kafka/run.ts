@@ -20,7 +20,7 @@ function filesOf(asked: readonly string[]): string[] {
 }
 
 function test(files: readonly string[], shared: SharedBroker): Promise<number> {
-  const child = spawn(process.execPath, ['--test', '--test-concurrency=2', ...files], {
+  const child = spawn(process.execPath, ['--test', '--test-concurrency=3', ...files], {
     env: { ...process.env, [SHARED_BROKER]: JSON.stringify(shared) },
     stdio: 'inherit',
   })
