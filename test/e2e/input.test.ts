@@ -112,24 +112,59 @@ test('hosts: "*." is refused as every configuration error is', async t => {
   assert.match(ended.stderr, /\*\.example\.org/)
 })
 
-test('no example of the shared forms with pictures elsewhere is read as text alone', async t => {
+/** Forms of the shared cases that are not scored with their picture, by name. Every other is. */
+const NOT_WITH_PICTURE: Record<string, string> = {
+  'video <video>': 'MODALITY_UNSUPPORTED',
+  'video <image>': 'MODALITY_UNSUPPORTED',
+  'qwen-vl inline img': 'PLACEHOLDER_WITHOUT_IMAGE',
+  '<image1>': 'IMAGE_WITHOUT_PLACEHOLDER',
+  '<|image|> mark': 'IMAGE_WITHOUT_PLACEHOLDER',
+  'mark in two questions, 1 image': 'PLACEHOLDER_MISPLACED',
+  'text-only, <image> in answer (html)': 'text',
+  'image + literal <image> in answer': 'PLACEHOLDER_MISPLACED',
+  'bing role': 'ROLE_UNKNOWN',
+  'ends with human': 'TURNS_MISORDERED',
+  'two gpt in a row': 'TURNS_MISORDERED',
+  'null answer value': 'CONVERSATIONS_INVALID',
+  '__proto__ key': 'IMAGE_FIELD_INVALID',
+  'lone surrogate value': 'TEXT_INVALID',
+  'backslash path': 'IMAGE_NOT_FOUND',
+  'file:// url': 'IMAGE_FIELD_INVALID',
+  'named .jpg, file is .png': 'IMAGE_NOT_FOUND',
+  'image null': 'text',
+  "image ''": 'text',
+  'image []': 'text',
+  'trailing comma': 'NOT_JSON',
+  'two objects on a line': 'NOT_JSON',
+  'line that ends with comma': 'NOT_JSON',
+  'single quotes (python repr)': 'NOT_JSON',
+}
+
+test('the shared forms are scored with their pictures, as text, or refused, each as it should be', async t => {
   const cases = shared(t, 'cases')
   if (cases === undefined) return
   const site = makeSite(t)
-  for (const name of ['named/named.jsonl', 'forms/forms.jsonl']) {
+  const outcomesOf = async (name: string): Promise<string[]> => {
     const out = join(site.folder, 'scores.jsonl')
     const args = ['--proxy', DEMO_PROXY, '--images', join(cases, 'images'), '--out', out]
     await run(['score', ...args, '--data', join(cases, name)])
-    const lines = readFileSync(out, 'utf8')
-      .trim()
-      .split('\n')
-      .map(line => JSON.parse(line))
-    const textOnly = lines.filter(line => line.trajectory === null && line.error === undefined)
-    const mayBeText = ['m6', 'nul', 'im7', 'e1', 'e2', 'e3', 't1', 't2', 't3']
-    const silent = textOnly.map(line => line.id).filter(id => !mayBeText.includes(id))
-    t.diagnostic(`${name}: ${textOnly.map(line => line.id)}`)
-    assert.deepEqual(silent, [], name)
+    const lines = readFileSync(out, 'utf8').trim().split('\n')
+    return lines.map(line => {
+      const { error, trajectory } = JSON.parse(line)
+      return error?.code ?? (trajectory === null ? 'text' : 'with picture')
+    })
   }
+  const names: string[] = JSON.parse(readFileSync(join(cases, 'forms/forms.names.json'), 'utf8'))
+  const found = await outcomesOf('forms/forms.jsonl')
+  assert.equal(found.length, names.length)
+  assert.deepEqual(
+    Object.fromEntries(names.map((name, i) => [name, found[i]])),
+    Object.fromEntries(names.map(name => [name, NOT_WITH_PICTURE[name] ?? 'with picture'])),
+  )
+  assert.deepEqual(await outcomesOf('named/named.jsonl'), [
+    ...['with picture', 'with picture', 'MODALITY_UNSUPPORTED', 'PLACEHOLDER_WITHOUT_IMAGE'],
+    'with picture',
+  ])
 })
 
 test('no image, however it is written, is one thing through export-metrics and back', async t => {
