@@ -3,7 +3,7 @@
  * known faults, or over NLVR's pictures.
  *
  *   npm run study -- [--quick] [--data scenes|nlvr] [--seeds 1-30] [--arms a,b] [--percents 5,10]
- *                    [--primary ARM@P] [--minutes N] [--out DIR] [--threads N]
+ *                    [--primary ARM@P] [--measure exact|tokens|loss] [--minutes N] [--out DIR] [--threads N]
  *
  * It goes on where it was stopped: DIR/runs.jsonl has a line a run. `--minutes` stops it before a run.
  * `README.md` beside this file says which comparison is the primary one. `--quick` ends within an hour on
@@ -18,13 +18,14 @@ import { ARMS } from '../../src/study/arms.ts'
 import { type StudyData, splitByPicture } from '../../src/study/data.ts'
 import { studyPage } from '../../src/study/page.ts'
 import { runStudy } from '../../src/study/run.ts'
-import { judge, sentenceOf } from '../../src/study/statistics.ts'
+import { judge, type Measure, sentenceOf } from '../../src/study/statistics.ts'
 import { ROOT } from '../../test/support.ts'
 import { bytesOf, POOL, STEPS, seedsOf, target } from './options.ts'
 import { generate } from './scenes.ts'
 
 /** Named in README.md before the seeds of the comparison were run. */
 export const PRIMARY = { arm: 'length', percent: 10 }
+const MEASURE: Measure = 'tokens'
 const WORTH = 3
 
 const { values: options } = parseArgs({
@@ -35,6 +36,7 @@ const { values: options } = parseArgs({
     arms: { type: 'string' },
     percents: { type: 'string', default: '10' },
     primary: { type: 'string', default: `${PRIMARY.arm}@${PRIMARY.percent}` },
+    measure: { type: 'string', default: MEASURE },
     minutes: { type: 'string', default: 'Infinity' },
     out: { type: 'string' },
     threads: { type: 'string', default: '1' },
@@ -97,7 +99,7 @@ async function main(): Promise<void> {
       ),
     isOver,
   })
-  const judgement = judge(runs, { measure: 'exact', worth: WORTH })
+  const judgement = judge(runs, { measure: options.measure as Measure, worth: WORTH })
   const primary = { arm, percent: Number(percent) }
   const page = studyPage(judgement, runs, { title: data.name, primary })
   writeFileSync(join(out, 'index.html'), page)
