@@ -6,7 +6,7 @@ import { TRAINING } from '../../src/train/train.ts'
 import { SIDE, type StudyExample } from './scenes.ts'
 
 export const POOL = 1000
-export const STEPS = 400
+export const STEPS = 200
 const NLVR_SIDE = 96
 const PATCH = 16
 
