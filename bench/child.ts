@@ -53,15 +53,19 @@ function statusBytes(pid: number, name: string): number {
 /** CPU time of this process and of its running children; theirs in steps of 10 ms. */
 export function cpuSeconds(): number {
   const { user, system } = process.cpuUsage()
-  const started = childrenOf(process.pid).map(child =>
-    sumOverTree(child, one => {
-      const fields = readFileSync(`/proc/${one}/stat`, 'utf8')
-        .replace(/^.*\) /s, '')
-        .split(' ')
-      return (Number(fields[11]) + Number(fields[12])) / TICKS
-    }),
-  )
-  return started.reduce((sum, seconds) => sum + seconds, (user + system) / 1e6)
+  return cpuOf(process.pid).children + (user + system) / 1e6
+}
+
+/** CPU seconds of a process and of its running children, in steps of 10 ms. */
+export function cpuOf(pid: number): { own: number; children: number } {
+  const of = (one: number): number => {
+    const fields = readFileSync(`/proc/${one}/stat`, 'utf8')
+      .replace(/^.*\) /s, '')
+      .split(' ')
+    return (Number(fields[11]) + Number(fields[12])) / TICKS
+  }
+  const children = childrenOf(pid).reduce((sum, child) => sum + sumOverTree(child, of), 0)
+  return { own: of(pid), children }
 }
 
 /** Ticks of /proc a second: the same on every Linux. */

@@ -126,7 +126,7 @@ export class Answers {
   }
 
   async #explain(row: number): Promise<Explanation> {
-    const { columns, bundles, active, committed, baseline } = this.#model
+    const { columns, bundles, active, committed } = this.#model
     const { assignments, decisions: topic } = this.#config.log.topics
     const record = (await this.#log.get(assignments, 0, columns.offset.get(row)))!
     const read = readAssignment(record)
@@ -138,10 +138,6 @@ export class Answers {
       if (found?.value != null) decisions.push(JSON.parse(Buffer.from(found.value).toString()))
     }
     const cluster = columns.cluster(row)
-    const { rows, counted } = this.#model.ranked(cluster)
-    const place = rows.subarray(0, counted).indexOf(row)
-    const order = columns.order(row)
-    const before = order === null ? 0 : earlierOf(baseline.members, cluster, order)
     const summary = this.#model.clusters().find(one => one.cluster === cluster)
     const found = {
       v: 1 as const,
@@ -149,13 +145,29 @@ export class Answers {
       keptNow: columns.isKept(row),
       assignment: assignment.toJSON(),
       folded: columns.offset.get(row) < committed,
-      rank: place < 0 || order === null ? null : place + 1 + before,
+      rank: this.#rank(row),
       clusterSize: summary?.size ?? 0,
       quota: summary?.quota ?? 0,
       arm: decisions.find(({ arm }) => arm !== undefined)?.arm ?? null,
       decisions,
     }
-    return { ...found, because: because(found, this.#config.select.policy) }
+    const isBaseline = columns.isInBaseline(row)
+    return { ...found, because: because(found, this.#config.select.policy, isBaseline) }
+  }
+
+  /** 1 is the first that the batch rule takes of its cluster; null for text and for what does not count. */
+  #rank(row: number): number | null {
+    const { columns, baseline } = this.#model
+    const [cluster, order] = [columns.cluster(row), columns.order(row)]
+    const isBaseline = columns.isInBaseline(row)
+    if (order === null || columns.isApart(row) || columns.isRandom(row)) return null
+    const { rows, counted } = this.#model.ranked(cluster)
+    const ranked = rows.subarray(0, counted)
+    const before = earlierOf(baseline.members, cluster, order, isBaseline)
+    const place = isBaseline
+      ? ranked.filter(other => columns.order(other)! < order).length
+      : ranked.indexOf(row)
+    return place < 0 ? null : place + 1 + before
   }
 
   async #steps(): Promise<number[] | null> {
@@ -267,11 +279,21 @@ export class Answers {
   }
 }
 
-/** Baseline examples of a cluster that come before one of this order: the baseline precedes the stream. */
-function earlierOf(members: Model['baseline']['members'], cluster: Cluster, order: number) {
+/**
+ * Baseline examples of a cluster that come before one of this order: of equal ones all where it is of the
+ * stream, which the baseline precedes, and none where it is of the baseline.
+ */
+function earlierOf(
+  members: Model['baseline']['members'],
+  cluster: Cluster,
+  order: number,
+  isBaseline: boolean,
+): number {
+  const own = Math.fround(order)
   let count = 0
   members?.cluster.forEach((other, i) => {
-    if (other === cluster && members.instability[i]! <= order) count++
+    const one = members.instability[i]!
+    if (other === cluster && (one < own || (one === own && !isBaseline))) count++
   })
   return count
 }

@@ -32,6 +32,29 @@ class Column {
   }
 }
 
+/** A vector a row, or none; all have the length of the first. */
+class Vectors {
+  readonly #values = new Column(new Float32Array(ROWS_AT_FIRST))
+  #length = 0
+
+  set(row: number, vector: ArrayLike<number> | null): void {
+    if (vector !== null) this.#length ||= vector.length
+    for (let d = 0; d < this.#length; d++) {
+      this.#values.set(row * this.#length + d, vector?.[d] ?? Number.NaN)
+    }
+  }
+
+  has(row: number): boolean {
+    return this.#length > 0 && !Number.isNaN(this.#values.get(row * this.#length))
+  }
+
+  get(row: number): number[] | null {
+    if (!this.has(row)) return null
+    const start = row * this.#length
+    return Array.from({ length: this.#length }, (_, d) => this.#values.get(start + d))
+  }
+}
+
 /** What an assignment says of an example. */
 export type NewRow = {
   key: string
@@ -48,6 +71,8 @@ export type NewRow = {
   /** When it was assigned, milliseconds since the epoch. */
   at: number
   trajectory: readonly number[] | null
+  /** What is clustered, where that is not the trajectory. */
+  signature?: ArrayLike<number> | null
 }
 
 /** A decision by the numbers that the model keeps of it. */
@@ -75,9 +100,9 @@ export class Columns {
   readonly #decisionOffset = new Column(new Float64Array(ROWS_AT_FIRST))
   readonly #previous = new Column(new Int32Array(ROWS_AT_FIRST))
   #decisions = 0
-  readonly #trajectories = new Column(new Float32Array(ROWS_AT_FIRST))
-  /** T; 0 before the first trajectory. */
-  #length = 0
+  readonly #trajectories = new Vectors()
+  readonly #signatures = new Vectors()
+  #clustered = this.#trajectories
 
   get count(): number {
     return this.keys.length
@@ -103,9 +128,10 @@ export class Columns {
     this.at.set(at, row.at)
     this.#action.set(at, NONE)
     this.#last.set(at, -1)
-    if (row.trajectory !== null) this.#length ||= row.trajectory.length
-    for (let t = 0; t < this.#length; t++) {
-      this.#trajectories.set(at * this.#length + t, row.trajectory?.[t] ?? Number.NaN)
+    this.#trajectories.set(at, row.trajectory)
+    if (row.signature !== undefined) {
+      this.#clustered = this.#signatures
+      this.#signatures.set(at, row.signature)
     }
     return at
   }
@@ -153,10 +179,16 @@ export class Columns {
 
   /** T scores; null for text-only examples. */
   trajectory(row: number): number[] | null {
-    const scores = Array.from({ length: this.#length }, (_, t) =>
-      this.#trajectories.get(row * this.#length + t),
-    )
-    return scores.length === 0 || Number.isNaN(scores[0]) ? null : scores
+    return this.#trajectories.get(row)
+  }
+
+  /** What is clustered; null for text-only examples. */
+  signature(row: number): number[] | null {
+    return this.#clustered.get(row)
+  }
+
+  hasSignature(row: number): boolean {
+    return this.#clustered.has(row)
   }
 
   /** The last action; undefined where nothing was decided. */

@@ -1,4 +1,4 @@
-/** Views of the whole: the map of trajectories, the drift of the stream, the shadow bundle's differences. */
+/** Views of the whole: the map of signatures, the drift of the stream, the shadow bundle's differences. */
 import { covariance, EVD } from 'ml-matrix'
 import { DriftWindow, stabilityIndex, WINDOW_EXAMPLES } from '../role/selection-gauges.ts'
 import type { Answers } from './answers.ts'
@@ -15,7 +15,7 @@ const FAR_MAX = 60
 const SHADOW_MAX = 120
 const DRIFT_CLUSTERS_MAX = 200
 
-/** Two principal axes of trajectories: they stay until there are twice as many examples. */
+/** Two principal axes of signatures: they stay until there are twice as many examples. */
 type Axes = {
   fittedTo: number
   mean: number[]
@@ -44,7 +44,7 @@ export class Landscape {
     const { columns } = this.#model
     const rows: number[] = []
     for (let row = columns.count - 1; row >= 0 && rows.length < MAP_EXAMPLES_MAX; row--) {
-      if (columns.instability(row) !== null && columns.trajectory(row) !== null) rows.push(row)
+      if (columns.hasSignature(row)) rows.push(row)
     }
     rows.reverse()
     const axes = rows.length < 3 ? undefined : this.#axesFor(rows)
@@ -52,9 +52,9 @@ export class Landscape {
     const [x, y] = [new Uint16Array(shown.length), new Uint16Array(shown.length)]
     if (axes !== undefined) {
       shown.forEach((row, i) => {
-        const scores = columns.trajectory(row)!
-        x[i] = cellOf(scores, axes, 0)
-        y[i] = cellOf(scores, axes, 1)
+        const signature = columns.signature(row)!
+        x[i] = cellOf(signature, axes, 0)
+        y[i] = cellOf(signature, axes, 1)
       })
     }
     const cluster = Int32Array.from(shown, row => Number(columns.cluster(row)))
@@ -62,6 +62,7 @@ export class Landscape {
     return {
       ...{
         v: 1,
+        signature: this.#model.signature,
         examples: rows.length,
         fit: axes?.fittedTo ?? 0,
         explained: axes?.explained ?? [],
@@ -90,7 +91,7 @@ export class Landscape {
     const step = Math.max(1, Math.floor(rows.length / FITTED_MAX))
     const sample = rows
       .filter((_, i) => i % step === 0)
-      .map(row => this.#model.columns.trajectory(row)!)
+      .map(row => this.#model.columns.signature(row)!)
     this.#axes = { ...axesOf(sample), fittedTo: rows.length }
     return this.#axes
   }

@@ -4,6 +4,7 @@
  * requests are answered between them.
  */
 import { PublishedBundles } from '../bundle/publication.ts'
+import { rawSignature, type Signature, signatureOf } from '../bundle/signature.ts'
 import type { Config } from '../config.ts'
 import { type Baseline, readBaseline, readSelectPosition } from '../history/bundle-epochs.ts'
 import type { Log } from '../log/log.ts'
@@ -13,8 +14,10 @@ import {
   type Decision,
   isRedriveMark,
   REASONS,
+  type RecordedAssignment,
   readAssignment,
 } from '../record.ts'
+import { POLL_RECORDS_MAX } from '../role/select-role.ts'
 import { batchQuotas, budgetOf, type ClusterSize } from '../select/rule/quotas.ts'
 import { orderOf } from '../select/rule/rank.ts'
 import { Columns } from './columns.ts'
@@ -25,8 +28,10 @@ export const EXAMPLES_MAX = 1_000_000
 const EXAMPLES_ROOM = 250_000
 const LETTERS_MAX = 10_000
 const RECENT_MAX = 500
-/** Records that one step reads of a topic. */
+/** Records that one step reads of a topic, unless less is asked for. */
 const STEP_RECORDS = 20_000
+/** The select role is behind when it has not read so many: it polls half of them at once. */
+const BEHIND_RECORDS = 2 * POLL_RECORDS_MAX
 
 /** A decision as the ticker shows it. */
 export type Recent = { offset: number; at: number; decision: Decision }
@@ -49,11 +54,13 @@ export class Model {
   shadow = new Map<number, Decision>()
   baseline: Baseline = { clusters: [], members: undefined, misaligned: 0 }
   readonly bundles: PublishedBundles
+  /** What the active bundle clusters. */
+  signature: Signature = 'sum'
   active: string | undefined
   shadowBundle: string | null = null
   /** Next offsets to read. */
   #next = { assignments: 0, decisions: 0, deadLetters: 0, shadow: 0 }
-  #ends = { assignments: 1, decisions: 1 }
+  #ends = { assignments: Number.POSITIVE_INFINITY, decisions: 1 }
   /** The select role's position: assignments before it are counted. */
   #committed = 0
   #isBegun = false
@@ -84,6 +91,11 @@ export class Model {
     return this.#committed
   }
 
+  /** Whether the select role has a backlog to work off, as of the last step; true before the first. */
+  get isFoldBehind(): boolean {
+    return this.#ends.assignments - this.#committed > BEHIND_RECORDS
+  }
+
   /** Examples that the select role has not read yet. */
   get waiting(): number {
     return this.#waiting.length
@@ -94,8 +106,8 @@ export class Model {
     return this.#next.decisions
   }
 
-  /** Reads what is new, at most `STEP_RECORDS` of each topic. Returns whether there was more. */
-  async step(): Promise<boolean> {
+  /** Reads what is new, at most `most` records of each topic. Returns whether there was more. */
+  async step(most = STEP_RECORDS): Promise<boolean> {
     const { topics } = this.#config.log
     const [committed = 0] = await this.#log.committed(this.#config.select.group, topics.assignments)
     const [decisions = 0] = await this.#log.ends(topics.decisions)
@@ -103,12 +115,12 @@ export class Model {
     this.#committed = committed
     this.#ends = { assignments, decisions }
     if (!this.#isBegun) await this.#begin()
-    let isMore = await this.#readAssignments()
+    let isMore = await this.#readAssignments(most)
     // A decision follows its assignment: those up to the end seen first are all known then.
-    if (!isMore) isMore = await this.#readDecisions(decisions)
+    if (!isMore) isMore = await this.#readDecisions(decisions, most)
     // All that was decided of a folded example is read by now: what duplicates another does not count.
     if (!isMore) this.#countWaiting()
-    isMore = (await this.#readLetters()) || isMore
+    isMore = (await this.#readLetters(most)) || isMore
     if (this.shadowBundle !== null) await this.#readShadow()
     if (!isMore) this.isCaughtUp = true
     if (this.columns.count > this.#examplesMax + EXAMPLES_ROOM) this.#reset()
@@ -137,13 +149,14 @@ export class Model {
     this.letterCounts = new Map()
     this.#waiting = []
     this.misaligned = 0
+    this.#sign = undefined
     this.#next = { assignments: 0, decisions: 0, deadLetters: 0, shadow: 0 }
     this.#isBegun = false
     this.isCaughtUp = false
     this.version++
   }
 
-  async #readAssignments(): Promise<boolean> {
+  async #readAssignments(most: number): Promise<boolean> {
     const topic = this.#config.log.topics.assignments
     let read = 0
     for await (const record of this.#log.read(topic, { from: this.#next.assignments })) {
@@ -166,18 +179,42 @@ export class Model {
         const order = instability === null ? null : orderOf(this.#config.select, value)
         const { cluster, distance } = await this.bundles.reassign(value, this.active)
         const place = { offset: record.offset, at: record.timestamp }
+        const signature = await this.#signatureOf(value)
         const row = this.columns.add({
           ...{ key, cluster, instability, order, gain, distance, source, trajectory },
           ...place,
+          ...(signature === undefined ? {} : { signature }),
         })
         if (value.baseline === true && this.baseline.members !== undefined) {
           this.columns.setInBaseline(row)
         }
         this.#waiting.push(row)
       }
-      if (++read >= STEP_RECORDS) return true
+      if (++read >= most) return true
     }
     return false
+  }
+
+  /** Standardised [D]; undefined where it is the trajectory, null where the example has none. */
+  #signatureOf(value: RecordedAssignment) {
+    if (this.#sign !== undefined) return this.#sign(value)
+    return this.#openSignature().then(sign => sign(value))
+  }
+
+  #sign: ((value: RecordedAssignment) => ArrayLike<number> | null | undefined) | undefined
+
+  async #openSignature() {
+    // Where the bundle is not on the log yet, the map is that of trajectories.
+    const bundle = await this.bundles.get(this.active!).catch(() => undefined)
+    this.signature = bundle?.manifest.signature ?? 'sum'
+    const of = bundle === undefined ? undefined : signatureOf(bundle.manifest)
+    const isThere = (value: RecordedAssignment): boolean =>
+      value.cluster !== 'text' && rawSignature(this.signature, value) !== undefined
+    this.#sign =
+      this.signature === 'sum' || of === undefined
+        ? () => undefined
+        : value => (isThere(value) ? of(value) : null)
+    return this.#sign
   }
 
   #setShadow(bundle: string | null, offset: number): void {
@@ -185,7 +222,7 @@ export class Model {
     this.shadow = new Map()
   }
 
-  async #readDecisions(to: number): Promise<boolean> {
+  async #readDecisions(to: number, most: number): Promise<boolean> {
     const topic = this.#config.log.topics.decisions
     const from = this.#next.decisions
     if (from >= to) return false
@@ -194,7 +231,7 @@ export class Model {
       this.#next.decisions = offset + 1
       if (value === null) continue
       this.#decide(JSON.parse(Buffer.from(value).toString()) as Decision, offset, timestamp)
-      if (++read >= STEP_RECORDS) return true
+      if (++read >= most) return true
     }
     return false
   }
@@ -259,7 +296,7 @@ export class Model {
     return group
   }
 
-  async #readLetters(): Promise<boolean> {
+  async #readLetters(most: number): Promise<boolean> {
     const topic = this.#config.log.topics.deadLetters
     let read = 0
     for await (const record of this.#log.read(topic, { from: this.#next.deadLetters })) {
@@ -269,7 +306,7 @@ export class Model {
       this.letterCounts.set(code, (this.letterCounts.get(code) ?? 0) + 1)
       this.letters.push({ offset: record.offset, at: record.timestamp, code })
       this.version++
-      if (++read >= STEP_RECORDS) return true
+      if (++read >= most) return true
     }
     if (this.letters.length > 2 * LETTERS_MAX) this.letters = this.letters.slice(-LETTERS_MAX)
     return false

@@ -18,6 +18,8 @@ export type ReaderParts = {
 const IDLE_MS = 300_000
 const ANSWER_MS_MAX = 30_000
 const ASKS_MAX = 512
+/** Pages that ask the same within it share one answer, unless a frame comes between. */
+const SHARED_MS = 250
 /** After a reader has failed. */
 const RESTART_MS = 1_000
 
@@ -37,6 +39,7 @@ export class Reader {
   #pages = 0
   #ids = 0
   readonly #asked = new Map<number, (answer: ApiAnswer) => void>()
+  readonly #shared = new Map<string, Promise<ApiAnswer>>()
   #early: ToReader[] = []
   #idle: NodeJS.Timeout | undefined
 
@@ -46,6 +49,24 @@ export class Reader {
 
   /** 503 where the reader does not answer. */
   ask(path: string, query: string, gzip: boolean): Promise<ApiAnswer> {
+    // Without an open page each question is answered from the log's end of that moment.
+    if (this.#pages === 0) return this.#ask(path, query, gzip)
+    const name = `${gzip} ${path}${query}`
+    const known = this.#shared.get(name)
+    if (known !== undefined) return known
+    const asked = this.#ask(path, query, gzip)
+    this.#shared.set(name, asked)
+    const forget = (): void => {
+      if (this.#shared.get(name) === asked) this.#shared.delete(name)
+    }
+    void asked.then(({ status }) => {
+      if (status === 200) setTimeout(forget, SHARED_MS).unref()
+      else forget()
+    })
+    return asked
+  }
+
+  #ask(path: string, query: string, gzip: boolean): Promise<ApiAnswer> {
     if (this.#asked.size >= ASKS_MAX || !this.#start()) return Promise.resolve(UNAVAILABLE)
     const id = this.#ids++
     return new Promise(resolve => {
@@ -79,7 +100,11 @@ export class Reader {
     const source = imageSource(current)
     child.send({ kind: 'open', config: current, source } satisfies ToReader)
     child.on('message', (message: FromReader) => {
-      if (message.kind === 'frame') onFrame(message.data)
+      if (message.kind === 'frame') {
+        // What was answered before it may be older than what it announces.
+        this.#shared.clear()
+        onFrame(message.data)
+      }
       if (message.kind === 'answer') this.#asked.get(message.id)?.(message.answer)
       if (message.kind === 'ready') this.#ready()
     })

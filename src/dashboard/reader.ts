@@ -3,7 +3,7 @@
  * a low priority, so that neither its memory nor its time is the fold's. It follows the log while
  * somebody watches.
  */
-import { setPriority } from 'node:os'
+import { constants, getPriority, setPriority } from 'node:os'
 import { promisify } from 'node:util'
 import { gzip } from 'node:zlib'
 import type { Config } from '../config.ts'
@@ -42,13 +42,18 @@ export type ApiAnswer = {
 }
 
 const STEP_WAIT_MS = 100
-/** A reader that is behind works for at most this share of the time. */
+/** The share of the time that the reader follows the log: little where the fold has a backlog. */
 const BUSY_SHARE = 0.6
+const YIELDING_SHARE = 0.04
+/** Records that a step reads then. */
+const YIELDING_RECORDS = 1_000
+/** Between two frames: changes in between go with the second. */
+const FRAME_MS = 250
 const FRAME_DECISIONS_MAX = 24
 const GZIP_BYTES_MIN = 1_400
 const PICTURE_MAX_AGE = 3_600
 /** From the first catching up on: before, somebody waits for a page. */
-const PRIORITY = 5
+const NICER = 5
 
 const compressed = promisify(gzip)
 
@@ -60,8 +65,8 @@ async function open(config: Config, source: ExampleSource): Promise<void> {
   const api = createApi(answers, new Landscape(model, answers), records, model)
   let pages = 0
   let stepping: Promise<boolean> | undefined
-  const step = (): Promise<boolean> => {
-    stepping ??= model.step().finally(() => {
+  const step = (most?: number): Promise<boolean> => {
+    stepping ??= model.step(most).finally(() => {
       stepping = undefined
     })
     return stepping
@@ -75,7 +80,7 @@ async function open(config: Config, source: ExampleSource): Promise<void> {
   })
   send({ kind: 'ready' })
   let shown = -1
-  let progress = -1
+  let sent = { version: -1, progress: -1, atMs: Number.NEGATIVE_INFINITY }
   let isLowered = false
   for (;;) {
     if (model.isCaughtUp && !isLowered) {
@@ -83,22 +88,25 @@ async function open(config: Config, source: ExampleSource): Promise<void> {
       lowerPriority()
     }
     const started = performance.now()
-    if (pages > 0) await step()
-    const fresh = model.recent.filter(({ offset }) => offset > shown)
-    if (pages > 0 && model.isCaughtUp && (fresh.length > 0 || progress !== model.progress)) {
+    if (pages > 0) await step(model.isFoldBehind ? YIELDING_RECORDS : undefined)
+    const { version, progress } = model
+    const isNews = version !== sent.version || progress !== sent.progress
+    if (pages > 0 && isNews && started - sent.atMs >= FRAME_MS) {
+      const fresh = model.isCaughtUp ? model.recent.filter(({ offset }) => offset > shown) : []
       await sendFrame(answers, model, fresh, shown)
       shown = fresh.at(-1)?.offset ?? shown
-    } else if (progress !== model.progress) await sendFrame(answers, model, [], shown)
-    progress = model.progress
+      sent = { version, progress, atMs: started }
+    }
     const busyMs = performance.now() - started
     const restMs = model.isCaughtUp ? STEP_WAIT_MS : 0
-    await sleep(Math.max(restMs, busyMs * (1 / BUSY_SHARE - 1)))
+    const share = model.isFoldBehind ? YIELDING_SHARE : BUSY_SHARE
+    await sleep(Math.max(restMs, busyMs * (1 / share - 1)))
   }
 }
 
 function lowerPriority(): void {
   try {
-    setPriority(PRIORITY)
+    setPriority(Math.min(constants.priority.PRIORITY_LOW, getPriority() + NICER))
   } catch {
     // A system that refuses it leaves the reader the priority of the daemon.
   }

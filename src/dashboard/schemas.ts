@@ -1,5 +1,6 @@
 /** The answers of the API, version 1; docs/schemas/api.schema.json publishes the same as JSON Schema. */
 import { z } from 'zod'
+import { SIGNATURES } from '../bundle/signature.ts'
 import type { Parts } from '../observe/segments.ts'
 import {
   ACTIONS,
@@ -155,6 +156,8 @@ export type DeadLetters = z.infer<typeof DeadLetters>
 
 export const TrajectoryMap = z.strictObject({
   v: V,
+  /** What is clustered and drawn: trajectories, all singular values, or embeddings. */
+  signature: z.enum(SIGNATURES),
   examples: Count,
   /** Coordinates of different fits cannot be compared. */
   fit: Count,

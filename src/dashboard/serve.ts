@@ -193,16 +193,16 @@ type Events = {
   close(): void
 }
 
-/** Server-sent events: `figures` twice a second, `frame` as decisions come; one text for all pages. */
+/** Server-sent events: `figures` twice a second, `frame` as decisions come; encoded once for all pages. */
 function createEvents(parts: DashboardParts): Events {
   const { metrics, logger, config } = parts
   const pages = new Set<ServerResponse>()
   const figures = createFigures(parts)
   const sendAll = (event: string, data: string): void => {
-    const text = `event: ${event}\ndata: ${data}\n\n`
+    const bytes = Buffer.from(`event: ${event}\ndata: ${data}\n\n`)
     for (const page of pages) {
       if (page.writableLength > WAITING_BYTES_MAX) metrics.framesDropped.inc()
-      else page.write(text)
+      else page.write(bytes)
     }
   }
   // A page that opens while nothing changes gets the last frame; it asks for the decisions themselves.

@@ -10,7 +10,8 @@ const BENCH = join(dirname(fileURLToPath(import.meta.url)), '../../bench/dashboa
 test('bench:dashboard runs and ends in one JSON object (needs Chromium)', t => {
   const executable = browser(t)
   if (executable === undefined) return
-  const args = [BENCH, '--examples', '1000', '--clusters', '20', '--pages', '3', '--main', MAIN]
+  const args = [BENCH, '--examples', '1000', '--clusters', '20', '--pages', '3', '--rounds', '1']
+  args.push('--main', MAIN)
   const env = { ...process.env, CHROMIUM: executable }
   const { status, stdout, stderr } = spawnSync(process.execPath, args, { encoding: 'utf8', env })
   assert.equal(status, 0, stderr)

@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict'
 import { request } from 'node:http'
 import test from 'node:test'
+import { setTimeout as sleep } from 'node:timers/promises'
 import type { ClusterSummary } from '../../src/dashboard/model.ts'
 import {
   API_SCHEMAS,
@@ -12,6 +13,8 @@ import {
 import type { Decision } from '../../src/record.ts'
 import { jsonOf, makeSite, readTopic, run, servedAt, start, succeed } from '../e2e/command.ts'
 import { ask, demoSite, EXAMPLES } from './site.ts'
+
+const ARRIVALS = 60
 
 test('the API says what explain, report and replay say', async t => {
   const site = await demoSite(t)
@@ -119,6 +122,37 @@ test('the API says what explain, report and replay say', async t => {
     const nobody = await run(['watch', '--url', 'http://127.0.0.1:9'])
     assert.equal(nobody.code, 1)
     assert.match(nobody.stderr, /127\.0\.0\.1:9 does not answer.*HTTP_UNAVAILABLE/)
+  })
+
+  await t.test('frames are at most four a second, and answers as new', async () => {
+    const counted = async (): Promise<number> => {
+      const { clusters } = await ask<{ clusters: ClusterSummary[] }>(site.url, 'clusters')
+      return clusters.reduce((sum, { size, duplicates }) => sum + size + duplicates, 0)
+    }
+    const before = await counted()
+    const stopping = new AbortController()
+    const { body } = await fetch(`${site.url}/api/v1/events`, { signal: stopping.signal })
+    const opened = performance.now()
+    let [frames, known, isLast] = [0, before, false]
+    const reading = (async () => {
+      for await (const bytes of body!) {
+        if (!Buffer.from(bytes).includes('event: frame')) continue
+        frames++
+        known = await counted()
+        if (isLast && known === before + ARRIVALS) break
+      }
+    })()
+    for (let i = 0; i < ARRIVALS; i++) {
+      await site.arrive(`frame-${i}`, `does number ${i} get a frame?`)
+      await sleep(25)
+    }
+    isLast = true
+    const isInTime = await Promise.race([reading.then(() => true), sleep(5_000, false)])
+    stopping.abort()
+    assert.ok(isInTime, `${known} of ${before + ARRIVALS} after the last frame`)
+    // A page that opens gets the last frame at once.
+    const most = 2 + (performance.now() - opened) / 250
+    assert.ok(frames > 1 && frames <= most, `${frames} frames where ${most} are due`)
   })
 
   await t.test('figures are those of the metrics', async () => {

@@ -68,11 +68,8 @@ export function assignmentOf(i: number, bundle: Bundle): Assignment {
 
 export type RoleSite = { log: Log; config: Config; bundles: [first: Bundle, second: Bundle] }
 
-/**
- * A log with assignments of one bundle and a swap to another one on the way, which protects the examples
- * `guarded`.
- */
-export async function site(
+/** A log with two bundles, the second of which protects the examples `guarded`, and no assignment. */
+export async function emptySite(
   t: TestContext,
   policy = 'final',
   guarded: readonly number[] = [],
@@ -95,11 +92,22 @@ export async function site(
   const second = await bundleOf(t, 5, protectedSet)
   const bundles: RoleSite['bundles'] = [first, second]
   for (const bundle of bundles) await publishBundle(log, 'bundles', bundle)
-  const values: unknown[] = Array.from({ length: EXAMPLES }, (_, i) => assignmentOf(i, first))
-  values.splice(SWAP_AT, 0, { v: 1, control: 'swap', bundle: second.id })
-  await append(log, values)
   const config = loadConfig(undefined, {}, { 'log.path': path, 'select.policy': policy })
   return { log, config, bundles }
+}
+
+/** The same with assignments of the first bundle and a swap to the second on the way. */
+export async function site(
+  t: TestContext,
+  policy?: string,
+  guarded?: readonly number[],
+): Promise<RoleSite> {
+  const made = await emptySite(t, policy, guarded)
+  const [first, second] = made.bundles
+  const values: unknown[] = Array.from({ length: EXAMPLES }, (_, i) => assignmentOf(i, first))
+  values.splice(SWAP_AT, 0, { v: 1, control: 'swap', bundle: second.id })
+  await append(made.log, values)
+  return made
 }
 
 /** `whole`, some of it in another way. */

@@ -196,7 +196,7 @@ export function Gallery({ cluster }: { cluster: string }) {
       />
       {total > counted && (
         <Rows
-          title={`Duplicates and random holdout: ${count(total - counted)}`}
+          title={`Without a rank: duplicates, random holdout, baseline: ${count(total - counted)}`}
           {...section('others', counted, total)}
         />
       )}

@@ -1,4 +1,4 @@
-/** The map: trajectories in two dimensions. New ones glow; a lasso opens the gallery of what it holds. */
+/** The map: signatures in two dimensions. New ones glow; a lasso opens the gallery of what it holds. */
 import { useEffect, useRef, useState } from 'preact/hooks'
 import { COLOURS } from '../../observe/colours.ts'
 import type { ExampleRow, TrajectoryMap as MapDocument } from '../schemas.ts'
@@ -8,6 +8,7 @@ import { get, useLive } from './store.ts'
 import { count, Legend, Panel, percent, Rows } from './widgets.tsx'
 
 type Points = {
+  signature: MapDocument['signature']
   fit: number
   explained: number[]
   row: Uint32Array
@@ -17,6 +18,7 @@ type Points = {
   state: Uint8Array
 }
 
+const DRAWN = { sum: 'trajectories', spectrum: 'singular values', embedding: 'embeddings' }
 const HUES = {
   action: { name: 'action' },
   cluster: { name: 'cluster' },
@@ -44,6 +46,7 @@ export function TrajectoryMap() {
   }, [points === undefined])
   useEffect(() => drawing.current.show(points, hue), [points, hue])
   const explained = points?.explained ?? []
+  const drawn = DRAWN[points?.signature ?? 'sum']
   const load = async (from: number, length: number): Promise<ExampleRow[]> => {
     const rows = held.slice(from, from + length).join(',')
     return (await get<{ rows: ExampleRow[] }>(`examples?rows=${rows}`)).rows
@@ -51,8 +54,8 @@ export function TrajectoryMap() {
   return (
     <>
       <Panel
-        title="Map of trajectories"
-        note="Each point is an example; near points have similar trajectories (the two principal axes). Draw a line around some to see them."
+        title={`Map of ${drawn}`}
+        note={`Each point is an example; near points have similar ${drawn} (the two principal axes). Draw a line around some to see them.`}
       >
         <div class="bar">
           <Choice label="colour by" value={hue} of={HUES} choose={setHue} />
@@ -68,7 +71,7 @@ export function TrajectoryMap() {
           class="map"
           ref={canvas}
           role="img"
-          aria-label={`${points?.row.length ?? 0} trajectories on their two principal axes; the clusters page lists the same examples`}
+          aria-label={`${drawn} of ${points?.row.length ?? 0} examples on their two principal axes; the clusters page lists the same examples`}
         />
       </Panel>
       {held.length > 0 && (
@@ -123,11 +126,11 @@ function usePoints(
   }, [])
 }
 
-function pointsOf({ fit, explained, row, x, y, cluster, state }: MapDocument): Points {
+function pointsOf({ signature, fit, explained, row, x, y, cluster, state }: MapDocument): Points {
   const bytes = (text: string): ArrayBuffer =>
     Uint8Array.from(atob(text), character => character.charCodeAt(0)).buffer
   return {
-    ...{ fit, explained },
+    ...{ signature, fit, explained },
     row: new Uint32Array(bytes(row)),
     x: new Uint16Array(bytes(x)),
     y: new Uint16Array(bytes(y)),
