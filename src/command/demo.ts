@@ -24,7 +24,11 @@ type Options = { examples?: number; percent: number; seed: number; path?: string
 export function command(): Command {
   return new Command('demo')
     .description('Score a generated stream for real and watch the decisions arrive.')
-    .option('--examples <n>', 'stop after n examples and print a summary', positiveInteger)
+    .option(
+      '--examples <n>',
+      'stop after n examples and print a summary; an open page is waited for',
+      positiveInteger,
+    )
     .option('--percent <p>', 'share of the examples to keep', percent, 20)
     .option('--seed <n>', 'seed of the stream', integer, 1)
     .option('--path <dir>', 'folder of the log (default: a temporary folder, removed at the end)')
@@ -62,6 +66,7 @@ async function runDemo(options: Options, folder: string): Promise<Summary> {
     )
     await produceStream(options, config, daemon, producing.signal)
     await untilDecided(daemon, config, producing.signal)
+    await untilUnwatched(daemon, view.log, producing.signal)
     daemon.stop()
     await daemon.done
     await tracker.refresh()
@@ -120,6 +125,26 @@ async function untilDecided({ log }: Daemon, config: Config, signal: AbortSignal
     const score = await backlogOf(log, config, 'score')
     const select = await backlogOf(log, config, 'select')
     if (score === 0 && select === 0) return
+    await sleep(WAIT_MS)
+  }
+}
+
+/** A page that is loaded again is closed for a moment. */
+const RELOAD_MS = 3_000
+
+/** Somebody who reads the page is not left without a daemon. */
+async function untilUnwatched(
+  { metrics }: Daemon,
+  log: (line: string) => void,
+  signal: AbortSignal,
+): Promise<void> {
+  const isWatched = async (): Promise<boolean> =>
+    ((await metrics.dashboards.get()).values[0]?.value ?? 0) > 0
+  if (!(await isWatched())) return
+  log('every example is decided; the page stays until it is closed; Ctrl-C stops')
+  for (let at = performance.now(); performance.now() - at < RELOAD_MS; ) {
+    if (signal.aborted) return
+    if (await isWatched()) at = performance.now()
     await sleep(WAIT_MS)
   }
 }

@@ -6,14 +6,26 @@ import { makeSite, run, start, succeed } from './command.ts'
 
 const FIRST_DECISION_MS_MAX = 20_000
 
-test('the demo shows decisions within 20 s of its start and ends by itself with a summary', async t => {
+test('the demo shows decisions within 20 s, waits for an open page, and ends with a summary', async t => {
   const started = performance.now()
   const { child, ended } = start(['demo', '--examples', '120', '--json'])
   let firstMs = Number.POSITIVE_INFINITY
+  const page = new AbortController()
+  let [isOpen, isWaitedFor] = [false, false]
   child.stderr!.on('data', (text: string) => {
     if (/^\d+ examples · /m.test(text)) firstMs = Math.min(firstMs, performance.now() - started)
+    const url = /see it at (http:[^;]+)/.exec(text)?.[1]
+    if (url !== undefined) {
+      void fetch(`${url}/api/v1/events`, page).then(({ ok }) => {
+        isOpen = ok
+      })
+    }
+    if (!text.includes('the page stays until it is closed')) return
+    isWaitedFor = true
+    page.abort()
   })
   const { code, stdout, stderr } = await ended
+  assert.deepEqual([isOpen, isWaitedFor], [true, true])
   assert.equal(code, 0, stderr)
   t.diagnostic(`first decisions shown after ${Math.round(firstMs)} ms`)
   assert.ok(firstMs < FIRST_DECISION_MS_MAX)
