@@ -103,8 +103,9 @@ async function startRelay(daemon: string): Promise<Relay> {
     const headers = { ...asked.headers, host: new URL(daemon).host }
     const passed = request(`${daemon}${asked.url}`, { headers }, answer => {
       response.writeHead(answer.statusCode!, answer.headers)
-      if (asked.url === '/api/v1/events') void multiply(answer, response, sent)
-      else answer.pipe(response)
+      if (asked.url === '/api/v1/events') {
+        multiply(answer, response, sent).catch(() => response.destroy())
+      } else answer.pipe(response)
     })
     passed.once('error', () => response.destroy())
     response.once('close', () => passed.destroy())

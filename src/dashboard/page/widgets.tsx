@@ -103,7 +103,10 @@ type PictureProps = {
 /** A picture by its example's key, loaded when it comes near the window. */
 export function Picture({ example, side = 160, n = 0 }: PictureProps) {
   const [isBroken, setBroken] = useState(false)
+  const image = useRef<HTMLImageElement>(null)
   useEffect(() => setBroken(false), [example.key, n])
+  // A picture that is gone is not waited for: until it came, the browser would hold what was around it.
+  useLayoutEffect(() => () => image.current?.removeAttribute('src'), [])
   if (example.images <= n) return <span class="picture none">text only</span>
   if (isBroken) return <span class="picture none">no picture</span>
   const url = pictureUrl(example.key, n, side)
@@ -111,6 +114,7 @@ export function Picture({ example, side = 160, n = 0 }: PictureProps) {
   return (
     <img
       class="picture"
+      ref={image}
       src={url}
       alt=""
       loading={frozen === undefined ? 'lazy' : 'eager'}
