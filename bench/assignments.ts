@@ -8,7 +8,7 @@ import { drawFrom, zipfShares } from './regret/streams.ts'
 export type Size = { examples: number; clusters: number; checkpoints: number; bundle?: string }
 
 const FILL_BATCH = 2048
-/** Base64 of a layout (54 values) and of an embedding (64), a byte each. */
+/** Base64 of a layout (54 values) and of an embedding (64, of text or question), a byte each. */
 const LAYOUT_LENGTH = 72
 const EMBEDDING_LENGTH = 88
 
@@ -61,6 +61,7 @@ function assignment(
     words: hex() + hex(),
     layout: isText ? null : content.repeat(2).slice(0, LAYOUT_LENGTH),
     embedding: isText ? null : content.repeat(2).slice(0, EMBEDDING_LENGTH),
+    question: isText ? null : content.repeat(2).slice(0, EMBEDDING_LENGTH),
   }
 }
 

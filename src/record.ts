@@ -86,6 +86,11 @@ export const Assignment = z.strictObject({
    * text-only examples.
    */
   embedding: z.string().nullable().optional(),
+  /**
+   * The same mean over the text tokens of the user turns alone, zeros where they have none; null for
+   * text-only examples, absent in older records.
+   */
+  question: z.string().nullable().optional(),
   /** Null for text-only examples; older records lack it. */
   size: Size.nullable().optional(),
   /**
@@ -253,6 +258,7 @@ export class RecordedAssignment implements Readonly<Assignment> {
   readonly words: string | undefined
   readonly layout: string | null | undefined
   readonly embedding: string | null | undefined
+  readonly question: string | null | undefined
   readonly size: Size | null | undefined
   readonly gain: number | null | undefined
   readonly gains: number[] | null | undefined
@@ -271,6 +277,7 @@ export class RecordedAssignment implements Readonly<Assignment> {
     this.words = fields.words
     this.layout = fields.layout
     this.embedding = fields.embedding
+    this.question = fields.question
     this.size = fields.size
     this.gain = fields.gain
     this.gains = fields.gains
@@ -298,9 +305,10 @@ export class RecordedAssignment implements Readonly<Assignment> {
 
   toJSON(): Assignment {
     const { key, id, cluster, instability, distance, content, bundle, source } = this
-    const { singularValues, trajectory, words, layout, embedding, size, gain, gains } = this
+    const { singularValues, trajectory, words, layout, embedding, question } = this
+    const { size, gain, gains } = this
     const scores = { singularValues, trajectory, instability, distance }
-    const compared = { words, layout, embedding, size, gain, gains }
+    const compared = { words, layout, embedding, question, size, gain, gains }
     const rest = { content, bundle, source, ...compared }
     const baseline = this.baseline === undefined ? {} : { baseline: this.baseline }
     return { v: 1, key, id, cluster, ...scores, ...rest, ...baseline }

@@ -303,6 +303,9 @@ export function randomSequence(
     answers: Int32Array.from({ length: after }, (_, i) => end + i).filter(
       position => position === length - 1 || position % 5 < 3,
     ),
+    questions: Int32Array.from({ length }, (_, i) => i).filter(
+      position => position % 3 === 0 && (position < before || position >= end),
+    ),
     images,
   }
 }

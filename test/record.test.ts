@@ -29,7 +29,7 @@ test('an assignment reads as its JSON does, whatever the order of its keys and t
     singularValues: fc.option(fc.array(row)),
     trajectory: fc.option(row),
     indent: fc.constantFrom(undefined, 2),
-    order: fc.array(fc.double({ min: 0, max: 1, noNaN: true }), { minLength: 17, maxLength: 17 }),
+    order: fc.array(fc.double({ min: 0, max: 1, noNaN: true }), { minLength: 18, maxLength: 18 }),
   })
   fc.assert(
     fc.property(cases, ({ id, bundle, singularValues, trajectory, indent, order }) => {
@@ -48,6 +48,7 @@ test('an assignment reads as its JSON does, whatever the order of its keys and t
         words: id,
         layout: null,
         embedding: bundle,
+        question: id,
         size: { imageTokens: 64, textRows: 12, pixels: 480_000 },
         gain: 0.5,
         gains: [0.25, 0.5],

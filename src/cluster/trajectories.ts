@@ -73,6 +73,7 @@ const Line = z.looseObject({
   trajectory: z.array(Value).min(1).nullish(),
   singularValues: z.array(z.array(Value)).nullish(),
   embedding: z.string().nullish(),
+  question: z.string().nullish(),
   words: z.string().nullish(),
   layout: z.string().nullish(),
   instability: Value.nullish(),

@@ -1,4 +1,4 @@
-/** Where the picture, the rows and the answers lie in a prompt: `doctor` and `score --show-prompt`. */
+/** Where pictures, rows, answers and questions lie in a prompt: `doctor` and `score --show-prompt`. */
 import type { Config } from '../config.ts'
 import { XmasdError } from '../errors.ts'
 import { readExamples } from '../ingest/data/read.ts'
@@ -25,6 +25,7 @@ export type ShownPrompt = {
   images: Stretch[]
   rows: Stretch[]
   answers: Stretch[]
+  questions: Stretch[]
 }
 
 /** Stands in for pictures, which this reads none of; where sizes count it is a usual one. */
@@ -42,8 +43,10 @@ export function promptOf(
   const { length: count } = dialog.images
   const expansions = Array.from(dialog.images, () => pictures.cut(BLANK, count, IMAGE_LIMITS).text)
   const shown = { placeholder, inOnePiece, expansions }
-  const options = { ...schedule.config, template, answers: true, pictures: shown }
-  const { text, ids, columns, rows, answers } = encodeDialog(tokenizer, dialog, options)
+  const wanted = { answers: true, questions: true, pictures: shown }
+  const options = { ...schedule.config, template, ...wanted }
+  const found = encodeDialog(tokenizer, dialog, options)
+  const { text, ids, columns, rows, answers, questions } = found
   return {
     origin: prompt.origin,
     text,
@@ -51,6 +54,7 @@ export function promptOf(
     images: stretches(columns),
     rows: columns.length === 0 ? [] : stretches(rows),
     answers: stretches(answers),
+    questions: stretches(questions),
   }
 }
 
@@ -65,14 +69,16 @@ function stretches(positions: Int32Array): Stretch[] {
   return found
 }
 
-export function placesOf({ positions, images, rows, answers }: ShownPrompt): string[] {
-  const shown = (list: Stretch[]): string =>
+export function placesOf(shown: ShownPrompt): string[] {
+  const { positions, images, rows, answers, questions } = shown
+  const text = (list: Stretch[]): string =>
     list.length === 0 ? 'nowhere' : list.map(([from, to]) => `${from}-${to}`).join(', ')
   return [
     `${positions} positions`,
-    `images at ${shown(images)}`,
-    `rows at ${shown(rows)}`,
-    `answers at ${shown(answers)}`,
+    `images at ${text(images)}`,
+    `rows at ${text(rows)}`,
+    `answers at ${text(answers)}`,
+    `questions at ${text(questions)}`,
   ]
 }
 

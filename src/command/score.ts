@@ -220,8 +220,8 @@ function lineOf(scored: ScoredRecord, say: (text: string) => string) {
     return { id: scored.id, key: null, ...none, error }
   }
   const { id, key, content, trajectory, instability, singularValues } = scored
-  const { words, layout, embedding, size, gain, gains } = scored
-  const compared = { words, layout, embedding, size }
+  const { words, layout, embedding, question, size, gain, gains } = scored
+  const compared = { words, layout, embedding, question, size }
   return { id, key, content, trajectory, instability, singularValues, ...compared, gain, gains }
 }
 

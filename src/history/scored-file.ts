@@ -106,13 +106,14 @@ function assigner(file: string, bundle: Bundle): (line: string) => Assignment | 
     const line = readLine(text)
     if (line === undefined) return undefined
     const { trajectory = null, singularValues = null } = line
-    const { words = undefined, layout = null, embedding = null, size, gain, gains } = line
+    const { words = undefined, layout = null, embedding = null, question } = line
+    const { size, gain, gains } = line
     const id = String(line.id)
     const { key, content } = identityOf(id, line)
     if (trajectory !== null && trajectory.length !== manifest.schedule.T) {
       throw new Error(`${trajectory.length} scores where the bundle has ${manifest.schedule.T}`)
     }
-    const example = { trajectory, singularValues, embedding }
+    const example = { trajectory, singularValues, embedding, question }
     if (trajectory !== null && rawSignature(manifest.signature, example) === undefined) {
       throw new Error(`it lacks the values of signature ${manifest.signature}`)
     }
@@ -131,6 +132,7 @@ function assigner(file: string, bundle: Bundle): (line: string) => Assignment | 
       bundle: bundleId,
       source: { topic, partition: 0, offset },
       ...(words == null ? {} : { words, layout, embedding }),
+      ...(question === undefined ? {} : { question }),
       ...(size === undefined ? {} : { size }),
       ...(gain === undefined ? {} : { gain }),
       ...(gains === undefined ? {} : { gains }),

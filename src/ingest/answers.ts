@@ -1,8 +1,8 @@
-/** Which positions of a sequence the loss is taken at: those of the answers' tokens. */
+/** Which positions of a sequence hold the answers' tokens, and which those of the questions. */
 
 import type { AnswerPlace } from './chat-template.ts'
 import { IMAGE_MARK } from './form/example.ts'
-import { answerSpans, buildPrompt, type Dialog, type Template } from './template.ts'
+import { answerSpans, buildPrompt, type Dialog, questionSpans, type Template } from './template.ts'
 import {
   type EncodeOptions,
   encodeOnce,
@@ -65,6 +65,105 @@ export function answersInText(
     lead = endToken
   }
   return Int32Array.from(positions)
+}
+
+/** A text that is tokenised in one piece, of whose tokens `ids` are the first. `encode` gives those of its beginnings. */
+type Piece = {
+  text: string
+  ids: Int32Array
+  encode: (beginning: string, tokens: number) => readonly number[]
+}
+
+/** A place in a text, [from, to) in UTF-16 units. */
+type Place = { from: number; to: number }
+
+/**
+ * Positions of the text tokens of the user turns, ascending: those that overlap their text. Each text between
+ * images is tokenised on its own. `prompt`: of `encodePrompt`.
+ */
+export function questionPositions(
+  tokenizer: Tokenizer,
+  template: Template,
+  dialog: Dialog,
+  { ids, columns, imageTokens }: { ids: Int32Array; columns: Int32Array; imageTokens: number },
+): Int32Array {
+  const spans = questionSpans(template, dialog)
+  const positions: number[] = []
+  let [from, start] = [0, 0]
+  for (const [i, text] of buildPrompt(template, dialog).split(IMAGE_MARK).entries()) {
+    const end = columns[i * imageTokens] ?? ids.length
+    const own = spans.filter(span => span.from >= from && span.to <= from + text.length)
+    const encode: Piece['encode'] = (beginning, tokens) => {
+      const found = encodeStart(tokenizer, beginning, tokens)
+      return i === 0 ? found : withoutBos(found, tokenizer.bosId)
+    }
+    const places = own.map(span => ({ from: span.from - from, to: span.to - from }))
+    const piece = { text, ids: ids.subarray(start, end), encode }
+    for (const at of positionsInPiece(tokenizer, piece, places)) positions.push(start + at)
+    from += text.length + IMAGE_MARK.length
+    start = end + imageTokens
+  }
+  return Int32Array.from(positions)
+}
+
+/** The same in a prompt that is tokenised in one piece; `places` are those of the user turns' text. */
+export function questionsInText(
+  tokenizer: Tokenizer,
+  prompt: Pick<Piece, 'text' | 'ids'>,
+  places: readonly Place[],
+): Int32Array {
+  const encode: Piece['encode'] = (beginning, tokens) => encodeOnce(tokenizer, beginning, tokens)
+  return Int32Array.from(positionsInPiece(tokenizer, { ...prompt, encode }, places))
+}
+
+/** Characters before a place that its tokens are found with. */
+const LEAD_CHARACTERS = 32
+
+/**
+ * Positions of the tokens that overlap `places`, which are ascending, and of the spaces before them. Each part
+ * of the text is tokenised once: it is begun again at a place where a token ends, with some text before it.
+ * Where that gives other tokens than `ids` at once, it is begun at the front.
+ */
+function positionsInPiece(
+  tokenizer: Tokenizer,
+  { text, ids, encode }: Piece,
+  places: readonly Place[],
+): number[] {
+  let [base, at] = [0, 0] // a token ends at `base`, with `at` tokens up to there
+  const tokensFromBase = (to: number): readonly number[] | undefined => {
+    const lead = text.slice(Math.max(0, base - LEAD_CHARACTERS), base)
+    const before = tokenizer.encode(lead)
+    const whole = encodeStart(
+      tokenizer,
+      lead + text.slice(base, to),
+      before.length + ids.length - at,
+    )
+    const tokens = whole.slice(before.length)
+    const isBroken = before.some((token, i) => token !== whole[i])
+    return isBroken || (tokens.length > 0 && tokens[0] !== ids[at]) ? undefined : tokens
+  }
+  /** How many tokens end at `to` or before, and whether one ends there. */
+  const countTo = (to: number): { count: number; isEnd: boolean } => {
+    let tokens = base > 0 ? tokensFromBase(to) : undefined
+    if (tokens === undefined) {
+      ;[base, at] = [0, 0]
+      tokens = encode(text.slice(0, to), ids.length)
+    }
+    const equal = equalTokens(tokens, ids, at)
+    const [count, isEnd] = [at + equal, equal === tokens.length]
+    if (isEnd) [base, at] = [to, count]
+    return { count, isEnd }
+  }
+  const positions: number[] = []
+  for (const { from, to } of places) {
+    let spaced = from
+    while (spaced > base && text[spaced - 1] === ' ') spaced--
+    const start = Math.max(countTo(spaced).count, (positions.at(-1) ?? -1) + 1)
+    if (start >= ids.length) break
+    const { count, isEnd } = countTo(to)
+    for (let p = start; p < Math.min(isEnd ? count : count + 1, ids.length); p++) positions.push(p)
+  }
+  return positions
 }
 
 /** How many tokens from the first on are those of `ids` from `at` on. */

@@ -173,8 +173,32 @@ export function renderPrompt(
     )
   }
   if (endTokens === undefined) return { text, answers: [] }
-  const places = answerPlaces(template, { messages, tools }, text)
+  const places = textPlaces(template, { messages, tools }, text, 'assistant')
+  if (places === undefined) throw hidesAnswers(template)
   return { text, answers: places.map(place => withEndToken(text, place, endTokens)) }
+}
+
+/**
+ * Where the text of the user turns lies in the prompt `text`; nowhere where the template does not write each
+ * once, as it is, or refuses other text.
+ *
+ * @throws XmasdError TEMPLATE_INVALID where the template takes longer than 2 s
+ */
+export function questionPlaces(
+  template: ChatTemplate,
+  dialog: Dialog,
+  text: string,
+): { from: number; to: number }[] {
+  const conversation = {
+    messages: messagesOf(dialog),
+    tools: dialog.tools === undefined ? null : JSON.parse(dialog.tools),
+  }
+  try {
+    return textPlaces(template, conversation, text, 'user') ?? []
+  } catch (error) {
+    if (error instanceof XmasdError && !isLate(error.cause)) return []
+    throw error
+  }
 }
 
 function attempt<T>(template: ChatTemplate, make: () => T): T {
@@ -191,40 +215,39 @@ function isLate(error: unknown): boolean {
   return (error as NodeJS.ErrnoException | undefined)?.code === 'ERR_SCRIPT_EXECUTION_TIMEOUT'
 }
 
-/** Stands for answer number `i`: letters of the private use area, which a template leaves alone. */
+/** Stands for text number `i`: letters of the private use area, which a template leaves alone. */
 const standIn = (i: number): string => `\ue000${i}\ue001`
 
 /**
- * Where the answers lie: the same conversation is rendered with stand-ins, and what stands between them
- * is looked for in the prompt. A template may trim answers.
+ * Where the texts of a role lie: the same conversation is rendered with stand-ins, and what stands between
+ * them is looked for in the prompt. A template may trim texts. Undefined where it does not write each once,
+ * as it is.
  */
-function answerPlaces(
+function textPlaces(
   template: ChatTemplate,
   { messages, tools }: { messages: readonly Message[]; tools: unknown },
   text: string,
-): { from: number; to: number }[] {
-  const answers: string[] = []
+  role: 'user' | 'assistant',
+): { from: number; to: number }[] | undefined {
+  const texts: string[] = []
   const marked = messages.map(message => {
-    const [part] = message.content
-    if (message.role !== 'assistant' || part?.type !== 'text') return message
-    return {
-      ...message,
-      content: [{ type: 'text' as const, text: standIn(answers.push(part.text) - 1) }],
-    }
+    const part = message.content.at(-1)
+    if (message.role !== role || part?.type !== 'text') return message
+    const other = { type: 'text' as const, text: standIn(texts.push(part.text) - 1) }
+    return { ...message, content: [...message.content.slice(0, -1), other] }
   })
   const frame = attempt(template, () => render(template, marked, tools)).split(/\ue000\d+\ue001/)
+  if (frame.length !== texts.length + 1) return undefined
   let at = 0
-  const places = answers.map((answer, i) => {
+  const places: { from: number; to: number }[] = []
+  for (const [i, own] of texts.entries()) {
     const from = at + frame[i]!.length
-    const own = [answer, answer.trim()].find(one =>
-      text.startsWith(one + (frame[i + 1] ?? ''), from),
-    )
-    if (frame.length !== answers.length + 1 || own === undefined) throw hidesAnswers(template)
-    at = from + own.length
-    return { from, to: at }
-  })
-  if (text.slice(at) !== frame.at(-1)) throw hidesAnswers(template)
-  return places
+    const found = [own, own.trim()].find(one => text.startsWith(one + frame[i + 1]!, from))
+    if (found === undefined) return undefined
+    at = from + found.length
+    places.push({ from, to: at })
+  }
+  return text.slice(at) === frame.at(-1) ? places : undefined
 }
 
 function hidesAnswers({ file }: ChatTemplate): XmasdError {

@@ -8,8 +8,13 @@ import { resolve } from 'node:path'
 import { XmasdError } from '../errors.ts'
 import { encodeDirection } from '../math/vectors.ts'
 import { keyOf } from '../record.ts'
-import { answerPositions, answersInText } from './answers.ts'
-import { type AnswerPlace, type ChatTemplate, renderPrompt } from './chat-template.ts'
+import { answerPositions, answersInText, questionPositions, questionsInText } from './answers.ts'
+import {
+  type AnswerPlace,
+  type ChatTemplate,
+  questionPlaces,
+  renderPrompt,
+} from './chat-template.ts'
 import { parseAddressRanges } from './fetch/address.ts'
 import { fetchImage, type ImageSource } from './fetch/image.ts'
 import { checkedId, type DecodeOptions, decodeExample } from './form/decode.ts'
@@ -20,7 +25,7 @@ import { colourLayout } from './image/layout.ts'
 import type { Picture, Pictures, SequenceImage } from './image/picture.ts'
 import { type ImageLimits, type PixelRoom, type Rgb, UNLIMITED_ROOM } from './image/pixels.ts'
 import { tokenizerFolder } from './same-preparation.ts'
-import { answerSpans, buildPrompt, type Dialog, type Template } from './template.ts'
+import { answerSpans, buildPrompt, type Dialog, questionSpans, type Template } from './template.ts'
 import {
   type EncodedPrompt,
   type EncodeOptions,
@@ -56,6 +61,8 @@ export type PreparerOptions = Pick<
   lengthMax: number
   /** Are the answers' positions wanted, and the text rows not. Default: no. */
   answers?: boolean
+  /** Are the positions of the user turns' text wanted, too. Default: no. */
+  questions?: boolean
   /** Are the answers' positions and the conversation without its pictures wanted, too. Default: no. */
   gain?: boolean
 }
@@ -70,6 +77,8 @@ export type Sequence = {
   rows: Int32Array
   /** Positions of the answers' tokens, ascending; empty where nobody asked. */
   answers: Int32Array
+  /** Positions of the text tokens of the user turns, ascending; absent or empty where nobody asked. */
+  questions?: Int32Array | undefined
   /** In the order of their positions; at least one. */
   images: SequenceImage[]
   /** The conversation without its pictures; absent where nobody asked. */
@@ -157,10 +166,10 @@ export function createPreparer(options: PreparerOptions, pictures: Pictures): Pr
       const shown = { ...options, pictures: { placeholder, inOnePiece, expansions } }
       const whole = { ...dialog, images }
       const encoded = encodeExample(tokenizer, whole, shown)
-      const { ids, columns, rows, answers, lengthUntruncated } = encoded
+      const { ids, columns, rows, answers, questions, lengthUntruncated } = encoded
       const bare = options.gain && { bare: encodeBare(tokenizer, whole, shown, answers.length) }
       const sequence = {
-        ...{ ids, columns, rows, answers, ...bare },
+        ...{ ids, columns, rows, answers, questions, ...bare },
         images: images.map(({ image }) => image),
       }
       const truncated = lengthUntruncated > ids.length
@@ -222,8 +231,12 @@ function checkCount(images: number, { countMax }: ImageLimits): void {
   )
 }
 
-/** A prompt, and where the answers lie where they are asked for. */
-export type EncodedDialog = EncodedPrompt & { text: string; answers: Int32Array }
+/** A prompt, and where the answers and the questions lie where they are asked for. */
+export type EncodedDialog = EncodedPrompt & {
+  text: string
+  answers: Int32Array
+  questions: Int32Array
+}
 
 /** How pictures stand in a prompt: see `Pictures`. `expansions`: the text of each. */
 export type PromptPictures = Pick<Pictures, 'placeholder' | 'inOnePiece'> & {
@@ -231,7 +244,7 @@ export type PromptPictures = Pick<Pictures, 'placeholder' | 'inOnePiece'> & {
 }
 
 export type DialogOptions = EncodeOptions &
-  Pick<PreparerOptions, 'template' | 'answers'> & {
+  Pick<PreparerOptions, 'template' | 'answers' | 'questions'> & {
     /** Default: as many image tokens for each, tokenised apart but for a chat template. */
     pictures?: PromptPictures
   }
@@ -243,39 +256,40 @@ export function encodeDialog(
   options: DialogOptions,
 ): EncodedDialog {
   const { template, imageTokens, answers: isAsked = false, pictures } = options
+  const { questions: asksQuestions = false } = options
   if ('chat' in template) {
     const { imageToken } = template
-    const added = isAsked ? tokenizer.addedTokens : undefined
-    const { text, answers } = renderPrompt(template, dialog, added)
+    const { addedTokens: added } = tokenizer
+    const { text, answers } = renderPrompt(template, dialog, isAsked ? added : undefined)
+    const questions = asksQuestions ? questionPlaces(template, dialog, text) : []
     const own = Array.from(dialog.images, () => imageToken.repeat(imageTokens))
     const expansions = pictures?.expansions ?? own
-    return inOnePiece(
-      tokenizer,
-      { text, answers, imageToken, mark: imageToken, expansions },
-      options,
-    )
+    const images = { imageToken, mark: imageToken, expansions }
+    return inOnePiece(tokenizer, { text, answers, questions, ...images }, options)
   }
   const text = buildPrompt(template, dialog)
   if (pictures?.inOnePiece) {
     const { placeholder: imageToken, expansions } = pictures
     const spans = isAsked ? answerSpans(template, dialog) : []
     const answers = spans.map(({ from, to }) => ({ from, to, endToken: '' }))
-    return inOnePiece(
-      tokenizer,
-      { text, answers, imageToken, mark: IMAGE_MARK, expansions },
-      options,
-    )
+    const questions = asksQuestions ? questionSpans(template, dialog) : []
+    const images = { imageToken, mark: IMAGE_MARK, expansions }
+    return inOnePiece(tokenizer, { text, answers, questions, ...images }, options)
   }
   const prompt = encodePrompt(tokenizer, text, dialog.images.length, options)
   const answers = isAsked
     ? answerPositions(tokenizer, template, dialog, { ...options, start: 'spaced' })
     : new Int32Array(0)
-  return { ...prompt, text, answers }
+  const questions = asksQuestions
+    ? questionPositions(tokenizer, template, dialog, { ...prompt, imageTokens })
+    : new Int32Array(0)
+  return { ...prompt, text, answers, questions }
 }
 
 type WholePrompt = {
   text: string
   answers: readonly AnswerPlace[]
+  questions: readonly { from: number; to: number }[]
   /** What stands for an image in `text`, and the token that its expansion holds. */
   mark: string
   imageToken: string
@@ -284,23 +298,30 @@ type WholePrompt = {
 
 function inOnePiece(
   tokenizer: Tokenizer,
-  { text, answers, ...images }: WholePrompt,
+  { text, answers, questions, ...images }: WholePrompt,
   options: EncodeOptions,
 ): EncodedDialog {
   const prompt = encodeWhole(tokenizer, text, images, options)
-  const places = answers.map(place => expanded(place, text, images))
-  return { ...prompt, text, answers: answersInText(tokenizer, prompt, places) }
+  const inAnswers = answers.map(place => expanded(place, text, images))
+  const inQuestions = questions.map(place => expanded(place, text, images))
+  return {
+    ...prompt,
+    text,
+    answers: answersInText(tokenizer, prompt, inAnswers),
+    questions: questionsInText(tokenizer, prompt, inQuestions),
+  }
 }
 
 /** A place in the rendered prompt, as one in the text whose images are written out. */
-function expanded(
-  { from, to, endToken }: AnswerPlace,
+function expanded<Place extends { from: number; to: number }>(
+  place: Place,
   text: string,
   { mark, expansions }: Pick<WholePrompt, 'mark' | 'expansions'>,
-): AnswerPlace {
+): Place {
+  const { from, to } = place
   const images = text.slice(0, from).split(mark).length - 1
   const longer = expansions.slice(0, images).join('').length - images * mark.length
-  return { from: from + longer, to: to + longer, endToken }
+  return { ...place, from: from + longer, to: to + longer }
 }
 
 function encodeExample(
@@ -329,7 +350,7 @@ export function encodeBare(
 ): BareSequence {
   const expansions = options.pictures.expansions.map(() => '')
   const pictures = { ...options.pictures, expansions }
-  const without = { ...options, imageTokens: 0, answers: true, pictures }
+  const without = { ...options, imageTokens: 0, answers: true, questions: false, pictures }
   const { ids, answers } = encodeDialog(tokenizer, dialog, without)
   const kept = answers.slice(0, count)
   return { ids: ids.slice(0, (kept.at(-1) ?? -1) + 1), answers: kept }

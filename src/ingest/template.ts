@@ -114,20 +114,45 @@ function withoutPlace(what: string): XmasdError {
 }
 
 /**
- * An answer's place in `buildPrompt`'s text: [from, to) in UTF-16 units, with the end token that the
- * template puts behind it. `spaced` is where the spaces before it begin.
+ * A place in `buildPrompt`'s text: [from, to) in UTF-16 units. `spaced` is where the spaces before it
+ * begin.
  */
-export type AnswerSpan = { spaced: number; from: number; to: number }
+type Span = { spaced: number; from: number; to: number }
 
-export function answerSpans(template: Template, dialog: Dialog): AnswerSpan[] {
+/** Each answer, with the end token that the template puts behind it. */
+export function answerSpans(template: Template, dialog: Dialog): Span[] {
+  return spansOf(template, dialog, 'assistant').map(({ span }) => span)
+}
+
+/** The text of each user turn, without what the template puts around it, cut where images stand in it. */
+export function questionSpans(template: Template, dialog: Dialog): Pick<Span, 'from' | 'to'>[] {
+  return spansOf(template, dialog, 'user').flatMap(({ span, text }) => {
+    let { from } = span
+    const parts = withImageSlot(template, text, dialog.images.length).split(IMAGE_MARK)
+    const spans = parts.map(part => {
+      const own = { from, to: from + part.length }
+      from = own.to + IMAGE_MARK.length
+      return own
+    })
+    return spans.filter(span => span.to > span.from)
+  })
+}
+
+/** Of each turn of a role: from its content to the end of its piece; and its text. */
+function spansOf(
+  template: Template,
+  dialog: Dialog,
+  role: 'user' | 'assistant',
+): { span: Span; text: string }[] {
   const { turns, images } = dialog
-  const before = template.assistant.slice(0, template.assistant.indexOf(CONTENT))
+  const before = template[role].slice(0, template[role].indexOf(CONTENT))
   const [lead, unspaced] = [before.length, before.replace(/ +$/, '').length]
-  const spans: AnswerSpan[] = []
+  const spans: { span: Span; text: string }[] = []
   let at = startOf(template, dialog).length
   for (const turn of turns) {
     const to = at + piece(template, turn, images.length).length
-    if (turn.role === 'assistant') spans.push({ spaced: at + unspaced, from: at + lead, to })
+    const span = { spaced: at + unspaced, from: at + lead, to }
+    if (turn.role === role) spans.push({ span, text: turn.text })
     at = to
   }
   return spans

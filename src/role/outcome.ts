@@ -40,7 +40,7 @@ export function outcomeOf(
   if (record.error !== undefined) return { kind: 'dead_letter', record, error: record.error }
   if (scored.kind === 'failed') return { kind: 'dead_letter', record, error: scored.error }
   const { id, key, content, singularValues, trajectory, instability } = scored
-  const { words, layout, embedding, size, gain, gains } = scored
+  const { words, layout, embedding, question, size, gain, gains } = scored
   const found: { cluster: Cluster; distance: number | null } =
     trajectory === null ? { cluster: 'text', distance: null } : nearest(scored)
   const { topic, partition, offset } = record
@@ -64,6 +64,7 @@ export function outcomeOf(
       words,
       layout,
       embedding,
+      question,
       size,
       gain,
       gains,

@@ -46,10 +46,12 @@ export function prefixKey(sequence: Sequence): string {
   return `${sequence.images.map(({ hash }) => hash)} ${ids.join()}`
 }
 
-/** Equal for sequences that the proxy computes the same of: equal tokens, pixels and answers. */
-export function sequenceKey({ ids, images, columns, answers, bare }: Sequence): string {
+/** Equal for sequences that the proxy computes the same of: equal tokens, pixels, answers and questions. */
+export function sequenceKey(sequence: Sequence): string {
+  const { ids, images, columns, answers, questions = [], bare } = sequence
   const without = bare === undefined ? '' : ` ${bare.ids.join()}`
-  return `${images.map(({ hash }) => hash)} ${columns.join()} ${answers.join()} ${ids.join()}${without}`
+  const places = [columns, answers, questions].map(positions => positions.join()).join(' ')
+  return `${images.map(({ hash }) => hash)} ${places} ${ids.join()}${without}`
 }
 
 /** The conversation without its pictures, as a sequence of its own; see `BareSequence`. */

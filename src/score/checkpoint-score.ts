@@ -26,12 +26,13 @@ type HiddenProgram = Program<keyof HiddenInputs<never>>
 export type Batch = { packed: PackedBatch; sequences: readonly Sequence[] }
 
 /**
- * The 5 singular values, or the loss alone; the embedding, and the loss of the answers (null where there
- * are none), where the attention is asked for them.
+ * The 5 singular values, or the loss alone; the embeddings of text and question, and the loss of the
+ * answers (null where there are none), where the attention is asked for them.
  */
 export type Row = {
   values: number[]
   embedding?: string | undefined
+  question?: string | undefined
   loss?: number | null | undefined
 }
 
@@ -91,14 +92,18 @@ async function runAttention(
   { program, head, config, withStates = false }: AttentionParts,
   { packed, sequences }: Batch,
   features: HostTensor,
-): Promise<{ attention: Output; states: Output | undefined; losses?: (number | null)[] }> {
+): Promise<{ attention: Output; pooled: Pooled[]; losses?: (number | null)[] }> {
+  const asked = withStates ? questionsOf(sequences, packed) : undefined
   const predictions = head && predictionsOf(sequences, packed)
-  const predictors = predictions && { predictors: predictions.predictors }
-  const attention = await program.run({ ...packed.inputs, features, ...predictors })
-  const states = withStates ? attention.others[0] : undefined
-  if (head === undefined || predictions === undefined) return { attention, states }
+  const attention = await program.run({
+    ...{ ...packed.inputs, features },
+    ...(asked && { questions: asked.questions }),
+    ...(predictions && { predictors: predictions.predictors }),
+  })
+  const pooled = asked === undefined ? [] : pooledOf(sequences, attention.others, asked.counts)
+  if (head === undefined || predictions === undefined) return { attention, pooled }
   const losses = await lossesOf(head, config, attention.others.at(-1)!, predictions)
-  return { attention, states, losses }
+  return { attention, pooled, losses }
 }
 
 async function attentionRows(
@@ -106,13 +111,13 @@ async function attentionRows(
   batch: Batch,
   features: HostTensor,
 ): Promise<(Row | XmasdError)[]> {
-  const { attention, states, losses } = await runAttention(parts, batch, features)
+  const { attention, pooled, losses } = await runAttention(parts, batch, features)
   return batch.sequences.map((sequence, i) => {
     const { columns, rows } = sequence
     const own = ownPart(attention, i, sequence)
     return orError(() => ({
       values: largestSingularValues(own, columns.length, rows.length),
-      embedding: states && embeddingOf(states, i, rows.length),
+      ...pooled[i],
       loss: losses && finite(losses[i]!),
     }))
   })
@@ -169,22 +174,56 @@ export function orError<Value>(make: () => Value): Value | XmasdError {
 
 /*
  * The embedding of an example: the mean over its text rows of the states that the last layer's projections
- * read at the last checkpoint, which the score's forward pass has anyway. Large ones are projected to 64
- * components with random signs, which keeps distances between examples (Johnson and Lindenstrauss; Achlioptas
- * 2003), and kept as a direction.
+ * read at the last checkpoint, which the score's forward pass has anyway. That of its question: the same mean
+ * over the text tokens of the user turns. Large ones are projected to 64 components with random signs, which
+ * keeps distances between examples (Johnson and Lindenstrauss; Achlioptas 2003), and kept as a direction.
  */
+
+type Pooled = { embedding: string; question: string }
+
+/** Where the questions' tokens of a batch stand: [1, H], one that nobody reads where there are none. */
+function questionsOf(
+  sequences: readonly Sequence[],
+  { tokens }: Pick<PackedBatch, 'tokens'>,
+): { questions: HostTensor; counts: number[] } {
+  const own = sequences.map(({ questions = [] }, b) => Array.from(questions, at => tokens[b]![at]!))
+  const all = own.flat()
+  const data = Int32Array.from(all.length === 0 ? [0] : all)
+  return { questions: { data, shape: [1, data.length] }, counts: own.map(({ length }) => length) }
+}
+
+/** `counts` [B]: how many of the question's states are each sequence's, in turn. */
+function pooledOf(
+  sequences: readonly Sequence[],
+  [states, questions]: readonly Output[],
+  counts: readonly number[],
+): Pooled[] {
+  const [, rowsMax] = states!.shape as [number, number, number]
+  let at = 0
+  return sequences.map(({ rows }, i) => {
+    const from = at
+    at += counts[i]!
+    return {
+      embedding: embeddingOf(states!, i * rowsMax, rows.length),
+      question: embeddingOf(questions!, from, counts[i]!),
+    }
+  })
+}
 
 export const EMBEDDING_VALUES = 64
 /** Part of the format: embeddings of another projection are not comparable. */
 const PROJECTION_SEED = 64
 
-/** `states` [B, R, C], of which the first `rows` of example `index` are its own; base64. */
-export function embeddingOf({ data, shape }: Output, index: number, rows: number): string {
-  const [, rowsMax, width] = shape as [number, number, number]
+/** The mean of `count` of the states [B, R, C], from the state `first` on; zeros of none. Base64. */
+export function embeddingOf(
+  { data, shape }: Pick<Output, 'data' | 'shape'>,
+  first: number,
+  count: number,
+): string {
+  const width = shape[2]!
   const pooled = new Float64Array(width)
-  for (let row = 0; row < rows; row++) {
-    const from = (index * rowsMax + row) * width
-    for (let c = 0; c < width; c++) pooled[c]! += data[from + c]! / rows
+  for (let row = first; row < first + count; row++) {
+    for (let c = 0; c < width; c++) pooled[c]! += data[row * width + c]! / count
   }
   return encodeDirection(projected(pooled))
 }
@@ -230,8 +269,8 @@ export function compileVision(
 }
 
 /**
- * The attention [B, I, R]; `withStates` also the states of the text rows [B, R, C]; `withLosses` also those
- * that predict answers [1, Q, C].
+ * The attention [B, I, R]; `withStates` also the states of the text rows [B, R, C] and of the questions
+ * [1, H, C]; `withLosses` also those that predict answers [1, Q, C].
  */
 export function compileScore(
   engine: Engine,
@@ -245,13 +284,16 @@ export function compileScore(
     padding: float32('B', 1, 'T'),
     rows: int32('B', 'R'),
     columns: int32('B', 'I'),
+    ...(withStates && { questions: int32(1, 'H') }),
     ...(goesOn && { predictors: int32(1, 'Q') }),
-  } as Record<keyof ScoreInputs<never> | 'predictors', InputSpec>
+  } as Record<keyof ScoreInputs<never> | 'questions' | 'predictors', InputSpec>
   return engine.compile(checkpoint, inputs, (ops, values) => {
     const found = crossModalAttention(ops, config, mode, values, { goesOn })
     const { attention, states, hidden } = found
     const others = [
-      ...(withStates ? [ops.gatherFlatRows(states, values.rows)] : []),
+      ...(withStates
+        ? [values.rows, values.questions].map(rows => ops.gatherFlatRows(states, rows))
+        : []),
       ...(hidden === undefined ? [] : [ops.gatherFlatRows(hidden, values.predictors)]),
     ]
     return [attention, ...others]

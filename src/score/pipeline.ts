@@ -99,7 +99,7 @@ export type ScoredRecord =
       truncated: boolean
       /** Positions of the sequence; 0 for text-only. */
       tokens: number
-      /** Null under the loss, too, as is the embedding. */
+      /** Null under the loss, too, as are the embeddings. */
       singularValues: number[][] | null
       trajectory: number[] | null
       instability: number | null
@@ -107,6 +107,8 @@ export type ScoredRecord =
       words: string
       layout: string | null
       embedding: string | null
+      /** See `embedding`; of the user turns' text alone. */
+      question: string | null
       size: Size | null
       /** At the last checkpoint; null where there are no pictures or no answers, absent where not asked for. */
       gain?: number | null
@@ -323,6 +325,7 @@ function preparerOptions(
     imageTokenId,
     lengthMax,
     answers: config.proxy.metric === 'loss',
+    questions: config.proxy.metric !== 'loss',
     gain: (config.proxy.gain ?? false) !== false,
     model: schedule.config,
     imagePixels: config.proxy.imagePixels,
@@ -441,12 +444,14 @@ function distinctSequences(ingested: readonly Ingested[]): {
 }
 
 /** What a process answers is a view of its whole message, all of which would be sent on. */
-function owned({ ids, columns, rows, answers, images, bare }: Sequence): Sequence {
+function owned(sequence: Sequence): Sequence {
+  const { ids, columns, rows, answers, questions, images, bare } = sequence
   return {
     ids: ids.slice(),
     columns: columns.slice(),
     rows: rows.slice(),
     answers: answers.slice(),
+    questions: questions?.slice(),
     ...(bare && { bare: { ids: bare.ids.slice(), answers: bare.answers.slice() } }),
     images: images.map(({ patches, ...image }) => ({ ...image, patches: patches.slice() })),
   }
@@ -462,20 +467,18 @@ function recordOf(
   const { id, key, content, words, layout, truncated, sequence } = ingested.prepared
   const identity = { kind: 'scored' as const, id, key, content, words, layout, truncated }
   if (sequence === null || scored === undefined) {
-    const none = { singularValues: null, trajectory: null, instability: null, embedding: null }
     return {
-      ...identity,
-      tokens: 0,
-      size: null,
-      ...none,
+      ...{ ...identity, tokens: 0, size: null, trajectory: null, instability: null },
+      ...{ singularValues: null, embedding: null, question: null },
       ...(gain === false ? {} : gainsOf(gain, null)),
     }
   }
   if ('error' in scored) return failedOf(id, scored.error)
   const trajectory = 'losses' in scored ? scored.losses : trajectoryOf(scored.singularValues)
-  const { singularValues, embedding } =
-    'losses' in scored ? { singularValues: null, embedding: null } : scored
-  const scores = { singularValues, trajectory, instability: instabilityOf(trajectory), embedding }
+  const { singularValues, embedding, question } =
+    'losses' in scored ? { singularValues: null, embedding: null, question: null } : scored
+  const instability = instabilityOf(trajectory)
+  const scores = { singularValues, trajectory, instability, embedding, question }
   const size = sizeOf(sequence, ingested.prepared)
   const gained = gain === false ? {} : gainsOf(gain, scored.gains ?? null)
   return { ...identity, tokens: sequence.ids.length, size, ...scores, ...gained }

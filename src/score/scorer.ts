@@ -31,11 +31,12 @@ import { openPrograms, type Programs } from './programs.ts'
 import { FEATURE_BYTES_MAX, type Residency } from './residency.ts'
 
 /**
- * An example's T rows of 5 singular values and its embedding, or its T losses; or why it has none. `gains`:
- * those asked for, of the last checkpoint or of each; null where the example has no answers.
+ * An example's T rows of 5 singular values and its embeddings, of the text and of the question; or its T
+ * losses; or why it has none. `gains`: those asked for, of the last checkpoint or of each; null where the
+ * example has no answers.
  */
 export type Scored =
-  | { singularValues: number[][]; embedding: string; gains?: number[] | null }
+  | { singularValues: number[][]; embedding: string; question: string; gains?: number[] | null }
   | { losses: number[]; gains?: number[] | null }
   | { error: Failure }
 
@@ -237,7 +238,8 @@ function scoredOf(
   const gained = gain === false ? {} : { gains: gains.length === 0 ? null : gains }
   if (metric === 'loss') return { losses: rows.map(({ values: [loss] }) => loss!), ...gained }
   const singularValues = rows.map(({ values }) => values)
-  return { singularValues, embedding: rows.at(-1)?.embedding ?? '', ...gained }
+  const { embedding = '', question = '' } = rows.at(-1) ?? {}
+  return { singularValues, embedding, question, ...gained }
 }
 
 /** The features of each run's images, by checkpoint `t`'s tower. */

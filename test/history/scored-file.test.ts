@@ -98,6 +98,9 @@ test('scored examples keep their keys; copies come last, failed ones are told, a
     ],
   )
   assert.equal(failed, 1)
+  assert.ok(found.every(one => !('question' in one)))
+  write([{ ...lines[0]!, question: 'AQ==' }])
+  assert.equal((await read()).found[0]!.question, 'AQ==')
   write([lines[0]!, { ...lines[1]!, key: 'text-z' }])
   await assert.rejects(read(), /history\.jsonl, line 2: the key "text-z" is not the id "text-z"/)
   write([line('short', a!, scores.slice(1))])

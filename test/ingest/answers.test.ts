@@ -2,12 +2,13 @@ import assert from 'node:assert/strict'
 import { join } from 'node:path'
 import { test } from 'node:test'
 import fc from 'fast-check'
-import { answerPositions } from '../../src/ingest/answers.ts'
+import { answerPositions, questionPositions } from '../../src/ingest/answers.ts'
 import { IMAGE_MARK, type Turn } from '../../src/ingest/form/example.ts'
 import {
   answerSpans,
   buildPrompt,
   type Dialog,
+  questionSpans,
   TEMPLATES,
   type Template,
 } from '../../src/ingest/template.ts'
@@ -65,6 +66,28 @@ test('what the longest length cuts off is not predicted', () => {
   assert.deepEqual(answersOf(dialog, { lengthMax: 4 }), [])
 })
 
+/** The texts of the tokens at the questions' positions. */
+function questionsOf(dialog: Dialog, lengthMax = options.lengthMax): string[] {
+  const prompt = buildPrompt(TEMPLATES.llama!, dialog)
+  const found = encodePrompt(words, prompt, dialog.images.length, { ...options, lengthMax })
+  const places = { ...found, imageTokens: options.imageTokens }
+  const positions = questionPositions(words, TEMPLATES.llama!, dialog, places)
+  return Array.from(positions, position => pieces[found.ids[position]!]!)
+}
+
+test("the questions' text, without images, the template's words and what the longest length cuts off", () => {
+  const dialog = {
+    turns: turns('See <image><image> and\n<image> 3', 'No', '<image>', 'Yes', 'Why not?', 'So'),
+    images: { length: 4 },
+  }
+  const first = [' See', ' ', ' and', '\n', ' ', '3']
+  assert.deepEqual(questionsOf(dialog), [...first, ' Why', ' not', '?'])
+  const { ids } = encodePrompt(words, buildPrompt(TEMPLATES.llama!, dialog), 4, options)
+  assert.deepEqual(questionsOf(dialog, ids.lastIndexOf(idOf('?'))), [...first, ' Why', ' not'])
+  assert.deepEqual(questionsOf(dialog, ids.lastIndexOf(idOf(' and'))), [' See', ' '])
+  assert.deepEqual(questionsOf({ turns: turns('<image>', 'Yes'), images: { length: 1 } }), [])
+})
+
 /** The same positions, every prefix encoded from its beginning. */
 function answersByPrefix(
   tokenizer: Tokenizer,
@@ -85,6 +108,34 @@ function answersByPrefix(
   })
 }
 
+/** The tokens that overlap the questions, the spaces before them included, each beginning encoded anew. */
+function questionsByPrefix(
+  { tokenizer, where }: { tokenizer: Tokenizer; where: EncodeOptions },
+  template: Template,
+  dialog: Dialog,
+): number[] {
+  const prompt = buildPrompt(template, dialog)
+  const { ids, columns } = encodePrompt(tokenizer, prompt, dialog.images.length, where)
+  const positions = new Set<number>()
+  for (const { from, to } of questionSpans(template, dialog)) {
+    const before = prompt.slice(0, from).lastIndexOf(IMAGE_MARK)
+    const front = before < 0 ? 0 : before + IMAGE_MARK.length
+    const start = before < 0 ? 0 : columns[0]! + where.imageTokens
+    const tokensTo = (index: number): { count: number; isEnd: boolean } => {
+      const encoded = tokenizer.encode(prompt.slice(front, index))
+      const isBos = front > 0 && encoded[0] === tokenizer.bosId && tokenizer.bosId !== null
+      const tokens = isBos ? encoded.slice(1) : encoded
+      const differs = tokens.findIndex((token, i) => token !== ids[start + i])
+      return { count: differs < 0 ? tokens.length : differs, isEnd: differs < 0 }
+    }
+    const spaces = / *$/.exec(prompt.slice(front, from))![0].length
+    const [first, last] = [tokensTo(from - spaces).count, tokensTo(to)]
+    const end = Math.min(start + last.count + (last.isEnd ? 0 : 1), ids.length)
+    for (let p = start + first; p < end; p++) positions.add(p)
+  }
+  return [...positions]
+}
+
 const TOKENIZERS = ['config/demo/proxy/checkpoint-100']
 const SHARED_TOKENIZERS = [
   'goldens/llava-clip-llama/run/checkpoint-10',
@@ -92,7 +143,7 @@ const SHARED_TOKENIZERS = [
   'goldens/tokenizer-spm/metaspace',
 ]
 
-test('answers are where encoding every prefix anew puts them, under every tokenizer', t => {
+test('answers and questions are where encoding every prefix anew puts them, under every tokenizer', t => {
   const folders = [
     ...TOKENIZERS.map(name => join(ROOT, name)),
     ...SHARED_TOKENIZERS.map(name => shared(t, name)).filter(name => name !== undefined),
@@ -131,6 +182,12 @@ test('answers are where encoding every prefix anew puts them, under every tokeni
           const template = TEMPLATES[name]!
           const found = answerPositions(tokenizer, template, dialog, { ...where, start: 'spaced' })
           assert.deepEqual([...found], answersByPrefix(tokenizer, template, dialog, where))
+          const prompt = encodePrompt(tokenizer, buildPrompt(template, dialog), 1, where)
+          const asked = questionPositions(tokenizer, template, dialog, {
+            ...prompt,
+            imageTokens: 3,
+          })
+          assert.deepEqual([...asked], questionsByPrefix({ tokenizer, where }, template, dialog))
         },
       ),
       { numRuns: 60 },
@@ -138,7 +195,7 @@ test('answers are where encoding every prefix anew puts them, under every tokeni
   }
 })
 
-test('answers of 1,024 turns take no longer than the text', () => {
+test('answers and questions of 1,024 turns take no longer than the text', () => {
   const tokenizer = readTokenizer(join(ROOT, 'config/demo/proxy/checkpoint-100'))
   const dialog = {
     turns: turns(...Array.from({ length: 1024 }, () => 'question of some length')),
@@ -147,5 +204,12 @@ test('answers of 1,024 turns take no longer than the text', () => {
   const where = { ...options, lengthMax: 1_000_000, start: 'spaced' as const }
   const before = process.cpuUsage()
   assert.ok(answerPositions(tokenizer, TEMPLATES.llama!, dialog, where).length > 1024)
-  assert.ok(process.cpuUsage(before).user < 2_000_000)
+  const { images } = dialog
+  for (const name of ['llama', 'chatml', 'phi']) {
+    const template = TEMPLATES[name]!
+    const prompt = encodePrompt(tokenizer, buildPrompt(template, dialog), images.length, where)
+    const positions = questionPositions(tokenizer, template, dialog, { ...prompt, imageTokens: 3 })
+    assert.ok(positions.length > 1024)
+  }
+  assert.ok(process.cpuUsage(before).user < 3_000_000)
 })

@@ -7,7 +7,7 @@ import { type ChatTemplate, choosePrompt, renderPrompt } from '../../src/ingest/
 import { decodeExample } from '../../src/ingest/form/decode.ts'
 import { encodeDialog } from '../../src/ingest/prepare.ts'
 import type { Dialog } from '../../src/ingest/template.ts'
-import { readTokenizer } from '../../src/ingest/tokenizer.ts'
+import { readTokenizer, type Tokenizer } from '../../src/ingest/tokenizer.ts'
 import { openSchedule } from '../../src/proxy/checkpoint/schedule.ts'
 import { shared, temporaryFolder } from '../support.ts'
 import { hasCode } from './fixtures.ts'
@@ -42,8 +42,12 @@ for (const name of ['lora-plain', 'lora-pattern', 'lora-rslora', 'lora-modules']
     const data: unknown[] = JSON.parse(readFileSync(join(set, 'data.json'), 'utf8'))
     for (const [i, example] of data.entries()) {
       const dialog = decodeExample(Buffer.from(JSON.stringify(example)))
-      const options = { ...config, template, answers: true }
-      const { text, ids, columns, rows, answers } = encodeDialog(tokenizer, dialog, options)
+      const options = { ...config, template, answers: true, questions: true }
+      const { text, ids, columns, rows, answers, questions } = encodeDialog(
+        tokenizer,
+        dialog,
+        options,
+      )
       const wanted = expected.examples[i]!
       assert.equal(text, wanted.prompt)
       assert.deepEqual([...ids], wanted.input_ids)
@@ -54,6 +58,10 @@ for (const name of ['lora-plain', 'lora-pattern', 'lora-rslora', 'lora-modules']
       assert.deepEqual([...short.ids], wanted.input_ids.slice(0, -5))
       const kept = wanted.answers.filter(position => position < ids.length - 5)
       assert.deepEqual([...short.answers], kept)
+      const others = new Set([...columns, ...answers])
+      assert.ok(questions.length > 0 && !questions.some(position => others.has(position)))
+      const askedShort = questions.filter(position => position < ids.length - 5)
+      assert.deepEqual([...short.questions], [...askedShort])
     }
   })
 }
@@ -83,6 +91,34 @@ test('answers are found with their end tokens, also where the template trims the
     ['a</s>', 'a</s>'],
   )
   assert.equal(answers[0]!.from, text.indexOf('<|assistant|>') + '<|assistant|>'.length)
+})
+
+/** A token a letter, but special tokens are one. */
+const letters: Tokenizer = {
+  encode: text => [
+    1,
+    ...[...text.matchAll(/<[^<>]*>|./gsu)].map(([piece]) =>
+      piece === '<image>' ? 0 : 2 + piece.codePointAt(piece.length > 1 ? 2 : 0)!,
+    ),
+  ],
+  bosId: 1,
+  addedTokens: ['</s>', '<image>'],
+}
+
+test('questions are found without end tokens and images; nowhere where the template does not write them as they are', () => {
+  const where = { imageTokens: 3, imageTokenId: 0, lengthMax: 100, questions: true }
+  const talk = dialog(1, '<image> why ', 'b', '', 'b', 'who', 'c')
+  const { ids, questions } = encodeDialog(letters, talk, { ...where, template: chat(chatml) })
+  assert.equal(String.fromCodePoint(...Array.from(questions, at => ids[at]! - 2)), 'whywho')
+  const short = { ...where, lengthMax: questions[4]! + 1, template: chat(chatml) }
+  assert.deepEqual([...encodeDialog(letters, talk, short).questions], [...questions.slice(0, 5)])
+  for (const other of [
+    'p.text | upper',
+    "raise_exception('no') if '\ue000' in p.text else p.text",
+  ]) {
+    const template = chat(chatml.replace('p.text | trim', other))
+    assert.deepEqual([...encodeDialog(letters, talk, { ...where, template }).questions], [])
+  }
 })
 
 test('a template that loops, fails, refuses or hides an answer is an error of the example, in bounded time', () => {

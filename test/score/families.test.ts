@@ -90,7 +90,7 @@ for (const [family, own] of Object.entries(FAMILIES))
   for (const [name, engine] of ENGINES) {
     test(`random ${family} proxies score as the float64 reference does, on ${name}`, async t => {
       if (name === 'tensorflow' && !(await withBackend(t, 'tensorflow'))) return
-      const worst = { attention: 0, loss: 0 }
+      const worst = { attention: 0, loss: 0, question: 0 }
       await fc.assert(
         fc.asyncProperty(SHARED, own, fc.constantFrom(...MODES), async (drawn, more, mode) => {
           const { seed, imageSize, heads: [heads, kvHeads] = [4, 4], ...rest } = drawn
@@ -98,25 +98,29 @@ for (const [family, own] of Object.entries(FAMILIES))
           shape.vision = { ...TINY.vision, imageSize }
           shape.width = heads! * 4
           const apart = await differences(t, engine, shape, mode, seed)
-          worst.attention = Math.max(worst.attention, apart.attention)
-          worst.loss = Math.max(worst.loss, apart.loss)
-          assert.ok(Math.max(apart.attention, apart.loss) <= TOLERANCE, JSON.stringify(apart))
+          for (const what of ['attention', 'loss', 'question'] as const) {
+            worst[what] = Math.max(worst[what], apart[what])
+            assert.ok(apart[what] <= TOLERANCE, JSON.stringify(apart))
+          }
         }),
         { numRuns: 25, seed: 11 },
       )
-      const { attention, loss } = worst
-      t.diagnostic(`${family}: ${attention.toExponential(2)}, loss ${loss.toExponential(2)}`)
+      const [attention, loss, question] = Object.values(worst).map(most => most.toExponential(2))
+      t.diagnostic(`${family}: ${attention}, loss ${loss}, question's states ${question}`)
     })
   }
 
-/** Largest difference of any entry of A, of the largest entry, over a batch of three; of any loss, relative. */
+/**
+ * Largest difference of any entry of A and of any state of a question, of the largest one, over a batch of
+ * three; of any loss, relative.
+ */
 async function differences(
   t: TestContext,
   engine: Engine,
   shape: TinyShape,
   mode: Mode,
   seed: number,
-): Promise<{ attention: number; loss: number }> {
+): Promise<{ attention: number; loss: number; question: number }> {
   const dir = temporaryFolder(t)
   const layouts: readonly Layout[] = LAYOUTS[shape.kind]
   const style = seed % 2 === 0 ? '4.x' : '5.x'
@@ -128,14 +132,29 @@ async function differences(
   const batch = randomBatch(seed, config.imageTokens, patchCount * 3 * config.vision.patchSize ** 2)
   const packed = packBatch(batch, config)
   const tower = await compileVision(engine, config, checkpoints[0]!)
-  const score = await compileScore(engine, config, mode, checkpoints[0]!)
+  const score = await compileScore(engine, config, mode, checkpoints[0]!, { withStates: true })
   const features = await featuresOf(tower, config, packed.images)
-  const result = await score.run({ ...packed.inputs, features })
+  const asked = batch.flatMap(({ questions }, b) =>
+    Array.from(questions!, at => packed.tokens[b]![at]!),
+  )
+  const questions = { data: Int32Array.from(asked), shape: [1, asked.length] }
+  const result = await score.run({ ...packed.inputs, features, ...{ questions } })
   const loss = await lossScore(engine, config, checkpoints[0]!)
   const losses = await loss.rows({ packed, sequences: batch }, features)
   for (const program of [tower, score, loss]) await program.release()
+  const { data, shape: statesShape } = result.others[1]!
+  let at = 0
+  const meansApart: number[] = []
   const apart = batch.map((sequence, i) => {
-    const { attention } = referenceScore(weights!, config, mode, sequence) // [R][I]
+    const { attention, question } = referenceScore(weights!, config, mode, sequence) // [R][I]
+    const [from, width] = [at, statesShape[2]!]
+    at += sequence.questions!.length
+    const found = question.map((_, c) => {
+      const own = Array.from(sequence.questions!, (_, q) => data[(from + q) * width + c]!)
+      return own.reduce((sum, value) => sum + value, 0) / Math.max(1, own.length)
+    })
+    const most = Math.max(...question.map(Math.abs), Number.MIN_VALUE)
+    meansApart.push(Math.max(...found.map((value, c) => Math.abs(value - question[c]!))) / most)
     const own = ownPart(result, i, sequence) // [I, R]
     const { length } = sequence.rows
     const differences = attention.flatMap((row, r) =>
@@ -149,7 +168,11 @@ async function differences(
     assert.ok('values' in row)
     return Math.abs(row.values[0]! - expected) / expected
   })
-  return { attention: Math.max(...apart), loss: Math.max(...lossesApart) }
+  return {
+    attention: Math.max(...apart),
+    loss: Math.max(...lossesApart),
+    question: Math.max(...meansApart),
+  }
 }
 
 /** The last has three images, one of them the first's. */

@@ -167,7 +167,7 @@ async function scoreOn(
     const own = ownPart(await score.run({ ...packed.inputs, features }), 0, sequence)
     const { columns, rows } = sequence
     const singularValues = [largestSingularValues(own, columns.length, rows.length)]
-    results.push({ singularValues, embedding: '' })
+    results.push({ singularValues, embedding: '', question: '' })
   }
   await tower.release()
   await score.release()

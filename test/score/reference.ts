@@ -16,15 +16,19 @@ export function referenceScore(
   config: ProxyConfig,
   mode: Mode,
   sequence: Sequence,
-): { attention: Rows; top5: number[]; pooled: number[] } {
+): { attention: Rows; top5: number[]; pooled: number[]; question: number[] } {
   const model = new Reference(weights, config)
   const { attention, states } = model.score(mode, sequence)
   const values = new SVD(new Matrix(attention), { autoTranspose: true }).diagonal
   const top5 = [...values].sort((a, b) => b - a).slice(0, 5)
   while (top5.length < 5) top5.push(0)
-  const rows = Array.from(sequence.rows, row => states[row]!)
-  const pooled = states[0]!.map((_, c) => rows.reduce((sum, row) => sum + row[c]!, 0) / rows.length)
-  return { attention, top5, pooled }
+  const meanOver = (positions: ArrayLike<number> = []): number[] => {
+    const rows = Array.from(positions, position => states[position]!)
+    const sums = states[0]!.map((_, c) => rows.reduce((sum, row) => sum + row[c]!, 0))
+    return sums.map(sum => sum / Math.max(1, rows.length))
+  }
+  const [pooled, question] = [sequence.rows, sequence.questions].map(meanOver)
+  return { attention, top5, pooled: pooled!, question: question! }
 }
 
 /** The mean of -log p(token) over the answers' tokens. */

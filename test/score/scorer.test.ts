@@ -52,10 +52,14 @@ function difference(a: readonly number[][], b: readonly number[][]): number {
   )
 }
 
-/** Is the embedding the direction of the pooled states, but for the bytes' rounding. */
-function assertEmbedding(scored: Scored, pooled: readonly number[]): void {
+/** Is an embedding the direction of the pooled states, but for the bytes' rounding. */
+function assertEmbedding(
+  scored: Scored,
+  name: 'embedding' | 'question',
+  pooled: readonly number[],
+): void {
   assert.ok('embedding' in scored, JSON.stringify(scored))
-  const found = decodeDirection(scored.embedding)
+  const found = decodeDirection(scored[name])
   const exact = unitOf(projected(Float64Array.from(pooled)))
   const largest = Math.max(...exact.map(Math.abs))
   assert.equal(found.length, exact.length)
@@ -96,7 +100,8 @@ test('random proxies score as the naive float64 reference does, in both modes', 
         const expected = weights.map(w => referenceScore(w, schedule.config, mode, batch[i]!))
         const top5 = expected.map(one => one.top5)
         worst = Math.max(worst, difference(values(scored), top5))
-        assertEmbedding(scored, expected.at(-1)!.pooled)
+        assertEmbedding(scored, 'embedding', expected.at(-1)!.pooled)
+        assertEmbedding(scored, 'question', expected.at(-1)!.question)
       }
       await scorer.close()
       assert.ok(worst <= TOLERANCE, `largest difference ${worst}`)
