@@ -1,23 +1,20 @@
 /**
- * Clusterings: from raw signatures to standardisation, centroids, sizes and radii; and how two clusterings
- * of the same examples differ.
+ * Clusterings: from raw signatures to standardisation, centroids, sizes and radii.
  *
  * Legend: N points, K clusters, D dimensions of the signature.
  */
 import type { Centroids } from '../bundle/hnsw.ts'
-import {
-  learnStandardisation,
-  type Signature,
-  type Standardisation,
-  standardisedPoints,
-} from '../bundle/signature.ts'
+import { type Signature, type Standardisation, standardisedPoints } from '../bundle/signature.ts'
 import { type Points, squaredDistance } from '../math/vectors.ts'
+import { type Learned, learnSignature } from './joint.ts'
 import { assignAll, type KmeansOptions, kmeans } from './kmeans.ts'
 
 export type Clustering = {
   centroids: Centroids
   /** Undefined for `sum`. */
   standardisation: Standardisation | undefined
+  /** Of `joint`: the weights that were tried. */
+  shares?: Learned['shares']
   /** [N], the nearest of `centroids`. */
   assignment: Int32Array
   /** [K] */
@@ -38,12 +35,15 @@ export function usualClusters(trajectories: number): number {
   return Math.min(CLUSTERS_MAX, Math.max(1, Math.floor(trajectories / EXAMPLES_A_CLUSTER)))
 }
 
+export type FitOptions = KmeansOptions & {
+  signature: Signature
+  /** Default: learned from the points. */
+  learned?: Learned | undefined
+}
+
 /** K-means on standardised points; the same points, seed and K give the same result. */
-export function fitClusters(
-  raw: Points,
-  { signature, ...options }: KmeansOptions & { signature: Signature },
-): Clustering {
-  const standardisation = learnStandardisation(signature, raw)
+export function fitClusters(raw: Points, options: FitOptions): Clustering {
+  const { standardisation, shares } = options.learned ?? learnSignature(raw, options)
   const points = standardisedPoints(raw, standardisation)
   const found = kmeans(points, options)
   const count = found.centroids.length / points.dimensions
@@ -53,7 +53,7 @@ export function fitClusters(
     dimensions: points.dimensions,
   }
   const how = { iterations: found.objectives.length, isConverged: found.isConverged }
-  return { ...describe(points, centroids), standardisation, ...how }
+  return { ...describe(points, centroids), standardisation, shares, ...how }
 }
 
 /** Takes given centroids of the signature `sum`. */
@@ -133,87 +133,4 @@ function radiiOf(
 export function percentile(values: Float64Array, share: number): number {
   const sorted = values.toSorted()
   return sorted[Math.max(0, Math.ceil(share * sorted.length) - 1)] ?? 0
-}
-
-export type Comparison = {
-  seeds: number[]
-  signatures: {
-    signature: Signature
-    /** Of the clustering with the first seed. */
-    sizes: number[]
-    /** Mean adjusted Rand index over all pairs of seeds. */
-    stability: number
-  }[]
-  /** Adjusted Rand index of all pairs of signatures, with the first seed. */
-  agreement: { a: Signature; b: Signature; adjustedRand: number }[]
-}
-
-/** Clusters the same rows in every signature with every seed. */
-export function compareSignatures(
-  signatures: ReadonlyMap<Signature, Points>,
-  options: { clusters: number; seeds: readonly number[]; onFitted?: (done: number) => void },
-): Comparison {
-  const { clusters, seeds, onFitted } = options
-  let done = 0
-  const fitted = [...signatures].map(([signature, points]) => ({
-    signature,
-    runs: seeds.map(seed => {
-      const run = fitClusters(points, { signature, clusters, seed })
-      onFitted?.(++done)
-      return run
-    }),
-  }))
-  return {
-    seeds: [...seeds],
-    signatures: fitted.map(({ signature, runs }) => ({
-      signature,
-      sizes: runs[0]!.sizes,
-      stability: meanOf(pairs(runs).map(([a, b]) => adjustedRand(a.assignment, b.assignment))),
-    })),
-    agreement: pairs(fitted).map(([a, b]) => ({
-      a: a.signature,
-      b: b.signature,
-      adjustedRand: adjustedRand(a.runs[0]!.assignment, b.runs[0]!.assignment),
-    })),
-  }
-}
-
-/**
- * The adjusted Rand index of two clusterings of the same points (Hubert and Arabie 1985): 1 where they are
- * equal up to the clusters' numbers, about 0 where they agree by chance.
- */
-export function adjustedRand(a: ArrayLike<number>, b: ArrayLike<number>): number {
-  if (a.length !== b.length) throw new RangeError(`${a.length} points and ${b.length}`)
-  const [cells, rows, columns] = [new Map(), new Map(), new Map()] as Map<number | string, number>[]
-  for (let i = 0; i < a.length; i++) {
-    increment(cells!, `${a[i]} ${b[i]}`)
-    increment(rows!, a[i]!)
-    increment(columns!, b[i]!)
-  }
-  const [both, inA, inB] = [cells!, rows!, columns!].map(pairsWithin) as [number, number, number]
-  const expected = (inA * inB) / choose2(a.length)
-  const most = (inA + inB) / 2
-  return most === expected ? 1 : (both - expected) / (most - expected)
-}
-
-function increment<Key>(counts: Map<Key, number>, key: Key): void {
-  counts.set(key, (counts.get(key) ?? 0) + 1)
-}
-
-function pairsWithin(counts: ReadonlyMap<unknown, number>): number {
-  let sum = 0
-  for (const count of counts.values()) sum += choose2(count)
-  return sum
-}
-
-function choose2(n: number): number {
-  return (n * (n - 1)) / 2
-}
-
-function pairs<Item>(items: readonly Item[]): [Item, Item][] {
-  return items.flatMap((a, i) => items.slice(i + 1).map((b): [Item, Item] => [a, b]))
-}
-
-function meanOf(values: readonly number[]): number {
-  return values.reduce((sum, value) => sum + value, 0) / values.length
 }

@@ -5,7 +5,8 @@
  * Legend: N examples, T checkpoints.
  */
 import type { Points } from '../math/vectors.ts'
-import { adjustedRand, fitClusters } from './fit.ts'
+import { adjustedRand } from './agreement.ts'
+import { fitClusters } from './fit.ts'
 
 export type ScheduleScores = {
   /** [T] */

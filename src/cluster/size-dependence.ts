@@ -3,6 +3,12 @@ import type { Size } from '../record.ts'
 
 export const SIZES = ['imageTokens', 'textRows', 'pixels'] as const satisfies (keyof Size)[]
 
+export const SIZE_NAMES = {
+  imageTokens: 'image tokens',
+  textRows: 'text rows',
+  pixels: 'picture size',
+}
+
 /** Above it clusters of trajectories are mostly clusters of one size. */
 export const DEPENDENCE_MAX = 0.8
 
@@ -24,6 +30,44 @@ export function sizeDependence(
     const among = (others: Float64Array) => correlation(ranks, others)
     return { size, score: among(scores), instability: among(instabilities) }
   })
+}
+
+/** How much of a size's variance, by rank, the clusters explain: 1 all of it, about 0 by chance. */
+export type ExplainedSize = { size: (typeof SIZES)[number]; share: number }
+
+/**
+ * Of the size that clusters explain most of; null where no size differs. The correlation ratio, corrected
+ * for the number of clusters (Kelley 1935).
+ */
+export function explainedSize(
+  sizes: readonly Size[],
+  assignment: ArrayLike<number>,
+): ExplainedSize | null {
+  const shares = SIZES.map(size => ({
+    size,
+    share: correlationRatio(ranksOf(sizes.map(one => one[size])), assignment),
+  }))
+  const [most] = shares
+    .filter((one): one is ExplainedSize => one.share !== null)
+    .sort((a, b) => b.share - a.share)
+  return most ?? null
+}
+
+/** Null where no value differs, or where there are as many clusters as values. */
+function correlationRatio(values: Float64Array, assignment: ArrayLike<number>): number | null {
+  const mean = (values.length - 1) / 2 // of ranks
+  const clusters = new Map<number, { count: number; sum: number }>()
+  let total = 0
+  for (const [i, value] of values.entries()) {
+    const own = clusters.get(assignment[i]!) ?? { count: 0, sum: 0 }
+    clusters.set(assignment[i]!, { count: own.count + 1, sum: own.sum + value - mean })
+    total += (value - mean) ** 2
+  }
+  const freedom = values.length - clusters.size
+  if (total === 0 || freedom === 0) return null
+  let between = 0
+  for (const { count, sum } of clusters.values()) between += sum ** 2 / count
+  return 1 - ((total - between) / total) * ((values.length - 1) / freedom)
 }
 
 /** From 0; equal values share the mean of their ranks. */

@@ -5,7 +5,7 @@ import { createReadStream } from 'node:fs'
 import { readFile } from 'node:fs/promises'
 import { z } from 'zod'
 import type { Bundle } from '../bundle/bundle.ts'
-import { rawSignature, type Signature, standardised } from '../bundle/signature.ts'
+import { rawSignature, type Signature, spectrumOf, standardised } from '../bundle/signature.ts'
 import { readLayouts } from '../bundle/similarity.ts'
 import { PRECISIONS } from '../engine/engine.ts'
 import { messageOf, XmasdError } from '../errors.ts'
@@ -181,7 +181,9 @@ class Reader {
     const { read } = this
     read.points = this.#trajectories.points()
     for (const [signature, rows] of this.#signatures) {
-      if (!read.lacking.has(signature)) read.signatures.set(signature, rows.points())
+      if (read.lacking.has(signature)) continue
+      const first = spectrumOf(signature, read.points.dimensions)
+      read.signatures.set(signature, { ...rows.points(), first })
     }
     return read
   }

@@ -14,7 +14,7 @@ import { mapClusters } from '../history/assignments.ts'
 import { readBundleEpochs } from '../history/bundle-epochs.ts'
 import type { Log } from '../log/log.ts'
 import type { Control } from '../record.ts'
-import { checkProtects, checkSameScores } from '../role/bundle-checks.ts'
+import { checkHasSignature, checkProtects, checkSameScores } from '../role/bundle-checks.ts'
 import { smallClustersWarning } from '../select/rule/quotas.ts'
 import { configFlag, print, warn, withLog } from './options.ts'
 
@@ -119,6 +119,7 @@ async function shadow(log: Log, config: Config, options: Options): Promise<void>
     const current = await activeBundle(log, config)
     checkSameScores(current, bundle)
     checkProtects(current, bundle)
+    await checkHasSignature(log, config, bundle)
     await publishBundle(log, config.log.topics.bundles, bundle)
   }
   await appendControl(log, config, { v: 1, control: 'shadow', bundle: bundle?.id ?? null })
@@ -162,6 +163,7 @@ async function activate(log: Log, config: Config, options: Options, next: Bundle
   }
   checkSameScores(current, next)
   checkProtects(current, next)
+  await checkHasSignature(log, config, next)
   const small = smallClustersWarning(next.manifest.baseline.sizes)
   if (small !== undefined) warn(`bundle ${next.id}: ${small}`)
   const map = await mapClusters(log, config, current, next)

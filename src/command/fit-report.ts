@@ -1,15 +1,27 @@
 /** What `fit` reports: cluster sizes, near-duplicate radii, and with --report how signatures compare. */
 import type { Signature } from '../bundle/signature.ts'
 import type { SimilarityModel } from '../bundle/similarity.ts'
-import { type Comparison, compareSignatures } from '../cluster/fit.ts'
+import {
+  type Compared,
+  type Comparison,
+  compareSignatures,
+  judgeSignatures,
+  type Verdict,
+} from '../cluster/compare.ts'
+import type { Share } from '../cluster/joint.ts'
 import { learnSimilarity } from '../cluster/learn-similarity.ts'
-import { DEPENDENCE_MAX, type SizeDependence, sizeDependence } from '../cluster/size-dependence.ts'
+import {
+  DEPENDENCE_MAX,
+  SIZE_NAMES,
+  type SizeDependence,
+  sizeDependence,
+} from '../cluster/size-dependence.ts'
 import type { Trajectories } from '../cluster/trajectories.ts'
-import { rowsOf } from '../history/trajectories.ts'
 import { permutation, seededRandom } from '../math/random.ts'
-import type { Points } from '../math/vectors.ts'
+import { type Points, rowsOf } from '../math/vectors.ts'
 import { startProgress } from '../observe/progress.ts'
-import { SMALL_CLUSTER_SIZE_MAX } from '../select/rule/quotas.ts'
+import type { Size } from '../record.ts'
+import { SMALL_CLUSTER_SIZE_MAX, smallClustersWarning } from '../select/rule/quotas.ts'
 
 /** A sample of this size gives the same figures in bounded time. */
 const EXAMPLES_MAX = 50_000
@@ -36,14 +48,18 @@ export type SignatureReport = Omit<Comparison, 'signatures'> & {
   examples: number
   /** Signatures whose values at least one line lacks. */
   lacking: Signature[]
-  signatures: { signature: Signature; clusters: number; stability: number; sizes: Sizes }[]
+  signatures: (Omit<Compared, 'sizes'> & { clusters: number; sizes: Sizes })[]
+  verdict: Verdict
 }
 
-/** Clusters a sample of the examples by every signature that all of them have, under three seeds. */
+/**
+ * Clusters a sample of the examples by every signature that all of them have, under three seeds. `sizes`: one
+ * an example; undefined where they are not known.
+ */
 export function signatureReport(
   signatures: ReadonlyMap<Signature, Points>,
   lacking: Iterable<Signature>,
-  { clusters, seed }: { clusters: number; seed: number },
+  { clusters, seed, sizes }: { clusters: number; seed: number; sizes: readonly Size[] | undefined },
 ): SignatureReport {
   const [first] = signatures.values()
   const order = permutation(seededRandom(seed), first?.count ?? 0)
@@ -52,52 +68,77 @@ export function signatureReport(
   const seeds = Array.from({ length: SEEDS }, (_, i) => seed + i)
   const progress = startProgress('compared', signatures.size * SEEDS)
   const onFitted = (done: number): void => progress.update(done)
-  const found = compareSignatures(sampled, { clusters, seeds, onFitted })
+  const found = compareSignatures(sampled, {
+    ...{ clusters, seeds, onFitted },
+    sizes: sizes && rows.map(row => sizes[row]!),
+  })
   progress.stop()
+  const isSmall = (sizes: readonly number[]) => smallClustersWarning(sizes) !== undefined
   return {
     ...found,
     examples: rows.length,
     lacking: [...lacking],
-    signatures: found.signatures.map(({ signature, sizes, stability }) => ({
-      signature,
-      clusters: sizes.length,
-      stability,
+    signatures: found.signatures.map(({ sizes, ...one }) => ({
+      ...{ ...one, clusters: sizes.length },
       sizes: sizeQuantiles(sizes),
     })),
+    verdict: judgeSignatures(found.signatures, isSmall),
   }
 }
 
 export function describeComparison(report: SignatureReport): string[] {
   const { examples, signatures, agreement, lacking, seeds } = report
   const cell = (value: number | string, width: number): string => String(value).padStart(width)
-  const lines = signatures.map(({ signature, clusters, stability, sizes }) => {
+  const lines = signatures.map(({ signature, clusters, stability, explained, sizes }) => {
     const { min, p25, median, p75, max, small } = sizes
     const columns = [clusters, min, p25, median, p75, max].map(value => cell(value, 9))
-    return `  ${signature.padEnd(10)}${columns.join('')}${cell(small, 11)}${cell(stability.toFixed(2), 8)}`
+    const measures = [stability.toFixed(2), explained?.share.toFixed(2) ?? '-']
+    return `  ${signature.padEnd(10)}${columns.join('')}${cell(small, 11)}${measures.map(value => cell(value, 8)).join('')}`
   })
+  const shares = signatures.flatMap(({ shares }) => shares ?? [])
   const pairs = agreement.map(
     ({ a, b, adjustedRand }) => `  ${`${a} and ${b}`.padEnd(24)}${adjustedRand.toFixed(2)}`,
   )
   return [
     `signatures of ${examples} examples, seeds ${seeds.join(', ')}`,
-    `            ${['clusters', 'smallest', '25 %', 'median', '75 %', 'largest'].map(name => cell(name, 9)).join('')}  too small  stable`,
+    `            ${['clusters', 'smallest', '25 %', 'median', '75 %', 'largest'].map(name => cell(name, 9)).join('')}  too small  stable    size`,
     ...lines,
     ...lacking.map(name => `  ${name}: some lines of the file lack it`),
+    ...(shares.length > 0 ? [`  ${describeShares(shares)}`] : []),
     ...(pairs.length > 0 ? ['agreement of two signatures', ...pairs] : []),
     '  stable (between seeds) and agreement: adjusted Rand index, 1 = equal clusters, 0 = chance',
+    '  size: share of the ranks of image tokens, text rows or picture size that the clusters explain, the largest',
     '  too small: clusters of at most 2 examples, which give none to a subset',
   ]
 }
 
+/** The weights of `joint` that were tried, the chosen one first. */
+export function describeShares(shares: readonly Share[]): string {
+  const [chosen, ...others] = shares.map(
+    ({ share, stability }) => `${100 * share} % (stable ${stability.toFixed(2)})`,
+  )
+  return `joint: the embedding has ${chosen} of the variance, not ${others.join(' or ')}`
+}
+
+/** Which signature to take, and why. */
+export function describeVerdict({ take, reasons }: Verdict): string[] {
+  return [`verdict: take --signature ${take}`, ...reasons.map(reason => `  ${reason}`)]
+}
+
 /* Sizes. */
 
-/** Of `examples`, which are counted and scored; null where a line lacks its size. */
-export function sizeReport(
-  { points, rows, instability, sizes }: Trajectories,
-  examples: readonly number[],
-): SizeDependence[] | null {
+/** Of `examples`, which are counted and scored; undefined where a line lacks its size. */
+export function sizesOf({ sizes }: Trajectories, examples: readonly number[]): Size[] | undefined {
   const known = examples.flatMap(index => sizes[index] ?? [])
-  if (known.length < examples.length) return null
+  return known.length < examples.length ? undefined : known
+}
+
+/** `known`: the sizes of `examples`. */
+export function sizeReport(
+  { points, rows, instability }: Trajectories,
+  examples: readonly number[],
+  known: readonly Size[],
+): SizeDependence[] {
   const { data, dimensions } = points
   const sumOf = (row: number): number =>
     data.subarray(row * dimensions, (row + 1) * dimensions).reduce((sum, score) => sum + score, 0)
@@ -106,8 +147,6 @@ export function sizeReport(
     instability: examples.map(index => instability[index]!),
   })
 }
-
-const SIZE_NAMES = { imageTokens: 'image tokens', textRows: 'text rows', pixels: 'picture size' }
 
 export function describeSizes(found: readonly SizeDependence[] | null): string[] {
   if (found === null) return ['sizes: some lines of the file lack them']

@@ -12,6 +12,7 @@ import {
   usualClusters,
 } from '../cluster/fit.ts'
 import { readClusterIndices } from '../cluster/interchange.ts'
+import type { Share } from '../cluster/joint.ts'
 import { XmasdError } from '../errors.ts'
 import { type History, historyOf, type Source } from '../history/trajectories.ts'
 import type { Points } from '../math/vectors.ts'
@@ -22,7 +23,9 @@ import { smallClustersWarning } from '../select/rule/quotas.ts'
 import {
   describeComparison,
   describeNear,
+  describeShares,
   describeSizes,
+  describeVerdict,
   type NearReport,
   nearnessOf,
   nearReport,
@@ -31,6 +34,7 @@ import {
   signatureReport,
   sizeQuantiles,
   sizeReport,
+  sizesOf,
   warningsOfSizes,
 } from './fit-report.ts'
 import { readProtected, readSource } from './fit-source.ts'
@@ -68,7 +72,10 @@ export function command(): Command {
     )
     .option('--seed <seed>', 'the same seed gives the same bundle', integer, 0)
     .addOption(
-      new Option('--signature <name>', 'trajectories, all singular values, or hidden states')
+      new Option(
+        '--signature <name>',
+        'what is clustered: trajectories, all singular values, hidden states of the text or of the question, or singular values and hidden states in one',
+      )
         .choices(SIGNATURES)
         .default('sum'),
     )
@@ -91,7 +98,7 @@ export function command(): Command {
       [],
     )
     .option('--force', 'replace the bundle in --out')
-    .option('--report', 'compare the signatures: how stable their clusters are, how they differ')
+    .option('--report', 'compare the signatures, and say which to take and why')
     .option('--json', 'one JSON document on stdout')
     .action(async (options: Options, command: Command) => {
       if (options.out === undefined && options.report !== true) {
@@ -128,11 +135,13 @@ async function fit(options: Options): Promise<void> {
 }
 
 function compared(options: Options, { read }: Source, { signatures, scored }: History): Compared {
-  const sizes = sizeReport(read, scored)
+  const known = sizesOf(read, scored)
+  const sizes = known === undefined ? null : sizeReport(read, scored, known)
   for (const warning of warningsOfSizes(sizes)) warn(warning)
   const clusters = clustersFor(options, scored.length)
   const { seed } = options
-  return { ...signatureReport(signatures, read.lacking.keys(), { clusters, seed }), sizes }
+  const found = signatureReport(signatures, read.lacking.keys(), { clusters, seed, sizes: known })
+  return { ...found, sizes }
 }
 
 function clustersFor({ clusters }: Pick<Options, 'clusters'>, trajectories: number): number {
@@ -198,6 +207,7 @@ async function makeBundle(
     from: name,
     out,
     signature,
+    ...(fitted.shares === undefined ? {} : { shares: fitted.shares }),
     clusters: centroids.count,
     points: points.count,
     ...{ textOnly, failed: read.failed, duplicates, redelivered },
@@ -281,6 +291,8 @@ type BundleReport = {
   from: string
   out: string
   signature: Signature
+  /** Of `joint`: the weights that were tried, the chosen one first. */
+  shares?: Share[]
   clusters: number
   points: number
   textOnly: number
@@ -299,7 +311,7 @@ type BundleReport = {
   near: NearReport | null
 }
 
-type Compared = SignatureReport & { sizes: ReturnType<typeof sizeReport> }
+type Compared = SignatureReport & { sizes: ReturnType<typeof sizeReport> | null }
 
 function report(
   options: Options,
@@ -309,7 +321,11 @@ function report(
   print(options, { ...bundle, ...(comparison && { report: comparison }) }, [
     ...(comparison === undefined
       ? []
-      : [...describeComparison(comparison), ...describeSizes(comparison.sizes)]),
+      : [
+          ...describeComparison(comparison),
+          ...describeSizes(comparison.sizes),
+          ...describeVerdict(comparison.verdict),
+        ]),
     ...(bundle === undefined ? [] : describeBundle(options, bundle)),
   ])
 }
@@ -321,6 +337,7 @@ function describeBundle(options: Options, found: BundleReport): string[] {
   return [
     `bundle ${found.bundle}: ${found.clusters} clusters of ${found.points} trajectories`,
     `  signature   ${found.signature}`,
+    ...(found.shares === undefined ? [] : [`              ${describeShares(found.shares)}`]),
     `  left out    ${found.textOnly} text-only, ${found.failed} failed, ${found.duplicates} duplicates, ${found.redelivered} repeated`,
     `  iterations  ${found.iterations}${how}; sum of squared distances ${found.objective.toPrecision(6)}`,
     ...(agreement === undefined

@@ -12,7 +12,7 @@ import {
 import type { Config } from '../config.ts'
 import { XmasdError } from '../errors.ts'
 import type { Log } from '../log/log.ts'
-import type { Points } from '../math/vectors.ts'
+import { type Points, rowsOf } from '../math/vectors.ts'
 import { contentOf } from '../select/columns/hash-table.ts'
 import { type CountedOnce, countOnce } from '../select/dedup/duplicates.ts'
 import type { FindProtected } from '../select/dedup/protected.ts'
@@ -122,13 +122,4 @@ function checkInput({ name, read, meta }: Source, signature: Signature): void {
     `${name} has ${dimensions} scores a line, its .meta.json ${meta.schedule.steps.length} checkpoints`,
     'score again, or remove the .meta.json, which belongs to another file',
   )
-}
-
-/** The given rows, in the given order. */
-export function rowsOf({ data, dimensions }: Points, rows: readonly number[]): Points {
-  const compact = new Float64Array(rows.length * dimensions)
-  for (const [i, row] of rows.entries()) {
-    compact.set(data.subarray(row * dimensions, (row + 1) * dimensions), i * dimensions)
-  }
-  return { data: compact, count: rows.length, dimensions }
 }

@@ -9,7 +9,7 @@ import type { Log } from '../log/log.ts'
 import type { Points } from '../math/vectors.ts'
 import { type Parts, policyPart } from '../observe/segments.ts'
 import type { Cluster } from '../record.ts'
-import { checkGains, checkSameScores } from '../role/bundle-checks.ts'
+import { checkGains, checkHasSignature, checkSameScores } from '../role/bundle-checks.ts'
 import { NearDuplicates } from '../select/dedup/near-duplicates.ts'
 import { protectionOf } from '../select/dedup/protected.ts'
 import { type Budget, balanceOf, batchQuotas, budgetOf } from '../select/rule/quotas.ts'
@@ -90,6 +90,7 @@ async function clustersOf(
   const clusters = new PublishedBundles(log, bundles)
   if (given !== undefined) {
     if (current !== undefined) checkSameScores(current, given)
+    await checkHasSignature(log, config, given)
     clusters.add(given)
   }
   const bundle = given ?? current

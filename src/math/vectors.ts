@@ -24,8 +24,23 @@ export function unitOf(values: Float64Array): Float64Array {
   return norm > 0 ? values.map(value => value / norm) : values
 }
 
-/** Points in rows: `data` is [N, T]. */
-export type Points = { data: Float64Array; count: number; dimensions: number }
+/** Points in rows: `data` is [N, T]. `first`: where they have two parts, the dimensions of the first. */
+export type Points = {
+  data: Float64Array
+  count: number
+  dimensions: number
+  first?: number | undefined
+}
+
+/** The given rows, in the given order. */
+export function rowsOf(points: Points, rows: readonly number[]): Points {
+  const { data, dimensions } = points
+  const compact = new Float64Array(rows.length * dimensions)
+  for (const [i, row] of rows.entries()) {
+    compact.set(data.subarray(row * dimensions, (row + 1) * dimensions), i * dimensions)
+  }
+  return { ...points, data: compact, count: rows.length }
+}
 
 /** Squared Euclidean distance between a row of `a` and a row of `b`, each given by its start. */
 export function squaredDistance(

@@ -6,6 +6,7 @@ import {
   publishedScores,
   publishScores,
 } from '../bundle/publication.ts'
+import { rawSignature } from '../bundle/signature.ts'
 import type { Config } from '../config.ts'
 import { XmasdError } from '../errors.ts'
 import type { Log } from '../log/log.ts'
@@ -102,6 +103,29 @@ export function checkSameScores(current: Bundle, next: Bundle): void {
     `bundle ${next.id} is for ${difference.other}, the active bundle ${current.id} for ${difference.one}`,
     'fit it to the assignments of this log (xmasd fit --assignments); a new schedule starts new topics',
   )
+}
+
+/**
+ * A bundle clusters by what the assignments of the log have from the first scored one on.
+ *
+ * @throws XmasdError BUNDLE_MISMATCH
+ */
+export async function checkHasSignature(
+  log: Log,
+  config: Config,
+  { id, manifest: { signature } }: Bundle,
+): Promise<void> {
+  const { assignments } = config.log.topics
+  for await (const record of log.read(assignments)) {
+    const value = readAssignment(record)
+    if ('control' in value || value.trajectory === null) continue
+    if (rawSignature(signature, value) !== undefined) return
+    throw new XmasdError(
+      'BUNDLE_MISMATCH',
+      `bundle ${id} clusters by ${signature}, which assignments of this log lack, such as ${value.key}`,
+      'fit another --signature; or score the history again into new log.topics: older releases do not record it',
+    )
+  }
 }
 
 /**

@@ -8,8 +8,8 @@ import { fitClusters, usualClusters } from '../cluster/fit.ts'
 import { learnSimilarity } from '../cluster/learn-similarity.ts'
 import { comparedAt, type Trajectories } from '../cluster/trajectories.ts'
 import { XmasdError } from '../errors.ts'
-import { rowsOf } from '../history/trajectories.ts'
 import { permutation, seededRandom, seedOf } from '../math/random.ts'
+import { rowsOf } from '../math/vectors.ts'
 import type { Cluster } from '../record.ts'
 import { countOnce } from '../select/dedup/duplicates.ts'
 import { flagNearDuplicates } from '../select/dedup/near-duplicates.ts'
@@ -188,7 +188,14 @@ function clustersOf(
 ): Map<number, number> {
   const scored = counted.filter(index => read.rows[index]! >= 0)
   const values = read.signatures.get(signature)
-  if (values === undefined || scored.length === 0) return new Map()
+  if (scored.length === 0) return new Map()
+  if (values === undefined) {
+    throw new XmasdError(
+      'DATA_INVALID',
+      `the scores of seed ${seed} lack ${signature}`,
+      'They are of an earlier release: remove the folder of the seed in --out.',
+    )
+  }
   const points = rowsOf(
     values,
     scored.map(index => read.rows[index]!),

@@ -1,7 +1,8 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import fc from 'fast-check'
-import { adjustedRand, compareSignatures } from '../../src/cluster/fit.ts'
+import { adjustedRand } from '../../src/cluster/agreement.ts'
+import { compareSignatures } from '../../src/cluster/compare.ts'
 import { seededRandom } from '../../src/math/random.ts'
 
 test('adjusted Rand equals the published example and scikit-learn documents', () => {

@@ -4,7 +4,9 @@ import { join } from 'node:path'
 import { type TestContext, test } from 'node:test'
 import fc from 'fast-check'
 import { openBundle } from '../../src/bundle/bundle.ts'
+import type { Share } from '../../src/cluster/joint.ts'
 import { seededRandom } from '../../src/math/random.ts'
+import { encodeDirection } from '../../src/math/vectors.ts'
 import {
   readHeader,
   readTensorFloat64,
@@ -193,9 +195,14 @@ test('fit --report says how the clusters of the signatures differ, with a bundle
   assert.match(text, /signatures of 300 examples, seeds 0, 1, 2/)
   assert.match(text, /spectrum {9,}6 {6,}\d+/)
   assert.match(text, /embedding: some lines of the file lack it/)
+  assert.match(
+    text,
+    /verdict: take --signature spectrum\n {2}its clusters are the most stable.*\n {2}not sum/,
+  )
   const { report, bundle } = JSON.parse(succeed(...fit, '--json'))
   assert.equal(bundle, undefined)
-  assert.deepEqual([report.examples, report.lacking], [300, ['embedding']])
+  assert.deepEqual([report.examples, report.lacking], [300, ['embedding', 'question', 'joint']])
+  assert.equal(report.verdict.take, 'spectrum')
   assert.deepEqual(
     report.signatures.map(({ signature }: { signature: string }) => signature),
     ['sum', 'spectrum'],
@@ -208,6 +215,44 @@ test('fit --report says how the clusters of the signatures differ, with a bundle
   assert.deepEqual(both.report, report)
   assert.match(both.bundle, /^[0-9a-f]{12}$/)
   assert.equal(report.sizes, null)
+})
+
+test('bundles of question and joint assign the history as it was fitted; the report weighs them', async t => {
+  const { work, file } = writeSpectra(t)
+  const random = seededRandom(9)
+  const lines = readFileSync(file, 'utf8').trim().split('\n')
+  const state = (group: number): string =>
+    encodeDirection([group - 1, 1, random() / 9, random() / 9])
+  writeLines(
+    file,
+    lines.map((line, i) => ({
+      ...JSON.parse(line),
+      embedding: state(i % 3),
+      question: state(i % 2),
+    })),
+  )
+  const fit = ['fit', '--trajectories', file, '--clusters', '6']
+  const { report } = JSON.parse(succeed(...fit, '--report', '--json'))
+  assert.deepEqual(
+    report.signatures.map(({ signature }: { signature: string }) => signature),
+    ['sum', 'spectrum', 'embedding', 'question', 'joint'],
+  )
+  assert.deepEqual(
+    report.signatures[4].shares.map(({ share }: Share) => share).sort(),
+    [0.25, 0.5, 0.75],
+  )
+  for (const signature of ['question', 'joint']) {
+    const bundle = join(work, signature)
+    const told = JSON.parse(succeed(...fit, '--signature', signature, '--out', bundle, '--json'))
+    assert.deepEqual(told.shares, signature === 'joint' ? report.signatures[4].shares : undefined)
+    const { manifest, index } = await openBundle(bundle)
+    assert.equal(index.centroids.dimensions, signature === 'joint' ? 19 : 4)
+    const out = join(work, 'subset.json')
+    const select = ['select', '--trajectories', file, '--bundle', bundle, '--percent', '10']
+    const selected = JSON.parse(succeed(...select, '--out', out, '--json'))
+    const sizes = selected.clusters.map(({ size }: { size: number }) => size)
+    assert.deepEqual(sizes.sort(), [...manifest.baseline.sizes].sort())
+  }
 })
 
 test('fit --report warns where scores follow the size of examples', t => {

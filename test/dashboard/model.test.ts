@@ -100,24 +100,29 @@ test('a step reads as much as it is asked to, and tells whether the select role 
   assert.equal(abreast.isFoldBehind, false)
 })
 
+const SPECTRA = [
+  [5, 1, 1, 1, 1],
+  [1.8, 1.8, 1.8, 1.8, 1.8],
+].map(values => [values, values])
+const STATES = [
+  [1, 0, 0],
+  [0, 1, 0],
+].map(encodeDirection)
+
 /** Two groups with the same trajectories and other signatures. */
 const GROUPS = {
   sum: [{ trajectory: [9, 9] }, { trajectory: [3, 12] }],
-  spectrum: [
-    { singularValues: [5, 1, 1, 1, 1] },
-    { singularValues: [1.8, 1.8, 1.8, 1.8, 1.8] },
-  ].map(({ singularValues }) => ({ singularValues: [singularValues, singularValues] })),
-  embedding: [
-    [1, 0, 0],
-    [0, 1, 0],
-  ].map(values => ({ embedding: encodeDirection(values) })),
+  spectrum: SPECTRA.map(singularValues => ({ singularValues })),
+  embedding: STATES.map(embedding => ({ embedding })),
+  question: STATES.map(question => ({ question })),
+  joint: SPECTRA.map((singularValues, i) => ({ singularValues, embedding: STATES[i] })),
 }
 
 for (const signature of SIGNATURES) {
   test(`the map of a bundle of signature ${signature} has its principal axes`, async t => {
     const { log, config, bundles } = await emptySite(t)
     const groups = GROUPS[signature]
-    const dimensions = { sum: 2, spectrum: 10, embedding: 3 }[signature]
+    const dimensions = { sum: 2, spectrum: 10, embedding: 3, question: 3, joint: 13 }[signature]
     const dir = temporaryFolder(t)
     await writeBundle(dir, {
       schedule: { fingerprint: 'abc', steps: null, T: 2 },

@@ -4,6 +4,7 @@ import type { Config } from '../../src/config.ts'
 import type { Log, LogRecord } from '../../src/log/log.ts'
 import { createLogger } from '../../src/observe/logger.ts'
 import type { Decision } from '../../src/record.ts'
+import { checkHasSignature } from '../../src/role/bundle-checks.ts'
 import { Selections } from '../../src/role/bundle-swap.ts'
 import { POLICIES } from '../../src/select/rule/policy.ts'
 import { assignmentOf, EXAMPLES, SWAP_AT, site } from './site.ts'
@@ -54,6 +55,17 @@ test('decisions for good stand when bundles are swapped, and are the same whenev
     assert.deepEqual(broken.decisions, straight.decisions)
     assert.deepEqual(broken.kept.sort(), kept.sort())
   }
+})
+
+test('a bundle is refused where the assignments of the log lack its signature', async t => {
+  const { log, config, bundles } = await site(t)
+  const [, bundle] = bundles
+  await checkHasSignature(log, config, bundle)
+  const other = { ...bundle, manifest: { ...bundle.manifest, signature: 'question' as const } }
+  await assert.rejects(checkHasSignature(log, config, other), {
+    code: 'BUNDLE_MISMATCH',
+    message: /clusters by question, which assignments of this log lack, such as /,
+  })
 })
 
 test('a swap to a bundle that protects more evicts the copies that are kept, and keeps none again', async t => {

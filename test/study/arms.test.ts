@@ -2,6 +2,7 @@ import assert from 'node:assert/strict'
 import test from 'node:test'
 import { readTrajectoryLines, type Trajectories } from '../../src/cluster/trajectories.ts'
 import { XmasdError } from '../../src/errors.ts'
+import { encodeDirection } from '../../src/math/vectors.ts'
 import { checkLabels, type Pool, parseArm, selectArm, signalsOf } from '../../src/study/arms.ts'
 import { labelsOf, splitByPicture } from '../../src/study/data.ts'
 
@@ -20,6 +21,9 @@ async function trajectories(): Promise<Trajectories> {
     JSON.stringify({
       id: `e${i}`,
       trajectory: [i % 4 === 0 ? 9 : 1, 1 + i / 1000],
+      singularValues: [0, 1].map(() => [5, i % 4 === 0 ? 4 : 2, 1, 0, 0]),
+      embedding: encodeDirection([1, i % 4 === 0 ? 0 : 9, 3]),
+      question: encodeDirection([1, i % 4 === 0 ? 9 : 0]),
       gain: i % 5 === 0 ? -1 : i,
     }),
   )
@@ -28,7 +32,7 @@ async function trajectories(): Promise<Trajectories> {
       yield* lines
     })(),
     'pool',
-    { signatures: ['sum'] },
+    { signatures: ['sum', 'question', 'joint'] },
   )
 }
 
@@ -55,7 +59,11 @@ test('arms balance what their name says', async () => {
   assert.equal(await countOf('source', i => labels[i]!.source === 'few'), COUNT / 20)
   assert.equal(await countOf('source+clean', i => labels[i]!.fault !== undefined), 0)
   assert.equal(await countOf('length', i => labels[i]!.length === 20), COUNT / 20)
-  assert.equal(await countOf('sum', i => i % 4 === 0), COUNT / 20)
+  for (const name of ['sum', 'question', 'joint']) {
+    assert.equal(await countOf(name, i => i % 4 === 0), COUNT / 20, name)
+  }
+  const lacking = selectArm.bind(null, await pool(), parseArm('embedding'), 10)
+  assert.throws(lacking, { code: 'DATA_INVALID', message: /lack embedding/ })
 })
 
 test('the paper rule keeps the steadiest of each cluster', async () => {

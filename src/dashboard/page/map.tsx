@@ -18,7 +18,13 @@ type Points = {
   state: Uint8Array
 }
 
-const DRAWN = { sum: 'trajectories', spectrum: 'singular values', embedding: 'embeddings' }
+const DRAWN = {
+  sum: 'trajectories',
+  spectrum: 'singular values',
+  embedding: 'embeddings',
+  question: 'embeddings of the question',
+  joint: 'singular values and embeddings',
+}
 const HUES = {
   action: { name: 'action' },
   cluster: { name: 'cluster' },
