@@ -205,11 +205,13 @@ export class Answers {
     return { low: line(0.1), middle: line(0.5), high: line(0.9), examples: scored.length }
   }
 
-  /** Examples whose key or id begins with `text`, then those whose question holds all of its words. */
+  /** Those with the key or id `text`, whose key begins with it, then whose question holds all its words. */
   async search(text: string) {
     const { columns } = this.#model
     const begins = columns.keys.flatMap((key, row) => (key.startsWith(text) ? [row] : []))
-    const hits = new Set(begins.slice(-HITS_MAX).reverse())
+    const is = (row: number): boolean => idOf(columns.keys[row]!) === text
+    const newest = [...begins.filter(is), ...begins.slice(-HITS_MAX).reverse()]
+    const hits = new Set(newest.slice(0, HITS_MAX))
     const words = text.toLowerCase().split(/\s+/).filter(Boolean)
     const started = performance.now()
     let row = columns.count - 1

@@ -113,6 +113,7 @@ export class Landscape {
     const baseline = Float64Array.of(...manifest.baseline.sizes, manifest.baseline.textOnly)
     return {
       ...{ v: 1, bundle: active, ...window.measure() },
+      ...(manifest.radii === undefined ? { beyondShare: undefined } : {}),
       clusters: clusterDrift(baseline, counts).slice(0, DRIFT_CLUSTERS_MAX),
       far: await this.#far(rows, manifest.radii),
     }
@@ -128,16 +129,18 @@ export class Landscape {
     return rows.reverse()
   }
 
-  /** Beyond their cluster's radius, farthest first; `times` is the distance in radii. */
+  /** Beyond their cluster's radius, farthest first; of a bundle without radii those farthest out. */
   async #far(rows: readonly number[], radii: readonly number[] | undefined) {
     const { columns } = this.#model
-    const far = rows.flatMap(row => {
+    type Far = { row: number; far: number; times: number | null }
+    const far = rows.flatMap((row): Far[] => {
       const [cluster, distance] = [columns.cluster(row), columns.distance(row)]
       if (cluster === 'text' || distance === null) return []
-      const times = Math.sqrt(distance / Math.max(radii?.[cluster] ?? 1, Number.MIN_VALUE))
-      return radii === undefined || times > 1 ? [{ row, times }] : []
+      if (radii === undefined) return [{ row, far: distance, times: null }]
+      const times = Math.sqrt(distance / Math.max(radii[cluster]!, Number.MIN_VALUE))
+      return times > 1 ? [{ row, far: times, times }] : []
     })
-    far.sort((a, b) => b.times - a.times)
+    far.sort((a, b) => b.far - a.far)
     const shown = far.slice(0, FAR_MAX)
     const examples = await this.#answers.rows(shown.map(({ row }) => row))
     return examples.map((example, i) => ({ ...example, times: shown[i]!.times }))

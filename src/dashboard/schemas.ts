@@ -179,13 +179,17 @@ export const Drift = z.strictObject({
   examples: Count,
   stabilityIndex: z.number().optional(),
   stabilityNoise: z.number().optional(),
+  /** Left out where the bundle has no radii. */
   beyondShare: z.number().optional(),
   /** Shares of baseline and window, and what the cluster adds to the index; the largest first. */
   clusters: z.array(
     z.strictObject({ cluster: Cluster, before: z.number(), now: z.number(), index: z.number() }),
   ),
-  /** Beyond the radius of their cluster, farthest first; `times` is the distance in radii. */
-  far: z.array(z.strictObject({ ...ExampleRow.shape, times: z.number() })),
+  /**
+   * Beyond the radius of their cluster, farthest first; `times` is the distance in radii. Of a bundle
+   * without radii those farthest out, and null.
+   */
+  far: z.array(z.strictObject({ ...ExampleRow.shape, times: z.number().nullable() })),
 })
 export type Drift = z.infer<typeof Drift>
 

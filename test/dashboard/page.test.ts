@@ -164,7 +164,14 @@ async function draws(site: DashboardSite, page: Page, go: Go): Promise<void> {
   await page.mouse.up()
   await page.getByText(/^In the lasso: \d+/).waitFor()
   await go('/drift')
-  await page.getByText('Never seen before').waitFor()
+  // The demo's bundle has no radii: nothing may be called new, and no distance is in radii.
+  await page.getByText('Farthest from all that was seen').waitFor()
+  assert.equal(await page.getByText(/\d radii/).count(), 0)
+  await page
+    .locator('.card')
+    .filter({ hasText: /distance \d/ })
+    .first()
+    .waitFor()
   await go('/pipeline')
   assert.match((await page.locator('.flow').first().textContent())!, /assignments/)
   await go('/dead-letters')

@@ -9,7 +9,7 @@ export function Drift() {
   const { version } = useLive()
   const { value, problem } = useApi<DriftDocument>('drift', version, 2_000)
   if (value === undefined) return <Waiting problem={problem} />
-  const { examples, stabilityIndex = 0, stabilityNoise = 0, beyondShare = 0, clusters, far } = value
+  const { examples, stabilityIndex = 0, stabilityNoise = 0, beyondShare, clusters, far } = value
   const most = clusters.reduce((max, one) => Math.max(max, one.before, one.now), 0)
   const verdict = verdictOf(stabilityIndex, stabilityNoise)
   return (
@@ -21,20 +21,11 @@ export function Drift() {
         <p class="facts">
           Population stability index <b>{stabilityIndex.toFixed(3)}</b> over {count(examples)}{' '}
           examples; chance alone gives {stabilityNoise.toFixed(3)}: <b>{verdict}</b>.{' '}
-          {percent(beyondShare)} lie beyond the 99 % radius of their cluster.
+          {beyondShare !== undefined &&
+            `${percent(beyondShare)} lie beyond the 99 % radius of their cluster.`}
         </p>
       </Panel>
-      <Panel
-        title="Never seen before"
-        note="The newest examples that lie farthest out of their cluster, in radii of it; the farthest first."
-      >
-        {far.length === 0 && <p class="note">None lies beyond the radius of its cluster.</p>}
-        <div class="row">
-          {far.map(example => (
-            <Card key={example.key} example={example} note={`${example.times.toFixed(1)} radii`} />
-          ))}
-        </div>
-      </Panel>
+      <Farthest far={far} hasRadii={beyondShare !== undefined} />
       <Panel title="Clusters that differ most">
         <table>
           <thead>
@@ -71,6 +62,34 @@ export function Drift() {
       <Shadow />
     </>
   )
+}
+
+function Farthest({ far, hasRadii }: { far: DriftDocument['far']; hasRadii: boolean }) {
+  const [title, note] = hasRadii
+    ? [
+        'Never seen before',
+        'The newest examples that lie beyond the radius of their cluster, in radii of it; the farthest first.',
+      ]
+    : [
+        'Farthest from all that was seen',
+        'The newest examples by the distance to their cluster. This bundle has no radii, which would say from where on they are new: `xmasd fit` makes one that has.',
+      ]
+  return (
+    <Panel title={title} note={note}>
+      {far.length === 0 && <p class="note">None lies beyond the radius of its cluster.</p>}
+      <div class="row">
+        {far.map(example => (
+          <Card key={example.key} example={example} note={farText(example)} />
+        ))}
+      </div>
+    </Panel>
+  )
+}
+
+function farText({ times, distance }: DriftDocument['far'][number]): string {
+  return times === null
+    ? `distance ${Math.sqrt(distance ?? 0).toPrecision(2)}`
+    : `${times.toFixed(1)} radii`
 }
 
 /** By the usual rule of thumb, above what chance gives. */

@@ -205,12 +205,14 @@ export function Search({ text }: { text: string }) {
     <Panel title={`Found ${rows.length}`}>
       <p class="note">
         By id, key or words of the question: “{text}”.
-        {searched < examples &&
+        {searched === 0 && ' These are the newest whose id begins with it.'}
+        {searched > 0 &&
+          searched < examples &&
           ` The newest ${count(searched)} of ${count(examples)} examples were searched.`}
       </p>
       <div class="row">
         {rows.map(example => (
-          <Card key={example.key} example={example} />
+          <Card key={example.key} example={example} note={example.id} />
         ))}
       </div>
     </Panel>

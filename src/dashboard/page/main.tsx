@@ -172,7 +172,7 @@ function SearchField({ route }: { route: string }) {
   const [, view, ...rest] = route.split('/')
   const [text, setText] = useState('')
   useEffect(() => {
-    if (view === 'search') setText(decoded(rest.join('/')))
+    setText(view === 'search' ? decoded(rest.join('/')) : '')
   }, [route])
   useEffect(() => {
     const listener = (event: KeyboardEvent): void => {
