@@ -1,7 +1,6 @@
 /** A bundle from outside, through the built commands: native code never reads its files. */
 import assert from 'node:assert/strict'
 import { execFileSync } from 'node:child_process'
-import { randomBytes } from 'node:crypto'
 import { readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import test from 'node:test'
@@ -29,7 +28,10 @@ test('a bundle with a hostile index.hnsw and mostly small clusters is swapped in
       dimensions: T,
     },
   })
-  const id = addIndexFile(hostile, randomBytes(5_000))
+  // A real index with another offset of its first level, which ended 0.1.0 with SIGSEGV.
+  const index = readFileSync(join(folder, 'bundle/index.hnsw'))
+  index.writeUInt32LE(0x7fffffff, 0)
+  const id = addIndexFile(hostile, index)
   const config = (name: string, bundle: string): string => {
     const lines = [
       `log: { path: ${join(folder, 'log')} }`,
