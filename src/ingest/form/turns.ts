@@ -142,8 +142,13 @@ function rawTurn(turn: unknown, tags: Tags): RawTurn[] {
 /** Of preferences the chosen answer. */
 function chosenBehind(turns: readonly RawTurn[], { chosen }: Json, tags: Tags): RawTurn[] {
   const last = String(turns.at(-1)?.role).toLowerCase()
-  const isAsked = isNothing(chosen) || !['human', 'user', tags.user_tag].includes(last)
-  return isAsked ? [] : answerTurns(chosen, tags)
+  const isAsked = ['human', 'user', tags.user_tag].includes(last)
+  return isAsked && isAnswer(chosen) ? answerTurns(chosen, tags) : []
+}
+
+/** An answer may be empty. */
+function isAnswer(field: unknown): boolean {
+  return field === '' || !isNothing(field)
 }
 
 function answerTurns(answer: unknown, tags: Tags): RawTurn[] {
@@ -153,9 +158,11 @@ function answerTurns(answer: unknown, tags: Tags): RawTurn[] {
 
 /** TRL's `prompt` and `completion`, preferences, alpaca's `instruction`, `input` and `output`. */
 function withoutList(record: Json, tags: Tags): RawTurn[] {
-  const answer = ANSWER_FIELDS.map(name => record[name]).find(one => !isNothing(one))
+  const answers = ANSWER_FIELDS.map(name => record[name])
+  const answer = answers.find(one => !isNothing(one)) ?? answers.find(isAnswer)
   const prompt = record.prompt ?? record.instruction
-  if (answer === undefined || (isNothing(prompt) && !isTurns(answer))) {
+  const more = record.query ?? record.input
+  if (answer === undefined || (isNothing(prompt) && isNothing(more) && !isTurns(answer))) {
     const found = TURN_FIELDS.find(name => record[name] !== undefined) ?? 'conversations'
     throw new XmasdError(
       'CONVERSATIONS_INVALID',
@@ -163,13 +170,13 @@ function withoutList(record: Json, tags: Tags): RawTurn[] {
       'give the turns as a list under conversations or messages, or as prompt and completion (docs/data.md)',
     )
   }
-  const answers = answerTurns(answer, tags)
-  const isWhole = ['human', 'user', 'system'].includes(String(answers[0]?.role).toLowerCase())
-  if (isWhole && !Array.isArray(prompt)) return answers
-  if (Array.isArray(prompt)) return [...prompt.flatMap(turn => rawTurn(turn, tags)), ...answers]
-  const more = record.query ?? record.input
-  const question = isNothing(more) || typeof prompt !== 'string' ? prompt : `${prompt}\n${more}`
-  return [...historyTurns(record.history), plainTurn('user', question), ...answers]
+  const said = answerTurns(answer, tags)
+  const isWhole = ['human', 'user', 'system'].includes(String(said[0]?.role).toLowerCase())
+  if (isWhole && !Array.isArray(prompt)) return said
+  if (Array.isArray(prompt)) return [...prompt.flatMap(turn => rawTurn(turn, tags)), ...said]
+  const asked = [prompt, more].filter(one => !isNothing(one))
+  const question = asked.length > 1 && typeof prompt === 'string' ? asked.join('\n') : asked[0]
+  return [...historyTurns(record.history), plainTurn('user', question), ...said]
 }
 
 /** alpaca's earlier rounds: pairs of a question and its answer. */

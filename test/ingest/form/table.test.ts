@@ -58,6 +58,15 @@ const SITUATIONS: Situation[] = [
     },
   },
   {
+    what: 'an empty answer',
+    given: { ...ONE, talk: [['What is it?', '']] },
+    expected: {
+      id: 'a',
+      turns: [user('<image>\nWhat is it?'), assistant('')],
+      images: ['a.png'],
+    },
+  },
+  {
     what: 'no id',
     given: { pictures: ONE.pictures, talk: ONE.talk },
     expected: { id: undefined, turns: ASKED, images: ['a.png'] },
@@ -207,6 +216,18 @@ test('calls of tools are turns, in LLaMA-Factory’s form and in OpenAI’s', ()
   ]
   assert.deepEqual(decode({ conversations: sharegpt }).turns, turns)
   assert.deepEqual(decode({ messages }).turns, turns)
+})
+
+test('of instruction and input either may be empty', () => {
+  const turns = [user('What?'), assistant('This.')]
+  const output = 'This.'
+  assert.deepEqual(decode({ instruction: 'What?', input: '', output }).turns, turns)
+  assert.deepEqual(decode({ instruction: '', input: 'What?', output }).turns, turns)
+  assert.deepEqual(decode({ query: 'What?', response: output }).turns, turns)
+  assert.equal(
+    codeOf(() => decode({ instruction: '', input: '', output })).code,
+    'CONVERSATIONS_INVALID',
+  )
 })
 
 test('a video that is a list of frames is several images at the place of its tag', () => {
