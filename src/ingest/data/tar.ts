@@ -4,6 +4,7 @@
  */
 import { Readable } from 'node:stream'
 import { extract } from 'tar-stream'
+import { dataUrl } from '../form/images.ts'
 import { isObject, type Json, parsePythonJson } from '../form/json.ts'
 import type { Chunks } from './stream.ts'
 
@@ -104,7 +105,7 @@ function withBytes(
     const member = typeof value === 'string' ? pictures.get(value) : undefined
     if (member === undefined) return value
     isNamed = true
-    return `data:;base64,${member.bytes.toString('base64')}`
+    return dataUrl(member.bytes.toString('base64'))
   })
   return { record: isNamed ? JSON.parse(text) : record, isNamed }
 }

@@ -60,8 +60,17 @@ function referenceOf(value: unknown): string | undefined {
   return [path, url].find((one): one is string => typeof one === 'string' && one !== '')
 }
 
-function dataUrl(base64: string, type: unknown = ''): string {
+/** How the base64 of a picture begins. */
+const TYPES = { '/9j/': 'jpeg', iVBORw: 'png', R0lGOD: 'gif', UklGR: 'webp' }
+
+/** It names a media type: ms-swift refuses a data: URL without one. */
+export function dataUrl(base64: string, type: unknown = typeOf(base64)): string {
   return base64.startsWith('data:') ? base64 : `data:${type};base64,${base64}`
+}
+
+function typeOf(base64: string): string {
+  const found = Object.entries(TYPES).find(([start]) => base64.startsWith(start))
+  return found === undefined ? 'application/octet-stream' : `image/${found[1]}`
 }
 
 /** A video or a sound is never left out silently. */

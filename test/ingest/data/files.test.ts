@@ -78,7 +78,7 @@ function write(
   return name => join(folder, name)
 }
 
-const image = `data:;base64,${BASE64}`
+const image = `data:image/jpeg;base64,${BASE64}`
 
 test('a Parquet file gives a record a row, its pictures inline', async t => {
   const at = write(t, { 'a.parquet': oneVision(25) })
