@@ -47,6 +47,8 @@ const BUSY_SHARE = 0.6
 const YIELDING_SHARE = 0.04
 /** Records that a step reads then. */
 const YIELDING_RECORDS = 1_000
+/** A page hears of what comes, however long a step took: the first one opens the bundle. */
+const REST_MS_MAX = 1_000
 /** Between two frames: changes in between go with the second. */
 const FRAME_MS = 250
 const FRAME_DECISIONS_MAX = 24
@@ -100,7 +102,7 @@ async function open(config: Config, source: ExampleSource): Promise<void> {
     const busyMs = performance.now() - started
     const restMs = model.isCaughtUp ? STEP_WAIT_MS : 0
     const share = model.isFoldBehind ? YIELDING_SHARE : BUSY_SHARE
-    await sleep(Math.max(restMs, busyMs * (1 / share - 1)))
+    await sleep(Math.max(restMs, Math.min(REST_MS_MAX, busyMs * (1 / share - 1))))
   }
 }
 
