@@ -14,7 +14,7 @@ import { startProgress } from '../observe/progress.ts'
 import { startIdentifying } from '../score/pipeline.ts'
 import { conversationOf, type Exported, FORMATS, type Format, writeForm } from './export-form.ts'
 import { FLAGS, imagesOverride, inFlags, print, warn, withLog } from './options.ts'
-import { writeJsonArray } from './output.ts'
+import { checkNotRead, writeJsonArray } from './output.ts'
 
 type Options = {
   config?: string
@@ -54,6 +54,7 @@ export function command(): Command {
 async function exportSubset(options: Options): Promise<void> {
   const { out, data } = options
   const config = loadConfig(options.config, process.env, imagesOverride(options), FLAGS)
+  await checkNotRead(out, data ?? [])
   if (options.format !== undefined && options.format !== 'keys') {
     return exportForm(options, options.format, config)
   }

@@ -13,6 +13,7 @@ import {
 import { rename } from 'node:fs/promises'
 import { pipeline } from 'node:stream/promises'
 import { messageOf, XmasdError } from '../errors.ts'
+import { filesOf } from '../ingest/data/files.ts'
 
 const SIGNALS = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const
 
@@ -45,6 +46,25 @@ export async function writeWhole<T>(
     throw unwritable(file, messageOf(error))
   } finally {
     end(temporary)
+  }
+}
+
+/**
+ * Refuses to replace what is read: `inputs` are names and patterns, as for `filesOf`.
+ *
+ * @throws XmasdError FILE_EXISTS
+ */
+export async function checkNotRead(out: string, inputs: readonly string[]): Promise<void> {
+  const there = statOf(out)
+  if (!there?.isFile()) return
+  for (const file of await filesOf(inputs)) {
+    const read = statOf(file)
+    if (read?.dev !== there.dev || read.ino !== there.ino) continue
+    throw new XmasdError(
+      'FILE_EXISTS',
+      `${out} is ${file}, which is read`,
+      'Name another file for the output.',
+    )
   }
 }
 

@@ -14,7 +14,7 @@ import { type ScoredRecord, type ScoringPipeline, startPipeline } from '../score
 import type { OutOfMemory } from '../score/scoring.ts'
 import { chunks } from './export.ts'
 import { DATA_HELP, FLAGS, flagNames, inFlags, positiveInteger, print, warn } from './options.ts'
-import { isPlace, writeJsonLines } from './output.ts'
+import { checkNotRead, isPlace, writeJsonLines } from './output.ts'
 import { showPrompt } from './prompt.ts'
 
 type Options = {
@@ -116,6 +116,7 @@ function overridesOf(options: Options): Overrides {
 async function score(options: Scoring, overrides: Overrides): Promise<void> {
   const config = loadConfig(undefined, process.env, overrides, FLAGS)
   const started = performance.now()
+  await checkNotRead(options.out, options.data)
   const examples = await countExamples(options.data, options.limit)
   if (examples === 0) {
     throw new XmasdError(

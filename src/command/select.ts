@@ -30,7 +30,7 @@ import {
   type Ranking,
 } from '../select/rule/rank.ts'
 import { FLAGS, finiteNumber, percent, positiveInteger, print } from './options.ts'
-import { writeJsonArray } from './output.ts'
+import { checkNotRead, writeJsonArray } from './output.ts'
 
 type Options = {
   trajectories: string
@@ -69,6 +69,7 @@ export function command(): Command {
 }
 
 async function select(options: Options): Promise<void> {
+  await checkNotRead(options.out, [options.trajectories, ...(options.data ?? [])])
   const bundle = await openBundle(options.bundle)
   const progress = startProgress('read', undefined)
   const read = await readTrajectories(options.trajectories, {

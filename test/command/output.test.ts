@@ -12,8 +12,9 @@ import { writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import test from 'node:test'
 import { promisify } from 'node:util'
-import { writeWhole } from '../../src/command/output.ts'
+import { checkNotRead, writeWhole } from '../../src/command/output.ts'
 import { XmasdError } from '../../src/errors.ts'
+import { run } from '../e2e/command.ts'
 import { temporaryFolder } from '../support.ts'
 
 test('where a symbolic link stands its target is replaced', async t => {
@@ -25,6 +26,25 @@ test('where a symbolic link stands its target is replaced', async t => {
   assert.equal(readFileSync(target, 'utf8'), 'new')
   assert.ok(lstatSync(link).isSymbolicLink())
   assert.deepEqual(readdirSync(folder).sort(), ['link', 'target'])
+})
+
+test('a file that is read is not replaced, whatever names it', async t => {
+  const folder = temporaryFolder(t)
+  const [data, link, other] = ['data.jsonl', 'link', 'other'].map(name => join(folder, name))
+  writeFileSync(data!, '{}\n')
+  symlinkSync('data.jsonl', link!)
+  const isRefused = (error: unknown) => error instanceof XmasdError && error.code === 'FILE_EXISTS'
+  for (const out of [data!, link!]) {
+    await assert.rejects(checkNotRead(out, [join(folder, '*.jsonl')]), isRefused)
+    await assert.rejects(checkNotRead(out, ['-', data!]), isRefused)
+  }
+  await checkNotRead(other!, [data!])
+  for (const command of [['score', '--proxy', folder], ['export']]) {
+    const { code, stderr } = await run([...command, '--data', data!, '--out', data!])
+    assert.equal(code, 1)
+    assert.match(stderr, /FILE_EXISTS/)
+  }
+  assert.equal(readFileSync(data!, 'utf8'), '{}\n')
 })
 
 test('a pipe is written to and stays one', async t => {
