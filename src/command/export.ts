@@ -1,4 +1,8 @@
 /** `export`: the current subset, as keys, or as the examples in a form that trainers read. */
+import { createHash } from 'node:crypto'
+import { existsSync, mkdirSync } from 'node:fs'
+import { writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
 import { Command, Option } from 'commander'
 import { type Config, loadConfig } from '../config.ts'
 import { readSubset } from '../history/assignments.ts'
@@ -9,12 +13,14 @@ import {
   readKeptPlaces,
 } from '../history/kept-examples.ts'
 import { countExamples, readExamples } from '../ingest/data/read.ts'
+import { fetchImage } from '../ingest/fetch/image.ts'
+import { formatOf } from '../ingest/image/format.ts'
 import type { Log } from '../log/log.ts'
 import { startProgress } from '../observe/progress.ts'
-import { startIdentifying } from '../score/pipeline.ts'
+import { imageSource, startIdentifying } from '../score/pipeline.ts'
 import { conversationOf, type Exported, FORMATS, type Format, writeForm } from './export-form.ts'
 import { FLAGS, imagesOverride, inFlags, print, warn, withLog } from './options.ts'
-import { checkNotRead, writeJsonArray } from './output.ts'
+import { checkNotRead, writeJsonArray, writeWhole } from './output.ts'
 
 type Options = {
   config?: string
@@ -23,6 +29,7 @@ type Options = {
   data?: string[]
   images?: string
   weights?: boolean
+  pictures?: string
   json?: boolean
 }
 
@@ -43,10 +50,18 @@ export function command(): Command {
       'the data files that were produced; without --format their kept examples as they are',
     )
     .option('--images <dir>', 'folder of their images (default: images.root)')
+    .option(
+      '--pictures <dir>',
+      "the trainer's image folder: pictures that came as bytes become files in it",
+    )
     .option('--weights', 'a field weight: the examples of the cluster over the kept ones')
     .option('--config <file>', 'configuration file')
     .option('--json', 'one JSON document on stdout')
-    .action((options: Options) => {
+    .action((options: Options, exporting: Command) => {
+      const ofForms = (['weights', 'pictures'] as const).find(name => options[name] !== undefined)
+      if (ofForms !== undefined && (options.format ?? 'keys') === 'keys') {
+        exporting.error(`error: '--${ofForms}' wants a '--format' of examples`)
+      }
       return inFlags(imagesOverride(options), () => exportSubset(options))
     })
 }
@@ -80,6 +95,7 @@ async function exportForm(
 ): Promise<void> {
   const { out } = options
   const form = { text: config.text, fields: config.data.fields }
+  const inline = inlinePictures(config, options.pictures)
   const { kept, written } = await withLog(config, async log => {
     const keys = await readSubset(log, config)
     const places = await readKeptPlaces(log, config, keys)
@@ -95,16 +111,51 @@ async function exportForm(
         new Set(keys),
         options,
       )) {
-        yield { ...conversationOf(value, key, form), weight: weightOf(key) }
+        const conversation = conversationOf(value, key, form)
+        const images = await inline.placed(conversation.images)
+        yield { ...conversation, images, weight: weightOf(key) }
       }
     }
     return { kept: keys.size, written: await writeForm(out, format, examples()) }
   })
+  if (inline.count > 0 && options.pictures === undefined && format !== 'ms-swift') {
+    warn(
+      `${inline.count} pictures came as bytes and are data: URLs, which ms-swift alone reads; write them as files with --pictures`,
+    )
+  }
   print(options, { kept, written, format, out }, [
     `${written} of ${kept} kept examples written to ${out} as ${format}`,
   ])
   const { examples } = config.log.topics
   if (written < kept) warn(`${kept - written} are not in ${examples}: give the file with --data`)
+}
+
+/**
+ * Counts the pictures that are `data:` URLs. With a folder each becomes a file in it, named by the hash of its
+ * bytes, and its reference that name.
+ */
+function inlinePictures(config: Config, folder: string | undefined) {
+  const source = imageSource(config)
+  const inline = {
+    count: 0,
+    async placed(images: readonly string[]): Promise<string[]> {
+      const placed: string[] = []
+      for (const image of images) placed.push(/^data:/i.test(image) ? await place(image) : image)
+      return placed
+    },
+  }
+  const place = async (image: string): Promise<string> => {
+    inline.count++
+    if (folder === undefined) return image
+    const bytes = await fetchImage(image, source)
+    const hash = createHash('sha256').update(bytes).digest('hex').slice(0, 32)
+    const name = `${hash}.${formatOf(bytes) ?? 'bin'}`
+    const file = join(folder, name)
+    mkdirSync(folder, { recursive: true })
+    if (!existsSync(file)) await writeWhole(file, temporary => writeFile(temporary, bytes))
+    return name
+  }
+  return inline
 }
 
 /** Those of `--data`, then those that the log holds. */

@@ -10,6 +10,7 @@ import {
 } from '../../src/record.ts'
 import {
   DEMO_PROXY,
+  dataUrl,
   distinct,
   example,
   jsonOf,
@@ -103,6 +104,19 @@ test('the export equals the batch rule over the same trajectories, and explain a
   const keys = read('exported.json') as string[]
   assert.ok(keys.length >= 15)
   assert.deepEqual([...keys].sort(), read('selected.json').sort())
+  const form = ['export', '--config', site.config, '--format', 'llava', '--out', at('llava.json')]
+  assert.match((await succeed(form)).stderr, /pictures came as bytes and are data: URLs/)
+  const inline = read('llava.json') as { id: string; image?: string }[]
+  const { stderr } = await succeed([...form, '--pictures', at('pictures')])
+  assert.doesNotMatch(stderr, /data: URLs/)
+  const filed = read('llava.json') as typeof inline
+  assert.equal(filed.length, keys.length)
+  for (const [i, { id, image }] of filed.entries()) {
+    assert.equal(id, inline[i]!.id)
+    if (image === undefined) continue
+    assert.match(image, /^[0-9a-f]{32}\.png$/)
+    assert.equal(dataUrl(readFileSync(join(at('pictures'), image))), inline[i]!.image)
+  }
   const ids = (list: { id: string }[]): string[] => list.map(({ id }) => id).sort()
   assert.deepEqual(ids(read('exported-data.json')), keys.map(key => key.split('@')[0]!).sort())
   assert.deepEqual(ids(read('selected-data.json')), ids(read('exported-data.json')))
