@@ -5,7 +5,8 @@
  *   npm run study -- [--quick] [--data scenes|nlvr] [--seeds 1-30] [--arms a,b] [--percents 5,10]
  *                    [--primary ARM@P] [--measure exact|tokens|loss] [--minutes N] [--out DIR] [--threads N]
  *
- * It goes on where it was stopped: DIR/runs.jsonl has a line a run. `--minutes` stops it before a run.
+ * It goes on where it was stopped: DIR/runs.jsonl has a line a run; index.html and differences.svg are drawn
+ * from it. `--minutes` stops it before a run.
  * `README.md` beside this file says which comparison is the primary one. `--quick` ends within an hour on
  * two cores. The last line is one JSON object.
  */
@@ -16,7 +17,7 @@ import { SIGNATURES } from '../../src/bundle/signature.ts'
 import { readExamples } from '../../src/ingest/data/read.ts'
 import { ARMS } from '../../src/study/arms.ts'
 import { type StudyData, splitByPicture } from '../../src/study/data.ts'
-import { studyPage } from '../../src/study/page.ts'
+import { differenceChart, studyPage } from '../../src/study/page.ts'
 import { runStudy } from '../../src/study/run.ts'
 import { judge, type Measure, sentenceOf } from '../../src/study/statistics.ts'
 import { ROOT } from '../../test/support.ts'
@@ -103,8 +104,16 @@ async function main(): Promise<void> {
   const primary = { arm, percent: Number(percent) }
   const page = studyPage(judgement, runs, { title: data.name, primary })
   writeFileSync(join(out, 'index.html'), page)
+  writeFileSync(join(out, 'differences.svg'), alone(differenceChart(judgement.cells)))
   const sentence = sentenceOf(judgement, primary.arm, primary.percent)
   process.stdout.write(`${sentence}\n${JSON.stringify({ sentence, primary, ...judgement })}\n`)
+}
+
+/** The chart as a file of its own. Its legend, drawings before the last one, is left out. */
+function alone(chart: string): string {
+  const plot = chart.slice(chart.lastIndexOf('<svg '), chart.lastIndexOf('</svg>'))
+  const file = '<svg xmlns="http://www.w3.org/2000/svg" style="background: white" '
+  return `${plot.replace('<svg ', file)}</svg>\n`
 }
 
 await main()
