@@ -76,7 +76,7 @@ test('gradients of a product and of a gather are those of plain tfjs operations'
   }
 })
 
-/** Each example's own attention matrix [I, R] and states [R, C] at the first checkpoint. */
+/** Each example's own attention matrix [I, R], states [R, C] and state of its last token [C] at the first checkpoint. */
 async function scores(
   engine: Engine,
   { config, checkpoints }: Schedule,
@@ -89,13 +89,16 @@ async function scores(
   const score = await compileScore(engine, config, mode, checkpoints[0]!, withStates)
   try {
     const features = await featuresOf(tower, config, packed.images)
-    const result = await score.run({ ...packed.inputs, features })
-    const states = result.others[0]!
-    const [, rowsMax, width] = states.shape as [number, number, number]
+    const last = Int32Array.from(packed.tokens, places => places.at(-1)!)
+    const questions = { data: last, shape: [1, last.length] }
+    const result = await score.run({ ...packed.inputs, features, ...{ questions } })
+    const [states, lastStates] = result.others
+    const [, rowsMax, width] = states!.shape as [number, number, number]
     return sequences.flatMap((sequence, i) => {
       const from = i * rowsMax * width
-      const own = states.data.slice(from, from + sequence.rows.length * width)
-      return [ownPart(result, i, sequence), own]
+      const own = states!.data.slice(from, from + sequence.rows.length * width)
+      const lastOwn = lastStates!.data.slice(i * width, (i + 1) * width)
+      return [ownPart(result, i, sequence), own, lastOwn]
     })
   } finally {
     await tower.release()
