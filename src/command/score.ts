@@ -4,6 +4,7 @@ import { Command, Option } from 'commander'
 import { loadConfig, type Overrides } from '../config.ts'
 import { DEVICES, ENGINES, PRECISIONS } from '../engine/engine.ts'
 import { XmasdError } from '../errors.ts'
+import { filesOf } from '../ingest/data/files.ts'
 import { countExamples, readExamples } from '../ingest/data/read.ts'
 import { startProgress } from '../observe/progress.ts'
 import { shellWord } from '../observe/text.ts'
@@ -150,8 +151,15 @@ function warnOfMemory({ message, tokensMax, isLowered }: OutOfMemory): void {
 }
 
 type Counts = { scored: number; textOnly: number; failed: Record<string, number> }
-/** `example` counts from 1. */
-type Failure = { example: number; id: string | null; code: string; message: string; hint: string }
+/** `example` counts from 1 within the file. */
+type Failure = {
+  file: string
+  example: number
+  id: string | null
+  code: string
+  message: string
+  hint: string
+}
 type Outcome = { counts: Counts; firstFailure: Failure | undefined }
 
 async function scoreFile(
@@ -167,12 +175,13 @@ async function scoreFile(
   const progress = startProgress('scored', size.examples)
   const lines = async function* (): AsyncGenerator<string> {
     let done = 0
-    for await (const scored of scoredChunks(pipeline, options, size.chunkExamples)) {
+    const begins: Begin[] = []
+    for await (const scored of scoredChunks(pipeline, options, size.chunkExamples, begins)) {
       for (const [i, one] of scored.entries()) {
         const line = lineOf(one, say)
         count(outcome.counts, one)
         if ('error' in line) {
-          outcome.firstFailure ??= { example: done + i + 1, id: line.id, ...line.error }
+          outcome.firstFailure ??= { ...placeOf(done + i, begins), id: line.id, ...line.error }
         }
         yield JSON.stringify(line)
       }
@@ -188,14 +197,39 @@ async function scoreFile(
   return outcome
 }
 
+/** The examples before those of a file. */
+type Begin = { file: string; before: number }
+
+function placeOf(index: number, begins: readonly Begin[]): Pick<Failure, 'file' | 'example'> {
+  const { file, before } = begins.findLast(one => one.before <= index)!
+  return { file, example: index - before + 1 }
+}
+
+/** Adds each file to `begins` before its examples. */
+async function* examplesOf(
+  { data, limit = Number.POSITIVE_INFINITY }: Options,
+  begins: Begin[],
+): AsyncGenerator<Uint8Array> {
+  let before = 0
+  for (const file of await filesOf(data)) {
+    if (before >= limit) return
+    begins.push({ file, before })
+    for await (const example of readExamples(file, limit - before, warn)) {
+      before++
+      yield example
+    }
+  }
+}
+
 /** In order; the next chunks are scored meanwhile. */
 async function* scoredChunks(
   pipeline: ScoringPipeline,
-  { data, limit }: Options,
+  options: Options,
   chunkExamples: number,
+  begins: Begin[],
 ): AsyncGenerator<ScoredRecord[]> {
   const inFlight: Promise<ScoredRecord[]>[] = []
-  for await (const chunk of chunks(readExamples(data, limit, warn), chunkExamples)) {
+  for await (const chunk of chunks(examplesOf(options, begins), chunkExamples)) {
     const scoring = pipeline.score(chunk)
     scoring.catch(() => {}) // awaited below
     inFlight.push(scoring)
@@ -257,7 +291,10 @@ function report(options: Scoring, done: Done): void {
   ])
 }
 
-function describeFailure({ example, id, code, message, hint }: Failure): string[] {
+function describeFailure({ file, example, id, code, message, hint }: Failure): string[] {
   const name = id === null ? '' : ` (${id})`
-  return [`  first failure: example ${example}${name}: ${message} [${code}]`, `    ${hint}`]
+  return [
+    `  first failure: ${file}, example ${example}${name}: ${message} [${code}]`,
+    `    ${hint}`,
+  ]
 }

@@ -100,12 +100,27 @@ test('a wrong flag is named as the flag, not as the key that it stands for', t =
   assert.equal(wrong.status, 2)
   assert.match(wrong.stderr, /--mode is "exact".*reference, paper/)
   assert.doesNotMatch(wrong.stderr, /proxy\.mode/)
+  const text = join(folder, 'text.jsonl')
+  const talk = JSON.stringify({ id: 't', conversations: [turns[0], turns[1]] })
+  writeFileSync(text, `${talk.replace('<image>', '')}\n`)
   const failed = spawnSync(
     process.execPath,
-    [join(ROOT, 'dist/main.js'), ...score, '--out', out, '--images', folder],
+    [
+      join(ROOT, 'dist/main.js'),
+      ...score.slice(0, -1),
+      text,
+      data,
+      '--out',
+      out,
+      '--images',
+      folder,
+    ],
     { encoding: 'utf8' },
   )
-  assert.match(failed.stdout, /first failure: example 1 \(a\): .*gone\.png.* \[IMAGE_NOT_FOUND\]\n/)
+  assert.match(
+    failed.stdout,
+    /first failure: .*data\.jsonl, example 1 \(a\): .*gone\.png.* \[IMAGE_NOT_FOUND\]\n/,
+  )
   assert.match(failed.stdout, /--images/)
   assert.doesNotMatch(failed.stdout + readFileSync(out, 'utf8'), /images\.root/)
 })
