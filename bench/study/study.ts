@@ -50,7 +50,7 @@ const { values: options } = parseArgs({
 const ORACLE = 'source+clean'
 const BY_GAIN = [
   ...['random+gain', 'random+aligned', 'length+gain', 'length+aligned'],
-  ...SIGNATURES.map(signature => `${signature}+gain`),
+  ...SIGNATURES.flatMap(signature => [`${signature}+gain`, `${signature}+both`]),
 ]
 const QUICK = { seeds: '1-3', arms: ['random', 'sum', 'length', ORACLE] }
 const NLVR_HELD_OUT_PERCENT = 20

@@ -58,6 +58,7 @@ const MODIFIERS: Record<string, string> = {
   dedup: 'without near-duplicates',
   aligned: 'without negative image gain',
   gain: 'ranked by image gain',
+  both: 'ranked by instability and image gain',
   clean: 'without examples labelled in `fault`',
 }
 
@@ -111,7 +112,7 @@ export function signalsOf(arm: Arm): Signal[] {
 
 /** Does the arm read image gains, which the reference pass then measures. */
 export function readsGain({ modifiers }: Arm): boolean {
-  return modifiers.has('aligned') || modifiers.has('gain')
+  return ['aligned', 'gain', 'both'].some(name => modifiers.has(name))
 }
 
 /** The pool of a seed: row i of `labels` and of every pass is example i. */
@@ -153,13 +154,15 @@ function rank(
   const order = permutation(random, counted.length)
   const clusterOf = clusters && clustersOf(pool, read!, clusters.signature, counted)
   const group = groupsOf(base, pool)
-  const gain = modifiers.has('gain') ? pool.passes.get('reference')!.gain : undefined
+  const rank = (['gain', 'both'] as const).find(name => modifiers.has(name))
+  const reference = pool.passes.get('reference')
+  const gain = rank && reference!.gain
+  const measured = rank === 'both' ? reference : read
   return counted.map((index, i) => {
+    const instability = measured?.instability[index] ?? order[i]!
     return {
       cluster: clusterOf ? (clusterOf.get(index) ?? 'text') : group(index),
-      instability: gain
-        ? orderOf({ rank: 'gain' }, { gain: gain[index]! })
-        : (read?.instability[index] ?? order[i]!),
+      instability: orderOf({ rank }, { instability, gain: gain?.[index] }),
       id: read?.ids[index] ?? String(index),
     }
   })

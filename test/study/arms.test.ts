@@ -72,9 +72,14 @@ test('the paper rule keeps the steadiest of each cluster', async () => {
   assert.deepEqual(others, [1, 2, 3, 5, 6, 7, 9, 10])
 })
 
-test('gain ranks the highest first, and aligned leaves out what the picture misleads', async () => {
+test('gain ranks the highest first, both the highest and steadiest, and aligned leaves out what the picture misleads', async () => {
   const best = selectArm(await pool(), parseArm('random+gain'), 10)
   assert.deepEqual(best.slice(0, 4), [159, 158, 157, 156])
+  const both = await pool()
+  const { gain, instability } = both.passes.get('reference')!
+  const order = (i: number): number => instability[i]! * Math.exp(-gain[i]!)
+  const lowest = labels.map((_, i) => i).sort((a, b) => order(a) - order(b))
+  assert.deepEqual(selectArm(both, parseArm('random+both'), 10), lowest.slice(0, COUNT / 10))
   const aligned = selectArm(await pool(), parseArm('sum+aligned'), 50)
   assert.equal(aligned.filter(i => i % 5 === 0).length, 0)
   assert.ok(aligned.length > 0)
