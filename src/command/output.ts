@@ -62,7 +62,7 @@ export async function checkNotRead(out: string, inputs: readonly string[]): Prom
     if (read?.dev !== there.dev || read.ino !== there.ino) continue
     throw new XmasdError(
       'FILE_EXISTS',
-      `${out} is ${file}, which is read`,
+      `${out} is one of the files that are read`,
       'Name another file for the output.',
     )
   }

@@ -392,13 +392,16 @@ test('another bundle on a log in use is refused: its cluster numbers mean other 
   assert.match(refused.stderr, /holds assignments of bundle .*\[BUNDLE_MISMATCH\]/)
 })
 
-test('score may write over what it reads, and export ends where its data is not there', async t => {
+test('score does not write over what it reads, and export ends where its data is not there', async t => {
   const site = makeSite(t)
   const data = writeData(site, await distinct(6))
   const proxy = proxyOf(site)
   await succeed(['produce', '--config', site.config, '--data', data])
-  await succeed(['score', '--proxy', proxy, '--data', data, '--out', data])
-  assert.equal(readFileSync(data, 'utf8').trimEnd().split('\n').length, 6)
+  const before = readFileSync(data, 'utf8')
+  const over = await run(['score', '--proxy', proxy, '--data', data, '--out', data])
+  assert.equal(over.code, 1)
+  assert.match(over.stderr, /is one of the files that are read \[FILE_EXISTS\]/)
+  assert.equal(readFileSync(data, 'utf8'), before)
   const out = join(site.folder, 'out.json')
   const missing = ['export', '--config', site.config, '--data', '/none.jsonl', '--out', out]
   assert.equal((await run(missing)).code, 1)
