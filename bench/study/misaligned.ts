@@ -15,7 +15,7 @@ import { parseHTML } from 'linkedom'
 import { prepareTensorflow } from '../../src/engine/tensorflow/backend.ts'
 import { passOf } from '../../src/study/proxy.ts'
 import { ROOT } from '../../test/support.ts'
-import { bytesOf, POOL, STEPS, seedsOf, target } from './options.ts'
+import { bytesOf, POOL, STEPS, seedsOf, svgFile, target } from './options.ts'
 import { generate } from './scenes.ts'
 
 const { values: options } = parseArgs({
@@ -106,7 +106,6 @@ function draw(results: readonly SeedResult[]): string {
     document,
     width: 640,
     height: 360,
-    style: { background: 'white' },
     x: { label: 'recall of swapped answers →', domain: [0, 1] },
     y: { label: '↑ precision', domain: [0, 1], grid: true },
     marks: [
@@ -124,8 +123,7 @@ for (const seed of seedsOf(options.seeds)) {
   process.stderr.write(`${JSON.stringify({ ...results.at(-1), curve: undefined })}\n`)
 }
 if (options.out !== undefined) {
-  const svg = draw(results).replace('<svg ', '<svg xmlns="http://www.w3.org/2000/svg" ')
-  writeFileSync(options.out, `${svg}\n`)
+  writeFileSync(options.out, svgFile(draw(results)))
 }
 if (options.json !== undefined) writeFileSync(options.json, `${JSON.stringify(results)}\n`)
 process.stdout.write(`${JSON.stringify({ seeds: results })}\n`)

@@ -29,6 +29,13 @@ export function seedsOf(text: string): number[] {
   })
 }
 
+/** A chart as a file of its own. Its legend, drawings before the last one, is left out. */
+export function svgFile(chart: string): string {
+  const plot = chart.slice(chart.lastIndexOf('<svg '), chart.lastIndexOf('</svg>'))
+  const file = '<svg xmlns="http://www.w3.org/2000/svg" style="background: white" '
+  return `${plot.replace('<svg ', file)}</svg>\n`
+}
+
 export function bytesOf(examples: readonly StudyExample[]): Uint8Array[] {
   return examples.map(example => Buffer.from(JSON.stringify(example)))
 }

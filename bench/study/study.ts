@@ -21,7 +21,7 @@ import { differenceChart, studyPage } from '../../src/study/page.ts'
 import { runStudy } from '../../src/study/run.ts'
 import { judge, type Measure, sentenceOf } from '../../src/study/statistics.ts'
 import { ROOT } from '../../test/support.ts'
-import { bytesOf, POOL, STEPS, seedsOf, target } from './options.ts'
+import { bytesOf, POOL, STEPS, seedsOf, svgFile, target } from './options.ts'
 import { generate } from './scenes.ts'
 
 /** Named in README.md before the seeds of the comparison were run. */
@@ -104,16 +104,9 @@ async function main(): Promise<void> {
   const primary = { arm, percent: Number(percent) }
   const page = studyPage(judgement, runs, { title: data.name, primary })
   writeFileSync(join(out, 'index.html'), page)
-  writeFileSync(join(out, 'differences.svg'), alone(differenceChart(judgement.cells)))
+  writeFileSync(join(out, 'differences.svg'), svgFile(differenceChart(judgement.cells)))
   const sentence = sentenceOf(judgement, primary.arm, primary.percent)
   process.stdout.write(`${sentence}\n${JSON.stringify({ sentence, primary, ...judgement })}\n`)
-}
-
-/** The chart as a file of its own. Its legend, drawings before the last one, is left out. */
-function alone(chart: string): string {
-  const plot = chart.slice(chart.lastIndexOf('<svg '), chart.lastIndexOf('</svg>'))
-  const file = '<svg xmlns="http://www.w3.org/2000/svg" style="background: white" '
-  return `${plot.replace('<svg ', file)}</svg>\n`
 }
 
 await main()

@@ -151,8 +151,10 @@ function inlinePictures(config: Config, folder: string | undefined) {
     const hash = createHash('sha256').update(bytes).digest('hex').slice(0, 32)
     const name = `${hash}.${formatOf(bytes) ?? 'bin'}`
     const file = join(folder, name)
-    mkdirSync(folder, { recursive: true })
-    if (!existsSync(file)) await writeWhole(file, temporary => writeFile(temporary, bytes))
+    if (!existsSync(file)) {
+      mkdirSync(folder, { recursive: true })
+      await writeWhole(file, temporary => writeFile(temporary, bytes))
+    }
     return name
   }
   return inline

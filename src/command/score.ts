@@ -4,7 +4,6 @@ import { Command, Option } from 'commander'
 import { loadConfig, type Overrides } from '../config.ts'
 import { DEVICES, ENGINES, PRECISIONS } from '../engine/engine.ts'
 import { XmasdError } from '../errors.ts'
-import { filesOf } from '../ingest/data/files.ts'
 import { countExamples, readExamples } from '../ingest/data/read.ts'
 import { startProgress } from '../observe/progress.ts'
 import { shellWord } from '../observe/text.ts'
@@ -205,31 +204,17 @@ function placeOf(index: number, begins: readonly Begin[]): Pick<Failure, 'file' 
   return { file, example: index - before + 1 }
 }
 
-/** Adds each file to `begins` before its examples. */
-async function* examplesOf(
-  { data, limit = Number.POSITIVE_INFINITY }: Options,
-  begins: Begin[],
-): AsyncGenerator<Uint8Array> {
-  let before = 0
-  for (const file of await filesOf(data)) {
-    if (before >= limit) return
-    begins.push({ file, before })
-    for await (const example of readExamples(file, limit - before, warn)) {
-      before++
-      yield example
-    }
-  }
-}
-
 /** In order; the next chunks are scored meanwhile. */
 async function* scoredChunks(
   pipeline: ScoringPipeline,
-  options: Options,
+  { data, limit }: Options,
   chunkExamples: number,
   begins: Begin[],
 ): AsyncGenerator<ScoredRecord[]> {
   const inFlight: Promise<ScoredRecord[]>[] = []
-  for await (const chunk of chunks(examplesOf(options, begins), chunkExamples)) {
+  const onFile = (file: string, before: number) => void begins.push({ file, before })
+  const examples = readExamples(data, limit, warn, undefined, onFile)
+  for await (const chunk of chunks(examples, chunkExamples)) {
     const scoring = pipeline.score(chunk)
     scoring.catch(() => {}) // awaited below
     inFlight.push(scoring)

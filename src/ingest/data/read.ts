@@ -20,6 +20,9 @@ type Note = (note: string) => void
 /** Told which share of all files has been read, 0 to 1; never where one can be read once only. */
 type OnShare = (share: number) => void
 
+/** Told each file before its examples, and how many examples came before it. */
+type OnFile = (file: string, before: number) => void
+
 /**
  * Yields the bytes of each example of `data`: a file, "-" for standard input, a pattern such as
  * `shard-*.parquet`, or a list of them; at most `limit` examples. Blank lines are skipped. `onNote` is
@@ -31,18 +34,21 @@ export async function* readExamples(
   limit: number = Number.POSITIVE_INFINITY,
   onNote: Note = () => {},
   onShare: OnShare = () => {},
+  onFile: OnFile = () => {},
 ): AsyncGenerator<Uint8Array> {
-  let left = limit
+  let read = 0
   const files = await filesOf(data)
   const sizes = files.map(sizeOf)
   const isKnown = sizes.every(size => size !== undefined)
   const all = sizes.reduce<number>((sum, size = 0) => sum + size, 0)
   let before = 0
   for (const [i, file] of files.entries()) {
+    onFile(file, read)
     const size = sizes[i] ?? 0
     const onPart = (part: number) => isKnown && onShare((before + part * size) / all)
     for await (const example of readFile(file, onNote, onPart)) {
-      if (left-- <= 0) return
+      if (read >= limit) return
+      read++
       yield example
     }
     before += size

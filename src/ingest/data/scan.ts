@@ -3,20 +3,25 @@
  * after the other. Which of them a file holds is found by its first bytes.
  */
 import { XmasdError } from '../../errors.ts'
-import { endOfString, endOfValue, isSpace, parsedOr } from '../form/bytes.ts'
+import {
+  BACKSLASH,
+  BYTE_ORDER_MARK,
+  CLOSE_BRACE,
+  CLOSE_BRACKET,
+  COMMA,
+  endOfString,
+  endOfValue,
+  isSpace,
+  OPEN_BRACE,
+  OPEN_BRACKET,
+  parsedOr,
+  QUOTE,
+} from '../form/bytes.ts'
 
 /** Largest example in bytes. A file of another kind is noticed here instead of filling the memory. */
 export const EXAMPLE_BYTES_MAX = 64 * 1024 * 1024
 
 const LF = 0x0a
-const QUOTE = 0x22
-const COMMA = 0x2c
-const OPEN_BRACKET = 0x5b
-const BACKSLASH = 0x5c
-const CLOSE_BRACKET = 0x5d
-const OPEN_BRACE = 0x7b
-const CLOSE_BRACE = 0x7d
-const BYTE_ORDER_MARK = Buffer.from('\ufeff')
 
 export type Scanner = { push(chunk: Uint8Array): Iterable<Uint8Array>; end(): Iterable<Uint8Array> }
 

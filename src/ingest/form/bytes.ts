@@ -1,15 +1,15 @@
 /** The bytes of a JSON object, walked without parsing it: where its strings, values and fields lie. */
 import { parsePythonJson } from './json.ts'
 
-const QUOTE = 0x22
-const COMMA = 0x2c
-const OPEN_BRACKET = 0x5b
-const BACKSLASH = 0x5c
-const CLOSE_BRACKET = 0x5d
-const OPEN_BRACE = 0x7b
-const CLOSE_BRACE = 0x7d
+export const QUOTE = 0x22
+export const COMMA = 0x2c
+export const OPEN_BRACKET = 0x5b
+export const BACKSLASH = 0x5c
+export const CLOSE_BRACKET = 0x5d
+export const OPEN_BRACE = 0x7b
+export const CLOSE_BRACE = 0x7d
 
-const BYTE_ORDER_MARK = Buffer.from('\ufeff')
+export const BYTE_ORDER_MARK = Buffer.from('\ufeff')
 
 export const isSpace = (byte: number): boolean =>
   byte === 0x20 || byte === 0x0a || byte === 0x0d || byte === 0x09

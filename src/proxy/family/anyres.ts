@@ -17,6 +17,7 @@ import { type ConfigReader, type ProxyConfig, patchesPerImage } from '../config.
 import { type Family, namedBy } from '../model.ts'
 import { featureRows } from '../vision.ts'
 import { LLAVA_MODULES, shrunkSquare } from './llava.ts'
+import { lengthMaxOf, readText } from './parts.ts'
 import { type Look, tilePatches } from './pictures.ts'
 
 /** Width and height of a field of tiles, in pixels. */
@@ -38,6 +39,27 @@ export function readPinpoints(reader: ConfigReader, otherwise: readonly Pinpoint
     if (height && width) return [height, width]
     throw reader.invalid(key, 'a list of [height, width] is expected')
   })
+}
+
+/** The configuration that both have; each adds its `kind` and its `more`. Throws PROXY_INVALID. */
+export function readAnyres(
+  top: ConfigReader,
+  checkpointDir: string,
+  vision: ProxyConfig['vision'],
+  imageTokenId: number,
+) {
+  checkTiles(top, vision)
+  const lengthMax = lengthMaxOf(top, checkpointDir)
+  return {
+    vision,
+    connector: { activation: top.activation('projector_hidden_act', 'gelu') },
+    text: readText(top, lengthMax),
+    imageTokens: featureRows(vision) + 1,
+    imageTokenId: top.integer('image_token_index', top.integer('image_token_id', imageTokenId)),
+    lengthMax,
+    aspect: 'square',
+    newline: true,
+  } as const
 }
 
 /** The fields that a budget of pixels allows; none by default: the whole picture alone. */
@@ -204,7 +226,7 @@ export function shrunkAnyres(config: ProxyConfig, gridMax: number): ProxyConfig 
 }
 
 /** The features of a tile must be those of its patches. Throws PROXY_UNSUPPORTED. */
-export function checkTiles(top: ConfigReader, vision: ProxyConfig['vision']): void {
+function checkTiles(top: ConfigReader, vision: ProxyConfig['vision']): void {
   if (featureRows(vision) === (vision.imageSize / vision.patchSize) ** 2) return
   throw top.unsupported('vision_feature_select_strategy', 'one feature for each patch of a tile')
 }

@@ -1,18 +1,18 @@
 /** Hugging Face's LlavaNextForConditionalGeneration: LLaVA 1.6. */
 import type { Family } from '../model.ts'
-import { featureRows, MLP_CONNECTOR, SQUARE_TOWER } from '../vision.ts'
+import { MLP_CONNECTOR, SQUARE_TOWER } from '../vision.ts'
 import {
   ANYRES_NAMES,
   allowed,
   anyresPictures,
-  checkTiles,
   type Pinpoint,
+  readAnyres,
   readFields,
   readPinpoints,
   shrunkAnyres,
   usualCut,
 } from './anyres.ts'
-import { lengthMaxOf, readText, readVision } from './parts.ts'
+import { readVision } from './parts.ts'
 import { CLIP_LOOK, processorReader, readLook } from './pictures.ts'
 
 /** LlavaNextConfig's. */
@@ -28,18 +28,9 @@ export const llavaNext: Family = {
   kind: 'llava_next',
   readConfig(top, checkpointDir) {
     const vision = readVision(top, ['default', 'full'])
-    checkTiles(top, vision)
-    const lengthMax = lengthMaxOf(top, checkpointDir)
     return {
       kind: 'llava_next',
-      vision,
-      connector: { activation: top.activation('projector_hidden_act', 'gelu') },
-      text: readText(top, lengthMax),
-      imageTokens: featureRows(vision) + 1,
-      imageTokenId: top.integer('image_token_index', top.integer('image_token_id', 32_000)),
-      lengthMax,
-      aspect: 'square',
-      newline: true,
+      ...readAnyres(top, checkpointDir, vision, 32_000),
       more: { pinpoints: readPinpoints(top, PINPOINTS).flat() },
     }
   },

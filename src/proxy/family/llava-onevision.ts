@@ -1,19 +1,19 @@
 /** Hugging Face's LlavaOnevisionForConditionalGeneration. */
 import type { ConfigReader } from '../config.ts'
 import type { Family } from '../model.ts'
-import { featureRows, MLP_CONNECTOR, SQUARE_TOWER } from '../vision.ts'
+import { MLP_CONNECTOR, SQUARE_TOWER } from '../vision.ts'
 import {
   ANYRES_NAMES,
   allowed,
   anyresPictures,
-  checkTiles,
   type Pinpoint,
+  readAnyres,
   readFields,
   readPinpoints,
   shrunkAnyres,
   usualCut,
 } from './anyres.ts'
-import { lengthMaxOf, readText, readVision } from './parts.ts'
+import { readVision } from './parts.ts'
 import { HALF_LOOK, processorReader, readLook } from './pictures.ts'
 
 /** LlavaOnevisionConfig's: up to 6 × 6 tiles of 384. */
@@ -26,18 +26,9 @@ export const llavaOnevision: Family = {
   kind: 'llava_onevision',
   readConfig(top, checkpointDir) {
     const vision = readVision(top, ['default', 'full'], { layer: -1, strategy: 'full' })
-    checkTiles(top, vision)
-    const lengthMax = lengthMaxOf(top, checkpointDir)
     return {
       kind: 'llava_onevision',
-      vision,
-      connector: { activation: top.activation('projector_hidden_act', 'gelu') },
-      text: readText(top, lengthMax),
-      imageTokens: featureRows(vision) + 1,
-      imageTokenId: top.integer('image_token_index', top.integer('image_token_id', 151_646)),
-      lengthMax,
-      aspect: 'square',
-      newline: true,
+      ...readAnyres(top, checkpointDir, vision, 151_646),
       blends: true,
       more: { pinpoints: readPinpoints(top, PINPOINTS).flat(), tilesMax: readTilesMax(top) },
     }
