@@ -21,6 +21,8 @@ export type ShownPrompt = {
   origin: string
   /** With one mark for each image. */
   text: string
+  /** Token ids; what stands at images is the family's placeholder. */
+  ids: number[]
   positions: number
   images: Stretch[]
   rows: Stretch[]
@@ -50,6 +52,7 @@ export function promptOf(
   return {
     origin: prompt.origin,
     text,
+    ids: [...ids],
     positions: ids.length,
     images: stretches(columns),
     rows: columns.length === 0 ? [] : stretches(rows),

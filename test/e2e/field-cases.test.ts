@@ -4,7 +4,7 @@ import { cpSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } f
 import { join } from 'node:path'
 import { type TestContext, test } from 'node:test'
 import { shared, temporaryFolder } from '../support.ts'
-import { run } from './command.ts'
+import { run, succeed } from './command.ts'
 
 /** Half precision on disk and float32 arithmetic, against float64. */
 const RELATIVE_MAX = 2e-4
@@ -49,6 +49,45 @@ for (const [name, how, origin] of ORACLES) {
     assert.match(stderr, /has 2 checkpoints; instability over fewer than 4 says little/)
   })
 }
+
+const TEMPLATE = {
+  system: '',
+  image: '<image>{{content}}',
+  user: '{{content}}',
+  assistant: '{{content}}',
+}
+
+test('score --show-prompt gives the ids of the Rust tokenizers for each of tokenizer-options', async t => {
+  const options = shared(t, 'cases/tokenizer-options/tokenizers')
+  if (options === undefined) return
+  const work = temporaryFolder(t)
+  const proxy = join(work, 'proxy')
+  cpSync(shared(t, 'cases/transformers-5.5/proxy')!, proxy, { recursive: true })
+  const checkpoints = readdirSync(proxy).map(name => join(proxy, name))
+  for (const checkpoint of checkpoints) rmSync(join(checkpoint, 'tokenizer.json'))
+  const [template, data] = [join(work, 'template.json'), join(work, 'data.jsonl')]
+  writeFileSync(template, JSON.stringify(TEMPLATE))
+  const expected = JSON.parse(readFileSync(join(options, 'expected.json'), 'utf8'))
+  assert.equal(expected.length, 17)
+  for (const { name, cases } of expected as { name: string; cases: [string, number[]][] }[]) {
+    const tokenizer = readFileSync(join(options, name, 'tokenizer.json'))
+    for (const checkpoint of checkpoints)
+      writeFileSync(join(checkpoint, 'tokenizer.json'), tokenizer)
+    // A special token of id 0 parts the cases: each is encoded by itself.
+    const value = cases.map(([text]) => `</s>${text}`).join('')
+    const conversations = [
+      { from: 'human', value: `${value}</s>` },
+      { from: 'gpt', value: '</s>' },
+    ]
+    writeFileSync(data, JSON.stringify({ id: name, conversations }))
+    const { stdout } = await succeed([
+      ...['score', '--proxy', proxy, '--template', template, '--data', data],
+      ...['--show-prompt', name, '--json'],
+    ])
+    const wanted = [...cases.flatMap(([, ids]) => [0, ...ids]), 0, 0]
+    assert.deepEqual(JSON.parse(stdout).ids, wanted, name)
+  }
+})
 
 test('a whole file beside an older index of shards is scored, with a warning', async t => {
   const folder = shared(t, 'cases/shards/stale-index')
