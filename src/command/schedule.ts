@@ -25,7 +25,7 @@ export function command(): Command {
     .argument('<path>', 'folder of checkpoint-N/, whole models or LoRA adapters')
     .requiredOption(
       '--data <file>',
-      'LLaVA .json or .jsonl; better not what the proxy was trained on',
+      'a file in a form of docs/data.md; better not what the proxy was trained on',
     )
     .option('--images <dir>', 'folder that image paths are relative to (default: ./images)')
     .option('--base <dir>', 'base model of LoRA checkpoints')

@@ -72,7 +72,7 @@ export async function prepareSamples(
     throw new XmasdError(
       'DATA_INVALID',
       'the data hold no example',
-      'give a LLaVA .json or .jsonl file',
+      'give a file in a form of docs/data.md',
     )
   }
   const codes = [...failed].map(([code, n]) => `${n} ${code}`).join(', ')

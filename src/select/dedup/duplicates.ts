@@ -1,4 +1,7 @@
-/** Which content is known: the first example that had it, by its sequence number. */
+/**
+ * Which content is known: the first example that had it, by its sequence number. `../fold.ts` drops on a stream
+ * what is known; `countOnce` applies the same rule to a whole file.
+ */
 import { Uint32Column } from '../columns/columns.ts'
 import { type Content, HashTable } from '../columns/hash-table.ts'
 

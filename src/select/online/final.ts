@@ -11,7 +11,7 @@
  * The share. A cluster that needs r more of a arrivals keeps about r / a of them; this is the feedback. But
  * a is uncertain: a cluster that came rarely may end below the level, and then every dropped example is
  * missing. So shares are averaged over the possible a, as prices (`priceOf`): dropping what will be missing
- * has a high price, and the higher the more clusters end all at once. `docs/selection.md` has the derivation.
+ * has a high price, and the higher the more clusters end all at once. `docs/selection.md` has the steps.
  *
  * Guard rails: no cluster is filled above what it would have if the ones never seen came too; where ranks
  * are no longer uniform (a stream sorted by instability) a random draw replaces them.

@@ -1,6 +1,7 @@
 /**
- * The contract between the fold and a selection policy. A policy takes examples one by one and decides
- * which are kept. It knows them by sequence number; their keys and ids stay with the fold.
+ * The contract between the fold (`../fold.ts`) and a selection policy. A policy takes examples one by one and
+ * decides which are kept: `revisable.ts`, `../online/final.ts`, and `../online/random.ts` for `naive`. It knows
+ * examples by sequence number; their keys and ids stay with the fold.
  */
 import type { Part } from '../../observe/segments.ts'
 import type { Action, Cluster, Reason } from '../../record.ts'
