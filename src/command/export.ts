@@ -14,6 +14,7 @@ import {
 } from '../history/kept-examples.ts'
 import { countExamples, readExamples } from '../ingest/data/read.ts'
 import { fetchImage } from '../ingest/fetch/image.ts'
+import { jsonText } from '../ingest/form/json.ts'
 import { formatOf } from '../ingest/image/format.ts'
 import type { Log } from '../log/log.ts'
 import { startProgress } from '../observe/progress.ts'
@@ -77,7 +78,7 @@ async function exportSubset(options: Options): Promise<void> {
   const isRaw = data !== undefined && options.format === undefined
   const raw = async function* (): AsyncGenerator<string> {
     for await (const { value } of keptIn(config, data!, new Set(keys))) {
-      yield Buffer.from(value).toString()
+      yield jsonText(value)
     }
   }
   const written = await writeJsonArray(

@@ -13,6 +13,7 @@ import { XmasdError } from '../errors.ts'
 import { withoutProtected } from '../history/trajectories.ts'
 import { readExamples } from '../ingest/data/read.ts'
 import { idIn } from '../ingest/form/decode.ts'
+import { jsonText } from '../ingest/form/json.ts'
 import { startProgress } from '../observe/progress.ts'
 import type { ComparedFields } from '../record.ts'
 import { checkGains } from '../role/bundle-checks.ts'
@@ -184,7 +185,7 @@ async function* examplesOf(
     if (line >= read.lineIds.length || isOther) {
       throw otherData(options, data, `example ${line + 1} is ${found}, not ${expected ?? 'there'}`)
     }
-    if (wanted.has(line)) yield Buffer.from(bytes).toString()
+    if (wanted.has(line)) yield jsonText(bytes)
     line++
   }
   if (line === read.lineIds.length) return

@@ -287,6 +287,13 @@ test('select --data writes the selected examples as they stand, and refuses anot
   succeed(...args, '--out', out, '--data', data)
   const expected = raw.filter((_, i) => keys.includes(ids[i]!))
   assert.equal(readFileSync(out, 'utf8'), `[\n${expected.join(',\n')}\n]\n`)
+  const odd = (text: string, nothing: string) => text.replace('[]', `[], "n": ${nothing}`)
+  writeFileSync(data, raw.map(text => `\ufeff${odd(text, '-Infinity')}\n`).join(''))
+  succeed(...args, '--out', out, '--data', data)
+  assert.equal(
+    readFileSync(out, 'utf8'),
+    `[\n${expected.map(text => odd(text, 'null')).join(',\n')}\n]\n`,
+  )
 
   const refused = (contents: string, message: RegExp): void => {
     writeFileSync(data, contents)

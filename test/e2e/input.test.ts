@@ -1,6 +1,6 @@
 /** What comes in and how it is said, through the built command. */
 import assert from 'node:assert/strict'
-import { spawn } from 'node:child_process'
+import { spawnSync } from 'node:child_process'
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import test from 'node:test'
@@ -14,6 +14,7 @@ import {
   picture,
   readTopic,
   run,
+  type Site,
   succeed,
   writeLines,
 } from './command.ts'
@@ -60,36 +61,93 @@ test('credentials in the URLs of images reach no dead letter, log line, score, r
   assert.match(headers, /127\.0\.0\.1/)
 })
 
-test('an example in any file, a pipe or standard input is produced byte for byte', async t => {
-  const site = makeSite(t)
-  const odd =
-    '{"id": 1760001234567890123, "n": NaN, "x": 1.0,  "conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]}'
-  const files: [string, Buffer][] = [
-    ['a.jsonl', Buffer.from(`\ufeff${odd}\n`)],
-    ['a.json', Buffer.from(`[\n${odd}\n]`)],
-    ['b.jsonl', Buffer.from(`[${odd}]`)],
-    ['b.json', Buffer.from(`{"data": [${odd}]}`)],
-    ['c.json', Buffer.from(`\ufeff${odd}\n`, 'utf16le')],
-    ['a.jsonl.gz', gzipSync(odd)],
-  ]
-  for (const [name, bytes] of files) {
-    writeFileSync(join(site.folder, name), bytes)
-    await succeed(['produce', '--config', site.config, '--data', join(site.folder, name)])
-  }
-  const child = spawn(process.execPath, [MAIN, 'produce', '--config', site.config, '--data', '-'])
-  child.stdin.end(`${odd}\n`)
-  assert.equal(await new Promise(resolve => child.on('close', resolve)), 0)
-  const bash = spawn('bash', [
-    '-c',
-    `"${process.execPath}" "${MAIN}" produce --config "${site.config}" --data <(cat "${join(site.folder, 'a.jsonl')}")`,
-  ])
-  assert.equal(await new Promise(resolve => bash.on('close', resolve)), 0)
-  const records = await readTopic(site.log, 'examples')
-  assert.equal(records.length, files.length + 2)
-  for (const { value } of records) assert.equal(Buffer.from(value!).toString(), odd)
+const ODD =
+  '{"id": 1760001234567890123, "n": NaN, "x": 1.0,  "conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]}'
+const PLAIN =
+  '{"id": "é",  "conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "b"}]}'
+const LINES = `${ODD}\n${PLAIN}\n`
+const ARRAY = `[\n${ODD},\n${PLAIN}\n]`
+const utf16 = (text: string) => Buffer.from(text, 'utf16le')
+
+const FILES: [what: string, name: string, bytes: string | Uint8Array][] = [
+  ['lines with a byte order mark', 'a.jsonl', `\ufeff${LINES}`],
+  ['joined files with byte order marks', 'a.jsonl', `\ufeff${ODD}\n\ufeff${PLAIN}\n`],
+  ['lines named .json', 'a.json', LINES],
+  ['an array named .jsonl', 'a.jsonl', `[${ODD}, ${PLAIN}]`],
+  ['an array of several lines named .jsonl', 'a.jsonl', ARRAY],
+  ['an array in an object', 'a.json', `{"data": ${ARRAY}}`],
+  ['lines in UTF-16', 'a.jsonl', utf16(`\ufeff${LINES}`)],
+  ['an array in UTF-16', 'a.json', utf16(`\ufeff${ARRAY}`)],
+  ['UTF-16 with the high byte first', 'a.jsonl', utf16(`\ufeff${LINES}`).swap16()],
+  ['lines in gzip', 'a.jsonl.gz', gzipSync(LINES)],
+  ['an array in gzip', 'a.json.gz', gzipSync(ARRAY)],
+  ['gzip under another name', 'a.json', gzipSync(LINES)],
+]
+
+for (const [what, name, bytes] of FILES) {
+  test(`${what}: produced byte for byte`, async t => {
+    const site = makeSite(t)
+    const data = join(site.folder, name)
+    writeFileSync(data, bytes)
+    await succeed(['produce', '--config', site.config, '--data', data])
+    assert.deepEqual(await producedIn(site), [ODD, PLAIN])
+  })
+}
+
+/** Shell commands, where $XMASD is a command of xmasd that wants the value of --data, and $DATA a file. */
+const PIPES: [what: string, script: string][] = [
+  ['standard input', 'cat "$DATA" | $XMASD -'],
+  ['/dev/stdin', 'cat "$DATA" | $XMASD /dev/stdin'],
+  ['a process substitution', '$XMASD <(cat "$DATA")'],
+  ['a FIFO', 'mkfifo "$DATA.fifo"; cat "$DATA" >"$DATA.fifo" & $XMASD "$DATA.fifo"'],
+]
+
+for (const [what, script] of PIPES) {
+  test(`an array from ${what}: read once, produced byte for byte, and scored`, async t => {
+    const site = makeSite(t)
+    const data = join(site.folder, 'data.json')
+    const out = join(site.folder, 'scores.jsonl')
+    writeFileSync(data, ARRAY)
+    const pipe = (args: string) => {
+      const env = { ...process.env, DATA: data, XMASD: `xmasd ${args} --data` }
+      const all = `xmasd() { timeout 60 '${process.execPath}' '${MAIN}' "$@"; }\nrm -f "$DATA.fifo"\n${script}`
+      return spawnSync('bash', ['-c', all], { env, encoding: 'utf8' })
+    }
+    const produced = pipe(`produce --config ${site.config}`)
+    assert.equal(produced.status, 0, produced.stderr)
+    assert.deepEqual(await producedIn(site), [ODD, PLAIN])
+    const scored = pipe(`score --proxy ${DEMO_PROXY} --out ${out}`)
+    assert.equal(scored.status, 0, scored.stderr)
+    const ids = readFileSync(out, 'utf8').trimEnd().split('\n')
+    assert.deepEqual(
+      ids.map(line => JSON.parse(line).id),
+      ['1760001234567890123', 'é'],
+    )
+  })
+}
+
+async function producedIn({ log }: Site): Promise<string[]> {
+  const records = await readTopic(log, 'examples')
+  return records.map(({ value }) => Buffer.from(value!).toString())
+}
+
+test('export --data passes records byte for byte, and what it writes is JSON', async t => {
+  const site = makeSite(t, 'select: { percent: 100 }')
+  const [data, out] = [join(site.folder, 'data.jsonl'), join(site.folder, 'kept.json')]
+  const numbered = (line: string, i: number) => line.replace('"q"', `"q${i}"`)
+  const many = Array.from({ length: 8 }, (_, i) => numbered(i === 3 ? ODD : PLAIN, i))
+  writeFileSync(data, many.map(line => `\ufeff${line}\n`).join(''))
+  const config = ['--config', site.config]
+  await succeed(['produce', ...config, '--data', data])
+  await succeed(['run', ...config, '--until-idle'])
+  await succeed(['export', ...config, '--data', data, '--out', out])
+  const text = readFileSync(out, 'utf8')
+  assert.equal(JSON.parse(text).length, many.length)
+  const expected = many.map(line => line.replace('NaN', 'null'))
+  assert.equal(text, `[\n${expected.join(',\n')}\n]\n`)
 })
 
-test('produce --images moves paths, in place, unless they begin with the folder already', async t => {
+test('produce --images given twice over moves a path once, and leaves all other bytes', async t => {
   const site = makeSite(t)
   const folder = join(site.images, 'coco')
   mkdirSync(folder)
@@ -97,11 +155,14 @@ test('produce --images moves paths, in place, unless they begin with the folder 
   const line = (image: string) =>
     `{"id": 1, "big": 1760001234567890123, "image":  "${image}", "conversations": [{"from": "human", "value": "<image>q"}, {"from": "gpt", "value": "a"}]}`
   const data = join(site.folder, 'data.jsonl')
-  writeFileSync(data, `${line('a.png')}\n${line('coco/a.png')}\n`)
+  writeFileSync(data, `${line('coco/a.png')}\n${line('a.png')}\n`)
   await succeed(['produce', '--config', site.config, '--data', data, '--images', folder])
-  for (const { value } of await readTopic(site.log, 'examples')) {
-    assert.equal(Buffer.from(value!).toString(), line('coco/a.png'))
-  }
+  const produced = await producedIn(site)
+  assert.deepEqual(
+    produced.map(text => JSON.parse(text).image),
+    ['coco/a.png', 'coco/a.png'],
+  )
+  assert.deepEqual(produced, [line('coco/a.png'), line('coco/a.png')])
 })
 
 test('hosts: "*." is refused as every configuration error is', async t => {

@@ -48,12 +48,30 @@ export function parsePythonJson(text: string): unknown {
   try {
     return JSON.parse(text)
   } catch {
-    const strict = (found: string) => (found[0] === '"' ? found : 'null')
-    return JSON.parse(text.replaceAll(STRING_OR_NOT_A_NUMBER, strict))
+    return JSON.parse(withNulls(text))
+  }
+}
+
+/**
+ * The text of a record, as it stands except for what JSON does not allow: a byte order mark goes, and a
+ * bare NaN or Infinity becomes null. Throws NOT_JSON.
+ */
+export function jsonText(value: Uint8Array): string {
+  const text = new TextDecoder().decode(value)
+  parseJson(text)
+  try {
+    JSON.parse(text)
+    return text
+  } catch {
+    return withNulls(text)
   }
 }
 
 const STRING_OR_NOT_A_NUMBER = /"[^"\\]*(?:\\.[^"\\]*)*"|-?\b(?:NaN|Infinity)\b/gs
+
+function withNulls(text: string): string {
+  return text.replaceAll(STRING_OR_NOT_A_NUMBER, found => (found[0] === '"' ? found : 'null'))
+}
 
 /** The meanings of "no image": absent, null, an empty string, an empty list. */
 export function isNothing(field: unknown): boolean {
