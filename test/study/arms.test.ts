@@ -72,6 +72,16 @@ test('the paper rule keeps the steadiest of each cluster', async () => {
   assert.deepEqual(others, [1, 2, 3, 5, 6, 7, 9, 10])
 })
 
+test('drawn keeps as many of each cluster, whichever they are', async () => {
+  const counts = (taken: readonly number[]): number[] =>
+    [0, 1, 2, 3].map(cluster => taken.filter(i => i % 4 === cluster).length).toSorted()
+  const steadiest = selectArm(await pool(), parseArm('sum'), 10)
+  const drawn = selectArm(await pool(), parseArm('sum+drawn'), 10)
+  assert.deepEqual(selectArm(await pool(), parseArm('sum+drawn'), 10), drawn)
+  assert.deepEqual(counts(drawn), counts(steadiest))
+  assert.notDeepEqual(drawn.toSorted(), steadiest.toSorted())
+})
+
 test('gain ranks the highest first, both the highest and steadiest, and aligned leaves out what the picture misleads', async () => {
   const best = selectArm(await pool(), parseArm('random+gain'), 10)
   assert.deepEqual(best.slice(0, 4), [159, 158, 157, 156])
