@@ -102,7 +102,7 @@ async function main(): Promise<void> {
   })
   const judgement = judge(runs, { measure: options.measure as Measure, worth: WORTH })
   const primary = { arm, percent: Number(percent) }
-  const page = studyPage(judgement, runs, { title: data.name, primary })
+  const page = studyPage(judgement, runs, { title: data.name, primary, isNamed: true })
   writeFileSync(join(out, 'index.html'), page)
   writeFileSync(join(out, 'differences.svg'), svgFile(differenceChart(judgement.cells)))
   const sentence = sentenceOf(judgement, primary.arm, primary.percent)

@@ -1,4 +1,5 @@
 /** `study`: does selecting pay on the user's own data? Trains targets on subsets and compares them. */
+import { createHash } from 'node:crypto'
 import { existsSync } from 'node:fs'
 import { writeFile } from 'node:fs/promises'
 import { basename, join, resolve } from 'node:path'
@@ -9,7 +10,9 @@ import { shellWord } from '../observe/text.ts'
 import { ARMS, armsHelp } from '../study/arms.ts'
 import { type StudyData, splitByPicture } from '../study/data.ts'
 import { studyPage, withInterval } from '../study/page.ts'
-import { RUNS_FILE, type Run, runStudy } from '../study/run.ts'
+import type { Plan } from '../study/plan.ts'
+import { runStudy, type StudyOptions } from '../study/run.ts'
+import { RUNS_FILE, type Run } from '../study/runs.ts'
 import {
   type Judgement,
   judge,
@@ -18,7 +21,15 @@ import {
   sentenceOf,
   signed,
 } from '../study/statistics.ts'
-import { DATA_HELP, percent, positiveInteger, print, warn } from './options.ts'
+import {
+  DATA_HELP,
+  imagesOverride,
+  inFlags,
+  percent,
+  positiveInteger,
+  print,
+  warn,
+} from './options.ts'
 import { writeWhole } from './output.ts'
 import { type ModelOptions, modelOf, positiveNumber, withModelOptions } from './train.ts'
 
@@ -52,8 +63,11 @@ An arm is one base and any modifiers, such as sum or length+dedup; full and rand
 ${armsHelp()}
 source and +clean read labels: source+clean is the oracle that shows what could be won.
 
---out gets runs.jsonl, one line a run, and index.html. The same command goes on where it was stopped;
+--out gets runs.jsonl, one line a run, and index.html. Stopped, by Ctrl-C too, the same command goes on;
 more --seeds, --arms or --percents add runs. Name --primary before you look at results.
+
+There are seeds × (1 + percents × (arms − 1)) runs of --steps steps, full among the arms, and a proxy a
+seed. The time for all of them is estimated before the first, by a few steps.
 
 A first look, in minutes: does it run on my data?
   xmasd study --data data.jsonl --images . --out study --arms sum,length --limit 1000 --steps 100
@@ -74,12 +88,20 @@ export function command(): Command {
       '--proxy <dir>',
       'checkpoints that score (default: train some, half as wide, every seed)',
     )
-    .option('--arms <list>', 'ways to select, listed below', list, ARMS)
-    .option('--percents <list>', 'sizes of the subsets', text => list(text).map(percent), [10])
+    .addOption(
+      new Option('--arms <list>', 'ways to select, listed below')
+        .argParser(list)
+        .default(ARMS, ARMS.join(',')),
+    )
+    .addOption(
+      new Option('--percents <list>', 'sizes of the subsets, of the pool')
+        .argParser(text => list(text).map(subsetPercent))
+        .default([10], '10'),
+    )
     .option('--seeds <n>', 'repetitions: 30 tell about 3 points', positiveInteger, 3)
     .option(
       '--primary <arm@p>',
-      'the comparison that answers (default: sum at the first size)',
+      'the comparison that answers (default: sum, or without it the first arm, at the first size)',
       primary,
     )
     .addOption(
@@ -101,20 +123,27 @@ function list(text: string): string[] {
   return text.split(',').map(part => part.trim())
 }
 
+function subsetPercent(text: string): number {
+  const value = percent(text)
+  if (value > 0 && value < 100) return value
+  throw new InvalidArgumentError('It must be above 0 and below 100, which the arm full is.')
+}
+
 function primary(text: string): Primary {
   const [arm = '', share = ''] = text.split('@')
-  if (arm !== '' && share !== '') return { arm, percent: percent(share) }
+  if (arm !== '' && share !== '') return { arm, percent: subsetPercent(share) }
   throw new InvalidArgumentError(`"${text}": give an arm and a percent, such as sum@10.`)
 }
 
 async function run(options: Options): Promise<void> {
   const { percents, measure, worth } = options
-  const named = options.primary ?? { arm: 'sum', percent: percents[0]! }
-  const arms = options.primary === undefined ? options.arms : [...options.arms, named.arm]
-  if (!percents.includes(named.percent)) throw notRun(named)
+  const named = options.primary ?? { arm: usualPrimary(options.arms), percent: percents[0]! }
+  const arms = [...options.arms, named.arm]
+  checkPrimary(named, percents)
   const data = await dataOf(options)
   const started = performance.now()
-  const runs = await runStudy({
+  const clock = new Clock()
+  const studied = {
     data,
     arms,
     percents,
@@ -124,23 +153,109 @@ async function run(options: Options): Promise<void> {
     clusters: options.clusters,
     threads: options.threads,
     out: options.out,
-    onRun: ({ seed, arm, percent }, done, total) =>
-      warn(`run ${done + 1} of ${total}: seed ${seed}, ${arm} at ${percent} %`),
-  })
+    onPlan: (plan: Plan) => {
+      clock.plan(plan)
+      warn(planSaid(plan, options))
+      stopOnSignals(options.out)
+    },
+    onRun: (
+      { seed, arm, percent }: Pick<Run, 'seed' | 'arm' | 'percent'>,
+      done: number,
+      total: number,
+    ) => {
+      const left = clock.left(done, total)
+      const about = left === undefined ? '' : ` (${durationSaid(left)} left)`
+      warn(`run ${done + 1} of ${total}: seed ${seed}, ${arm} at ${percent} %${about}`)
+    },
+  } satisfies StudyOptions
+  const runs = await inFlags(imagesOverride(options), () => runStudy(studied))
   const judgement = judge(runs, { measure, worth })
   const page = join(options.out, 'index.html')
-  const html = studyPage(judgement, runs, { title: data.name, primary: named })
+  const html = studyPage(judgement, runs, {
+    title: data.name,
+    primary: named,
+    isNamed: options.primary !== undefined,
+  })
   await writeWhole(page, temporary => writeFile(temporary, html))
   report(options, named, judgement, runs, { page, seconds: (performance.now() - started) / 1000 })
 }
 
-function notRun({ arm, percent }: Primary): XmasdError {
-  return new XmasdError(
+const CONTROLS = ['full', 'random']
+
+/** What answers where the user names nothing. */
+function usualPrimary(arms: readonly string[]): string {
+  return arms.includes('sum') ? 'sum' : (arms.find(arm => !CONTROLS.includes(arm)) ?? 'sum')
+}
+
+function checkPrimary({ arm, percent }: Primary, percents: readonly number[]): void {
+  const isControl = CONTROLS.includes(arm)
+  if (!isControl && percents.includes(percent)) return
+  throw new XmasdError(
     'CONFIG_INVALID',
-    `--primary names ${arm} at ${percent} %, which is none of --percents`,
-    'Add the percent to --percents.',
+    isControl
+      ? `--primary names ${arm}, which the other arms are compared with`
+      : `--primary names ${arm} at ${percent} %, which is none of --percents`,
+    isControl ? 'Name an arm that selects.' : 'Add the percent to --percents.',
   )
 }
+
+function planSaid(plan: Plan, { percents, seeds, steps }: Options): string {
+  const { runs, done, proxies, pool, heldOut, seconds } = plan
+  const known = done === 0 ? '' : `, ${done} of them done`
+  const trained = proxies === 0 ? '' : ` and ${proxies} ${proxies === 1 ? 'proxy' : 'proxies'}`
+  const sizes = `a pool of ${pool} and ${heldOut} held-out examples`
+  const what = `${runs} runs${known}: ${seeds} ${seeds === 1 ? 'seed' : 'seeds'}, at ${percents.join(', ')} % of ${sizes}; ${steps} steps each`
+  const cost =
+    seconds === undefined
+      ? ''
+      : `; ${durationSaid(seconds)} for what is missing${trained} (fewer --arms, --seeds or --steps take less)`
+  return what + cost
+}
+
+/** "about 40 s", "about 12 min", "about 3.5 h" */
+function durationSaid(seconds: number): string {
+  if (seconds < 90) return `about ${Math.ceil(seconds)} s`
+  if (seconds < 90 * 60) return `about ${Math.round(seconds / 60)} min`
+  return `about ${(seconds / 3600).toFixed(1)} h`
+}
+
+/** What is left of a study: as estimated before the first run, then as the runs of this call took. */
+class Clock {
+  #estimated: number | undefined
+  #begun: { at: number; done: number } | undefined
+
+  plan({ seconds, done }: Plan): void {
+    this.#estimated = seconds
+    this.#begun = { at: performance.now(), done }
+  }
+
+  /** Seconds. */
+  left(done: number, total: number): number | undefined {
+    const { at, done: before } = this.#begun!
+    const made = done - before
+    if (made === 0) return this.#estimated
+    return ((performance.now() - at) / 1000 / made) * (total - done)
+  }
+}
+
+/** Ctrl-C ends a study at once and says how to go on: whole runs are on the disk. */
+function stopOnSignals(out: string): void {
+  for (const [signal, number] of [
+    ['SIGINT', 2],
+    ['SIGTERM', 15],
+  ] as const) {
+    process.once(signal, () => {
+      if (process.stderr.isTTY) process.stderr.write(`${SHOW_CURSOR}\n`)
+      warn(
+        `stopped; the same command goes on behind the runs in ${shellWord(join(out, RUNS_FILE))}`,
+      )
+      process.exit(128 + number)
+    })
+  }
+}
+
+/** A progress bar hides it. */
+const SHOW_CURSOR = '\x1b[?25h'
 
 /** Reads everything once; a split is made for each seed. Held-out files are the same for all. */
 async function dataOf(options: Options): Promise<StudyData> {
@@ -151,9 +266,15 @@ async function dataOf(options: Options): Promise<StudyData> {
   }
   const values = await allOf(readExamples(data, limit, warn))
   const held = heldOut === undefined ? undefined : await allOf(readExamples(heldOut, limit, warn))
+  const parts = {
+    examples: values.length,
+    heldOut: held === undefined ? `${heldOutPercent} %` : held.length,
+    content: contentOf([...values, ...(held ?? [])]),
+  }
   return {
     name: data.map(file => basename(file)).join(', '),
     imageRoot: resolve(images),
+    parts,
     partsOf: async seed =>
       held === undefined
         ? splitByPicture(values, seed, heldOutPercent)
@@ -165,6 +286,13 @@ async function allOf(values: AsyncIterable<Uint8Array>): Promise<Uint8Array[]> {
   const all: Uint8Array[] = []
   for await (const value of values) all.push(Uint8Array.from(value))
   return all
+}
+
+/** A digest of all examples, in order. */
+function contentOf(values: readonly Uint8Array[]): string {
+  const hash = createHash('sha256')
+  for (const value of values) hash.update(value).update('\n')
+  return hash.digest('hex').slice(0, 12)
 }
 
 function report(
@@ -190,6 +318,7 @@ function report(
     `  ${'arm'.padEnd(18)}${'share'.padEnd(7)}${'relative performance'.padEnd(24)}over random`,
     ...lines,
     sentence,
+    ...(judgement.caution === undefined ? [] : [judgement.caution]),
     `written to ${page}; the runs are in ${shellWord(file)}`,
   ])
 }

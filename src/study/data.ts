@@ -14,6 +14,8 @@ export type Parts = { pool: Uint8Array[]; heldOut: Uint8Array[] }
 export type StudyData = {
   name: string
   imageRoot: string
+  /** What else decides over the parts, by name: runs of other values are not compared with. */
+  parts?: Record<string, string | number | undefined>
   /** The parts under a seed: another seed gives other ones, the same seed the same. */
   partsOf(seed: number): Promise<Parts>
 }
@@ -30,6 +32,12 @@ export type Labels = {
 
 /** Of records without a `source`. */
 export const NO_SOURCE = 'all'
+
+/** The assistant's turns of a record. */
+export function answersOf(value: Uint8Array): string {
+  const { turns } = decodeExample(value)
+  return turns.flatMap(({ role, text }) => (role === 'assistant' ? [text] : [])).join('\n')
+}
 
 export function labelsOf(value: Uint8Array): Labels {
   const { source, fault } = JSON.parse(Buffer.from(value).toString()) as Record<string, unknown>
@@ -54,11 +62,24 @@ export function splitByPicture(
   percent: number,
 ): Parts {
   const parts: Parts = { pool: [], heldOut: [] }
+  const unread: XmasdError[] = []
   for (const value of values) {
-    const drawn = new Set(picturesOf(value).map(name => isHeldOut(name, seed, percent)))
-    if (drawn.size === 1) parts[drawn.has(true) ? 'heldOut' : 'pool'].push(value)
+    const pictures = picturesOf(value)
+    if (pictures instanceof XmasdError) unread.push(pictures)
+    else {
+      const drawn = new Set(pictures.map(name => isHeldOut(name, seed, percent)))
+      if (drawn.size === 1) parts[drawn.has(true) ? 'heldOut' : 'pool'].push(value)
+    }
   }
   if (parts.pool.length > 0 && parts.heldOut.length > 0) return parts
+  if (unread.length > values.length / 2) {
+    const { code, message, hint } = unread[0]!
+    throw new XmasdError(
+      'DATA_INVALID',
+      `${unread.length} of ${values.length} examples cannot be read; the first: ${message} (${code})`,
+      hint,
+    )
+  }
   throw new XmasdError(
     'DATA_INVALID',
     `${values.length} examples give a pool of ${parts.pool.length} and ${parts.heldOut.length} held out`,
@@ -66,13 +87,13 @@ export function splitByPicture(
   )
 }
 
-/** Text-only examples have a name of their own. None: the record can't be read. */
-function picturesOf(value: Uint8Array): string[] {
+/** Text-only examples have a name of their own. An error: the record can't be read. */
+function picturesOf(value: Uint8Array): string[] | XmasdError {
   try {
     const { images, turns } = decodeExample(value)
     return images.length > 0 ? images : [turns.map(({ text }) => text).join('\n')]
   } catch (error) {
-    if (error instanceof XmasdError) return []
+    if (error instanceof XmasdError) return error
     throw error
   }
 }

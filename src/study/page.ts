@@ -2,8 +2,8 @@
 import * as Plot from '@observablehq/plot'
 import { parseHTML } from 'linkedom'
 import { describeArm, parseArm } from './arms.ts'
-import type { Run } from './run.ts'
-import { type Cell, type Judgement, sentenceOf, signed } from './statistics.ts'
+import type { Run } from './runs.ts'
+import { type Cell, type Judgement, seedsSaid, sentenceOf, signed } from './statistics.ts'
 
 const { document } = parseHTML('<!doctype html><html><body></body></html>')
 
@@ -18,12 +18,14 @@ export type PageOptions = {
   title: string
   /** The comparison named beforehand. */
   primary: { arm: string; percent: number }
+  /** By the user: not the default. */
+  isNamed: boolean
 }
 
 export function studyPage(
   judgement: Judgement,
   runs: readonly Run[],
-  { title, primary }: PageOptions,
+  { title, primary, isNamed }: PageOptions,
 ): string {
   const { arm, percent } = primary
   const seeds = new Set(runs.map(({ seed }) => seed)).size
@@ -33,10 +35,11 @@ export function studyPage(
     '<meta name="viewport" content="width=device-width, initial-scale=1">',
     `<title>${escaped(title)}</title><style>${STYLE}</style></head><body>`,
     `<h1>Does selecting pay?</h1>`,
-    `<p class="answer">${code(sentenceOf(judgement, arm, percent))}</p>`,
-    `<p class="note">Data ${escaped(title)}; ${seeds} seeds, ${runs.length} runs. This comparison was named with <code>--primary</code>. Of the other ${Math.max(0, judgement.cells.length - 1)} cells about one in twenty looks better or worse than it is by chance.</p>`,
+    `<p class="answer" style="border-color: ${answerColour(judgement, primary)}">${code(sentenceOf(judgement, arm, percent))}</p>`,
+    judgement.caution === undefined ? '' : `<p class="caution">${code(judgement.caution)}</p>`,
+    `<p class="note">Data ${escaped(title)}; ${counted(seeds, 'seed')}, ${counted(runs.length, 'run')}. ${primaryNote(judgement, isNamed)}</p>`,
     '<h2>Relative performance</h2>',
-    '<p class="note">100: targets trained on everything, with as many steps. The mean over families of held-out results; bars are 95 % bootstrap intervals over seeds, wider for few seeds.</p>',
+    '<p class="note">100: targets trained on everything, with as many steps. The mean over families of held-out results; bars are 95 % bootstrap intervals over seeds, wider for few seeds; fewer than three seeds have none.</p>',
     curveChart(judgement.cells),
     '<h2>Against a random subset of the same size</h2>',
     '<p class="note">Paired by seed. Right of the line: better than random.</p>',
@@ -44,6 +47,25 @@ export function studyPage(
     table(judgement),
     '</body></html>\n',
   ].join('\n')
+}
+
+function answerColour({ cells }: Judgement, { arm, percent }: PageOptions['primary']): string {
+  const cell = cells.find(one => one.arm === arm && one.percent === percent)
+  return COLOURS[cell?.difference?.verdict ?? 'not enough seeds to tell']
+}
+
+/** Which comparison answers, and what the others are worth. */
+function primaryNote({ cells }: Judgement, isNamed: boolean): string {
+  const named = isNamed
+    ? 'This comparison was named with <code>--primary</code>.'
+    : 'This comparison is the default; <code>--primary</code> names another one, before results are seen.'
+  const others = cells.filter(({ difference }) => difference !== undefined).length - 1
+  if (others < 1) return named
+  return `${named} Of the other ${others === 1 ? 'comparison' : `${others} comparisons`} with random about one in twenty looks better or worse than it is by chance.`
+}
+
+function counted(n: number, what: string): string {
+  return `${n} ${what}${n === 1 ? '' : 's'}`
 }
 
 const LABELS = { x: 'share of the pool, % →', y: '↑ relative performance, full = 100' }
@@ -60,7 +82,7 @@ export function curveChart(cells: readonly Cell[]): string {
       ticks: [...new Set(rows.map(row => row.percent))],
       tickFormat: 'd',
     },
-    y: { label: LABELS.y, grid: true, zero: false },
+    y: { label: LABELS.y, grid: true, zero: false, nice: true },
     color: { domain: arms, legend: true, range: arms.map(colourOf) },
     marks: [
       Plot.ruleY([100], { stroke: '#d6d3d1' }),
@@ -84,7 +106,7 @@ export function differenceChart(cells: readonly Cell[]): string {
     height: 60 + panels.length * (20 + 20 * new Set(order).size),
     marginLeft: 150,
     marginRight: 60,
-    x: { label: 'points of relative performance over random →', grid: true },
+    x: { label: 'points of relative performance over random →', grid: true, nice: true },
     y: { domain: [...new Set(order)], label: null },
     fy: { domain: panels, label: null },
     color: { domain: Object.keys(COLOURS), range: Object.values(COLOURS), legend: true },
@@ -125,9 +147,9 @@ function table({ cells, measure }: Judgement): string {
   return `<table>${row('th', head)}${rows.map(values => row('td', values)).join('\n')}</table>`
 }
 
-function saysOf({ verdict, seedsWanted }: NonNullable<Cell['difference']>): string {
-  const isOpen = verdict === 'not enough seeds to tell' && seedsWanted !== undefined
-  return isOpen ? `${verdict}; ${seedsWanted} would` : verdict
+function saysOf(difference: NonNullable<Cell['difference']>): string {
+  const { verdict } = difference
+  return verdict === 'not enough seeds to tell' ? `${verdict}; ${seedsSaid(difference)}` : verdict
 }
 
 /** "64.4 (61.0 to 67.9)" */
@@ -157,7 +179,8 @@ const STYLE = `
 :root { font: 16px/1.5 system-ui, sans-serif; color: #1c1917; background: #fff; }
 body { max-width: 940px; margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.6rem; margin-bottom: 0; } h2 { font-size: 1.15rem; margin: 2.5rem 0 0; }
-.answer { font-size: 1.1rem; border-left: 4px solid #1a7f5a; padding-left: 0.8rem; }
+.answer, .caution { border-left: 4px solid; padding-left: 0.8rem; } .answer { font-size: 1.1rem; }
+.caution { border-color: #b91c1c; }
 .note, small { color: #57534e; } .note { font-size: 0.9rem; margin: 0.2rem 0 0.8rem; }
 figure { margin: 0; } svg { max-width: 100%; height: auto; }
 table { border-collapse: collapse; font-size: 0.85rem; font-variant-numeric: tabular-nums; margin-top: 1.5rem; }

@@ -3,7 +3,7 @@
  * over that of targets trained on everything. Arms are compared with `random` seed by seed.
  */
 import { seededRandom } from '../math/random.ts'
-import type { Run } from './run.ts'
+import type { Run } from './runs.ts'
 
 /** Which result counts; of the loss less is better. */
 export const MEASURES = ['exact', 'tokens', 'loss'] as const
@@ -31,6 +31,8 @@ export type Judgement = {
   /** Points of relative performance that are worth a selection. */
   worth: number
   cells: Cell[]
+  /** What speaks against reading anything from these runs. */
+  caution?: string | undefined
 }
 
 export type JudgeOptions = { measure: Measure; worth: number }
@@ -60,7 +62,29 @@ export function judge(runs: readonly Run[], { measure, worth }: JudgeOptions): J
       difference: differences.length === 0 ? undefined : compared(differences, worth),
     }
   })
-  return { measure, worth, cells: cells.sort((a, b) => a.percent - b.percent) }
+  const caution = measure === 'exact' ? cautionOf(runs) : undefined
+  return { measure, worth, cells: cells.sort((a, b) => a.percent - b.percent), caution }
+}
+
+/** Standard errors above the share of the most frequent answers, below which nothing was learned. */
+const LEARNED_ERRORS_MIN = 2
+
+/**
+ * A sentence where targets trained on everything answer some, but no better than one answer for all. Then
+ * differences between subsets are chance, or differences of how often the answers occur in them.
+ */
+function cautionOf(runs: readonly Run[]): string | undefined {
+  const whole = runs.filter(({ arm }) => arm === WHOLE).flatMap(run => Object.values(run.families))
+  const known = whole.filter(({ common }) => common !== undefined)
+  const examples = known.reduce((sum, one) => sum + one.examples, 0)
+  if (examples === 0) return undefined
+  const over = (share: (family: (typeof known)[number]) => number): number =>
+    known.reduce((sum, one) => sum + one.examples * share(one), 0) / examples
+  const [exact, common] = [over(one => one.exact), over(one => one.common ?? 0)]
+  const error = Math.sqrt((common * (1 - common)) / examples)
+  if (exact === 0 || exact > common + LEARNED_ERRORS_MIN * error) return undefined
+  const [own, constant] = [exact, common].map(share => `${(100 * share).toFixed(1)} %`)
+  return `Targets trained on everything give ${own} of the held-out answers exactly; the most frequent answer alone gives ${constant}. They learned nothing that a subset could keep: raise --steps, or give more examples, before you read anything from this.`
 }
 
 /** Families in which targets trained on everything answer nothing are left out. */
@@ -99,10 +123,10 @@ const SEEDS_MIN = 3
 
 /**
  * Seeds that find a difference of `worth` points with a probability of 80 % at the 5 % level, as widely as
- * these differences scatter; undefined for fewer than two of them.
+ * these differences scatter; undefined for fewer than three of them, whose scatter says little.
  */
 function seedsFor(differences: readonly number[], worth: number): number | undefined {
-  if (differences.length < 2) return undefined
+  if (differences.length < SEEDS_MIN) return undefined
   const wanted = ((Z95 + Z80) * deviationOf(differences)) / worth
   return Math.max(SEEDS_MIN, Math.ceil(wanted ** 2))
 }
@@ -171,9 +195,16 @@ export function sentenceOf({ cells, worth }: Judgement, arm: string, percent: nu
   }
   const wanted =
     seedsWanted === undefined
-      ? `at least ${SEEDS_MIN} are needed`
-      : `about ${Math.max(seedsWanted, seeds + 1)} would tell a difference of ${worth} points`
+      ? seedsSaid(cell.difference)
+      : `${seedsSaid(cell.difference)} a difference of ${worth} points`
   return `Not enough seeds to tell whether ${name} pays: ${found}; ${wanted}. ${reached}`
+}
+
+/** How many seeds would do where these do not. */
+export function seedsSaid({ seedsWanted, seeds }: NonNullable<Cell['difference']>): string {
+  return seedsWanted === undefined
+    ? `at least ${SEEDS_MIN} are needed`
+    : `about ${Math.max(seedsWanted, seeds + 1)} would tell`
 }
 
 export function signed(value: number): string {

@@ -5,7 +5,7 @@ import { prepareTraining } from '../train/run.ts'
 import type { Sample } from '../train/samples.ts'
 import { configOf, type ParameterValues, type ProxyShape } from '../train/shape.ts'
 import { evaluate, type TrainingOptions, trainProxy } from '../train/train.ts'
-import { type Labels, labelsOf, type Parts, records } from './data.ts'
+import { answersOf, type Labels, labelsOf, type Parts, records } from './data.ts'
 
 /** All targets of a study train alike: the same steps on whichever subset. */
 export type TargetOptions = Omit<TrainingOptions, 'seed'> & { shape: ProxyShape }
@@ -19,6 +19,8 @@ export type FamilyResult = {
   tokens: number
   /** Cross-entropy of the answers' tokens. */
   loss: number
+  /** Share whose answers are those that are most frequent in the family's pool: what one answer for all gives. */
+  common?: number | undefined
 }
 export type Families = Record<string, FamilyResult>
 
@@ -26,7 +28,7 @@ export type Families = Record<string, FamilyResult>
 export type Prepared = {
   config: ProxyConfig
   pool: { values: Uint8Array[]; labels: Labels[]; samples: Sample[] }
-  heldOut: { labels: Labels[]; samples: Sample[] }
+  heldOut: { labels: Labels[]; samples: Sample[]; isCommon: boolean[] }
 }
 
 /** Throws as `prepareTraining`. */
@@ -41,12 +43,30 @@ export async function prepareParts(
     const usable = indices.map(i => values[i]!)
     return { values: usable, labels: usable.map(labelsOf), samples }
   }
-  const [pool, { labels, samples }] = [await of(parts.pool), await of(parts.heldOut)]
-  return { config, pool, heldOut: { labels, samples } }
+  const [pool, heldOut] = [await of(parts.pool), await of(parts.heldOut)]
+  const common = commonAnswers(pool)
+  const isCommon = heldOut.values.map(
+    (value, i) => common.get(heldOut.labels[i]!.source) === answersOf(value),
+  )
+  return { config, pool, heldOut: { labels: heldOut.labels, samples: heldOut.samples, isCommon } }
+}
+
+/** The most frequent answers of each family; of equally frequent ones the first. */
+function commonAnswers({ values, labels }: Omit<Prepared['pool'], 'samples'>): Map<string, string> {
+  const counts = new Map<string, Map<string, number>>()
+  for (const [i, value] of values.entries()) {
+    const { source } = labels[i]!
+    const answers = answersOf(value)
+    const family = counts.get(source) ?? new Map<string, number>()
+    counts.set(source, family.set(answers, (family.get(answers) ?? 0) + 1))
+  }
+  const most = (family: Map<string, number>): string =>
+    [...family].reduce((best, one) => (one[1] > best[1] ? one : best))[0]
+  return new Map([...counts].map(([source, family]) => [source, most(family)]))
 }
 
 /** Held-out examples of one forward pass. */
-const EVALUATED = 48
+export const EVALUATED = 48
 
 /** Trains a target on the examples `indices` of the pool, and lets it answer what is held out. */
 export async function targetOn(
@@ -63,20 +83,22 @@ export async function targetOn(
   const answered = await evaluate(heldOut.samples, config, parameters, EVALUATED)
   const families: Families = {}
   for (const [i, { source }] of heldOut.labels.entries()) {
-    families[source] ??= { examples: 0, exact: 0, tokens: 0, loss: 0 }
+    families[source] ??= { examples: 0, exact: 0, tokens: 0, loss: 0, common: 0 }
     const family = families[source]
     const { right, tokens, loss } = answered[i]!
     family.examples++
     family.exact += right === tokens ? 1 : 0
     family.tokens += right / tokens
     family.loss += loss
+    family.common = (family.common ?? 0) + (heldOut.isCommon[i] ? 1 : 0)
   }
   return Object.fromEntries(Object.entries(families).map(([name, sums]) => [name, meanOf(sums)]))
 }
 
-function meanOf({ examples, exact, tokens, loss }: FamilyResult): FamilyResult {
+function meanOf({ examples, exact, tokens, loss, common = 0 }: FamilyResult): FamilyResult {
   const mean = (sum: number): number => Number((sum / examples).toPrecision(6))
-  return { examples, exact: mean(exact), tokens: mean(tokens), loss: mean(loss) }
+  const shares = { exact: mean(exact), tokens: mean(tokens), loss: mean(loss) }
+  return { examples, ...shares, common: mean(common) }
 }
 
 /** What must be equal for runs to be compared. */

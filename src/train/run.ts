@@ -109,19 +109,29 @@ async function estimate(
   config: ProxyConfig,
   options: RunOptions,
 ): Promise<Estimate> {
-  const { steps, jointSteps, batchSize } = options
+  const { steps, batchSize } = options
   const cost = {
     samples: samples.length,
     parameters: parameterCount(initialParameters(config, options.seed)),
     epochs: (steps * batchSize) / samples.length,
   }
-  if (steps < ESTIMATED_STEPS_MIN) return { ...cost, seconds: undefined }
+  return { ...cost, seconds: await estimateSeconds(samples, config, options) }
+}
+
+/** What a training would take, by timed trial steps; undefined for one of a few steps. */
+export async function estimateSeconds(
+  samples: Samples['samples'],
+  config: ProxyConfig,
+  options: TrainingOptions,
+): Promise<number | undefined> {
+  const { steps, jointSteps } = options
+  if (steps < ESTIMATED_STEPS_MIN) return undefined
   const trial = { ...options, steps: 2 * TRIAL_STEPS, jointSteps: TRIAL_STEPS }
   const ends: number[] = []
   await trainProxy(samples, config, trial, () => ends.push(performance.now()))
   const jointMs = ends[1]! - ends[0]!
   const frozenMs = ends[3]! - ends[2]!
-  return { ...cost, seconds: (jointSteps * jointMs + (steps - jointSteps) * frozenMs) / 1000 }
+  return (jointSteps * jointMs + (steps - jointSteps) * frozenMs) / 1000
 }
 
 /** `count` steps spread evenly over what follows the joint phase; the last is the last step. */

@@ -45,6 +45,7 @@ export async function prepareSamples(
   const indices: number[] = []
   const budget = new ImageBudget()
   const needed: number[] = []
+  let first: XmasdError | undefined
   let waiting: Promise<Sample | LeftOut>[] = []
   let done = 0
   const settle = async (): Promise<void> => {
@@ -54,6 +55,7 @@ export async function prepareSamples(
         indices.push(done + i)
       } else {
         const { error, positions } = result
+        first ??= error
         failed.set(error.code, (failed.get(error.code) ?? 0) + 1)
         if (positions !== undefined) needed.push(positions)
       }
@@ -81,7 +83,7 @@ export async function prepareSamples(
     'DATA_INVALID',
     `${done - samples.length} of ${done} examples cannot be trained on (${codes})`,
     fits === undefined
-      ? 'check --data and --images; `xmasd score` on the same file says why, example by example'
+      ? `The first: ${first?.message}.\n${first?.hint}\n\`xmasd score\` on the same file says why, example by example.`
       : `train with a longest sequence that fits more: ${fits}`,
   )
 }

@@ -1,10 +1,11 @@
 import assert from 'node:assert/strict'
-import { spawnSync } from 'node:child_process'
+import { spawn, spawnSync } from 'node:child_process'
+import { once } from 'node:events'
 import { existsSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import test from 'node:test'
 import { generate } from '../../bench/study/scenes.ts'
-import type { Run } from '../../src/study/run.ts'
+import type { Run } from '../../src/study/runs.ts'
 import { MAIN, temporaryFolder } from '../support.ts'
 
 const TINY = [
@@ -45,6 +46,9 @@ test('study writes a line a run, goes on where it was stopped, and draws its pag
   assert.ok(!existsSync(at('study/seed-1')), 'scratch is removed')
   const page = readFileSync(at('study/index.html'), 'utf8')
   assert.match(page, /Not enough seeds to tell whether <code>sum<\/code>/)
+  assert.match(page, /1 seed, 4 runs\. This comparison is the default/)
+  assert.match(page, /Of the other comparison with random/)
+  assert.match(first.stderr, /4 runs: 1 seed, at 50 % of a pool of \d+ and \d+ held-out examples/)
   assert.equal(page.match(/<svg/g)!.length >= 2, true)
   assert.ok(!page.includes('<script'))
 
@@ -58,6 +62,53 @@ test('study writes a line a run, goes on where it was stopped, and draws its pag
 
   const other = study('--steps', '5')
   assert.equal(other.status, 1)
-  assert.match(other.stderr, /has runs of other settings/)
+  assert.match(other.stderr, /has runs of other settings \(steps 4, now 5\)/)
+  assert.match(study('--limit', '39').stderr, /other settings \(examples 40, now 39; content /)
+  assert.match(study('--held-out-percent', '30').stderr, /\(heldOut 20 %, now 30 %\)/)
   assert.equal(study('--arms', 'nonsense').status, 2)
+})
+
+test('study refuses what could not be compared before it trains anything', async t => {
+  const folder = temporaryFolder(t)
+  const file = join(folder, 'data.jsonl')
+  const { pool } = await generate(1, { pool: 40, heldOut: 0 })
+  writeFileSync(file, pool.map(example => `${JSON.stringify(example)}\n`).join(''))
+  const study = (...args: string[]) => {
+    const common = ['study', '--data', file, '--images', folder, '--out', join(folder, 'study')]
+    const run = [...common, ...TINY, ...args]
+    const { status, stderr } = spawnSync(process.execPath, [MAIN, ...run], {
+      encoding: 'utf8',
+      timeout: 60_000,
+    })
+    assert.ok(!stderr.includes('run 1 of'), stderr)
+    return `${status} ${stderr}`
+  }
+  assert.match(study('--percents', '0'), /^2 .*above 0 and below 100/)
+  assert.match(study('--percents', '100'), /^2 .*above 0 and below 100/)
+  assert.match(study('--percents', '1'), /^2 .*1 % of a pool of \d+ examples is no example/)
+  assert.match(study('--primary', 'random@50'), /^2 .*names random, which the other arms/)
+  assert.match(study('--data', folder), /^1 .*it is a folder \[FILE_UNREADABLE\]\n.*\*\.jsonl/)
+})
+
+test('study says on an interrupt how to go on, and goes on', async t => {
+  const folder = temporaryFolder(t)
+  const file = join(folder, 'data.jsonl')
+  const { pool } = await generate(1, { pool: 40, heldOut: 0 })
+  writeFileSync(file, pool.map(example => `${JSON.stringify(example)}\n`).join(''))
+  const common = ['study', '--data', file, '--images', folder, '--out', join(folder, 'study')]
+  const args = [MAIN, ...common, ...TINY, '--arms', 'length']
+  const child = spawn(process.execPath, args, { stdio: ['ignore', 'ignore', 'pipe'] })
+  let said = ''
+  child.stderr.setEncoding('utf8').on('data', (text: string) => {
+    said += text
+    if (said.includes('run 2 of 3') && !child.killed) child.kill('SIGINT')
+  })
+  const [code] = await once(child, 'close')
+  assert.equal(code, 130, said)
+  assert.match(said, /stopped; the same command goes on behind the runs in .*runs\.jsonl/)
+  const resumed = spawnSync(process.execPath, args, { encoding: 'utf8' })
+  assert.equal(resumed.status, 0, resumed.stderr)
+  assert.match(resumed.stderr, /3 runs, 1 of them done|3 runs, 2 of them done/)
+  assert.ok(!resumed.stderr.includes('run 1 of 3'))
+  assert.match(resumed.stdout, /`length` at 50 % pays/, 'the first arm answers where sum is none')
 })

@@ -146,3 +146,12 @@ test('labels are the source, the fault and the length without marks of pictures'
   })
   assert.equal(labelsOf(record('a', ['x.png'])).source, 'all')
 })
+
+test('data of which most cannot be read are refused with the first reason', () => {
+  const values = Array.from({ length: 20 }, (_, i) => Buffer.from(JSON.stringify({ id: `e${i}` })))
+  assert.throws(() => splitByPicture(values, 1, 20), {
+    code: 'DATA_INVALID',
+    message: /^20 of 20 examples cannot be read; the first: conversations is undefined/,
+    hint: /conversations or messages/,
+  })
+})

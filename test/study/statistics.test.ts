@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import test from 'node:test'
-import type { Run } from '../../src/study/run.ts'
+import type { Run } from '../../src/study/runs.ts'
 import { intervalOf, judge, sentenceOf } from '../../src/study/statistics.ts'
 
 const OPTIONS = { measure: 'exact', worth: 3 } as const
@@ -70,6 +70,29 @@ test('the seeds that are wanted find the difference with a probability of 80 %',
   const { difference } = judge(study(spread), OPTIONS).cells.find(({ arm }) => arm === 'sum')!
   // n = ((1.96 + 0.84) * sd / worth)^2 with sd = 6 * sqrt(30 / 29)
   assert.equal(difference!.seedsWanted, Math.ceil((2.801585 * 6 * Math.sqrt(30 / 29)) ** 2 / 9))
+})
+
+test('fewer than three seeds give no number of seeds that would do', () => {
+  const { difference } = judge(study([1, 1.2]), OPTIONS).cells.find(({ arm }) => arm === 'sum')!
+  assert.equal(difference!.seedsWanted, undefined)
+  const sentence = sentenceOf(judge(study([1, 1.2]), OPTIONS), 'sum', 10)
+  assert.match(sentence, /no interval from 2 seeds\); at least 3 are needed/)
+})
+
+test('targets of everything that answer as one answer for all would are cautioned against', () => {
+  const withCommon = (common: number) =>
+    study([5, 5, 5]).map(one => ({
+      ...one,
+      families: Object.fromEntries(
+        Object.entries(one.families).map(([name, family]) => [name, { ...family, common }]),
+      ),
+    }))
+  const learned = judge(withCommon(0.1), OPTIONS)
+  assert.equal(learned.caution, undefined)
+  const { caution } = judge(withCommon(0.6), OPTIONS)
+  assert.match(caution!, /give 60\.0 % of .* alone gives 60\.0 %\. .*raise --steps/)
+  assert.equal(judge(withCommon(0.6), { measure: 'tokens', worth: 3 }).caution, undefined)
+  assert.equal(judge(study([5, 5, 5]), OPTIONS).caution, undefined, 'files of earlier releases')
 })
 
 test('intervals cover the mean of small normal samples about as often as they say', () => {

@@ -5,6 +5,7 @@
  * example's error and not the file's.
  */
 import { messageOf, XmasdError } from '../../errors.ts'
+import { shellWord } from '../../observe/text.ts'
 import { filesOf, sizeOf } from './files.ts'
 import { countParquet, readParquet } from './parquet.ts'
 import { EXAMPLE_BYTES_MAX, invalid, scannerFor, unmarked } from './scan.ts'
@@ -97,10 +98,13 @@ async function named<T>(file: string, use: () => Promise<T>): Promise<T> {
 
 function unreadable(file: string, error: unknown): XmasdError {
   if (error instanceof XmasdError) return error
+  const isFolder = error instanceof Error && 'code' in error && error.code === 'EISDIR'
   return new XmasdError(
     'FILE_UNREADABLE',
-    `cannot read ${file}: ${messageOf(error)}`,
-    'pass a readable .json, .jsonl, .parquet or .tar file',
+    `cannot read ${file}: ${isFolder ? 'it is a folder' : messageOf(error)}`,
+    isFolder
+      ? `name the files in it, by a pattern too: ${shellWord(`${file}/*.jsonl`)}`
+      : 'pass a readable .json, .jsonl, .parquet or .tar file',
     { cause: error },
   )
 }
