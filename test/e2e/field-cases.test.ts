@@ -4,7 +4,7 @@ import { cpSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } f
 import { join } from 'node:path'
 import { type TestContext, test } from 'node:test'
 import { shared, temporaryFolder } from '../support.ts'
-import { run, succeed } from './command.ts'
+import { DEMO_PROXY, distinct, run, succeed } from './command.ts'
 
 /** Half precision on disk and float32 arithmetic, against float64. */
 const RELATIVE_MAX = 2e-4
@@ -129,4 +129,54 @@ test('a single checkpoint, a final model and malformed adapters are refused by w
     const looked = await run(['doctor', '--config', config])
     assert.match(looked.stdout, new RegExp(`✗ proxy .*${message.source}`))
   }
+})
+
+type Tensor = { dtype: string; shape: number[]; data_offsets: [number, number] }
+type Header = Record<string, Tensor>
+
+/** The demo's proxy with the tensors that `change` makes of each checkpoint's; `more` bytes follow the last one. */
+function changedProxy(t: TestContext, change: (tensors: Header) => Header, more = 0): string {
+  const proxy = join(temporaryFolder(t), 'proxy')
+  cpSync(DEMO_PROXY, proxy, { recursive: true })
+  const checkpoints = readdirSync(proxy).filter(name => name.startsWith('checkpoint-'))
+  for (const checkpoint of checkpoints) {
+    const file = join(proxy, checkpoint, 'model.safetensors')
+    const bytes = readFileSync(file)
+    const end = 8 + Number(bytes.readBigUInt64LE())
+    const { __metadata__, ...tensors } = JSON.parse(bytes.subarray(8, end).toString())
+    const header = Buffer.from(JSON.stringify(change(tensors)))
+    const length = Buffer.alloc(8)
+    length.writeBigUInt64LE(BigInt(header.length))
+    writeFileSync(file, Buffer.concat([length, header, bytes.subarray(end), Buffer.alloc(more)]))
+  }
+  return proxy
+}
+
+async function scoresOf(t: TestContext, proxy: string): Promise<string> {
+  const folder = temporaryFolder(t)
+  const [data, out] = [join(folder, 'data.json'), join(folder, 'scores.jsonl')]
+  writeFileSync(data, JSON.stringify(await distinct(2)))
+  await succeed(['score', '--proxy', proxy, '--data', data, '--out', out])
+  return readFileSync(out, 'utf8')
+}
+
+for (const prefix of ['module.', '_orig_mod.', 'base_model.model.']) {
+  test(`a proxy that was saved within its wrapper, as ${prefix}*, is scored as it is without`, async t => {
+    const wrapped = changedProxy(t, tensors =>
+      Object.fromEntries(Object.entries(tensors).map(([name, one]) => [prefix + name, one])),
+    )
+    assert.equal(await scoresOf(t, wrapped), await scoresOf(t, DEMO_PROXY))
+  })
+}
+
+test('a proxy with a tensor of an unknown dtype that nothing reads is scored as it is without', async t => {
+  const odd = changedProxy(
+    t,
+    tensors => {
+      const at = Math.max(...Object.values(tensors).map(one => one.data_offsets[1]))
+      return { ...tensors, scale: { dtype: 'F8_E8M0', shape: [4], data_offsets: [at, at + 4] } }
+    },
+    4,
+  )
+  assert.equal(await scoresOf(t, odd), await scoresOf(t, DEMO_PROXY))
 })
