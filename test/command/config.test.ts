@@ -5,7 +5,7 @@ import { join } from 'node:path'
 import test from 'node:test'
 import { configKeys } from '../../src/config.ts'
 import { ROOT, temporaryFolder } from '../support.ts'
-import { succeed, xmasd } from './xmasd.ts'
+import { succeed, writeLines, xmasd } from './xmasd.ts'
 
 const MISTAKES = `
 log: { kind: kafka, brokers: [a], sasl: { mechanism: plain, password: 3 } }
@@ -86,41 +86,43 @@ function holds(node: Node | undefined, [name, ...rest]: string[]): boolean {
   return [node, ...(node.oneOf ?? [])].some(one => holds(one.properties?.[name], rest))
 }
 
-test('a wrong flag is named as the flag, not as the key that it stands for', t => {
-  const folder = temporaryFolder(t)
-  const data = join(folder, 'data.jsonl')
-  const turns = [
-    { from: 'human', value: '<image>\nwhat?' },
-    { from: 'gpt', value: 'that' },
-  ]
-  writeFileSync(data, `${JSON.stringify({ id: 'a', image: 'gone.png', conversations: turns })}\n`)
-  const score = ['score', '--proxy', join(ROOT, 'config/demo/proxy'), '--data', data]
-  const out = join(folder, 'out.jsonl')
-  const wrong = xmasd(...score, '--out', out, '--mode', 'exact')
+const SCORE = ['score', '--proxy', join(ROOT, 'config/demo/proxy')]
+
+test('a wrong flag is named as the flag, not as the key that it stands for', () => {
+  const wrong = xmasd(...SCORE, '--data', 'none', '--out', 'none', '--mode', 'exact')
   assert.equal(wrong.status, 2)
   assert.match(wrong.stderr, /--mode is "exact".*reference, paper/)
   assert.doesNotMatch(wrong.stderr, /proxy\.mode/)
-  const text = join(folder, 'text.jsonl')
-  const talk = JSON.stringify({ id: 't', conversations: [turns[0], turns[1]] })
-  writeFileSync(text, `${talk.replace('<image>', '')}\n`)
-  const failed = spawnSync(
-    process.execPath,
-    [
-      join(ROOT, 'dist/main.js'),
-      ...score.slice(0, -1),
-      text,
-      data,
-      '--out',
-      out,
-      '--images',
-      folder,
+})
+
+test('score says of its first failure where it is, why, and what to do by the flag that was used', t => {
+  const folder = temporaryFolder(t)
+  const files = ['text.jsonl', 'data.jsonl', 'out.jsonl'].map(name => join(folder, name))
+  const [text, data, out] = files as [string, string, string]
+  const talk = (id: string, value: string, image?: string) => ({
+    ...{ id, image },
+    conversations: [
+      { from: 'human', value },
+      { from: 'gpt', value: 'that' },
     ],
-    { encoding: 'utf8' },
-  )
+  })
+  writeLines(text, [talk('t', 'what?')])
+  writeLines(data, [talk('a', '<image>\nwhat?', 'gone.png'), { id: 'b' }])
+  const scored = (...data: string[]) =>
+    spawnSync(
+      process.execPath,
+      [
+        ...[join(ROOT, 'dist/main.js'), ...SCORE, '--images', folder],
+        ...['--out', out, '--data', ...data],
+      ],
+      { encoding: 'utf8' },
+    )
   assert.match(
-    failed.stdout,
-    /first failure: .*data\.jsonl, example 1 \(a\): .*gone\.png.* \[IMAGE_NOT_FOUND\]\n/,
+    scored(data).stdout,
+    /2 failed \(1 IMAGE_NOT_FOUND, 1 CONVERSATIONS_INVALID\)[\s\S]* first failure: .*data\.jsonl, example 1 \(a\): .*gone\.png.* \[IMAGE_NOT_FOUND\]\n/,
   )
-  assert.match(failed.stdout, /--images/)
-  assert.doesNotMatch(failed.stdout + readFileSync(out, 'utf8'), /images\.root/)
+  const { stdout } = scored(text, data)
+  assert.match(stdout, / first failure: .*data\.jsonl, example 1 \(a\): .* \[IMAGE_NOT_FOUND\]\n/)
+  assert.match(stdout, /--images/)
+  assert.doesNotMatch(stdout + readFileSync(out, 'utf8'), /images\.root/)
 })
