@@ -117,14 +117,22 @@ async function assemble(
   const done = folder === undefined ? finished : Promise.race([finished, folder.lost])
   done.catch(() => controller.abort())
   const stop = (): void => controller.abort()
-  const reload = async (next: Config): Promise<Reloaded> => {
+  const apply = async (next: Config): Promise<Reloaded> => {
     const changes = changesBetween(current, next)
-    logger.level = next.logging.level
-    current = withChanges(current, next, changes.applied)
+    const changed = withChanges(current, next, changes.applied)
     if (changes.applied.some(key => /^(images|text)\./.test(key))) {
-      await loaded.engine?.reload(current)
+      if (loaded.engine !== undefined) headersFor(changed.images.headersFile)
+      await loaded.engine?.reload(changed)
     }
+    current = changed
+    logger.level = changed.logging.level
     return changes
+  }
+  let reloading: Promise<unknown> = Promise.resolve()
+  const reload = (next: Config): Promise<Reloaded> => {
+    const reloaded = reloading.then(() => apply(next))
+    reloading = reloaded.catch(() => {})
+    return reloaded
   }
   return { metrics, log, url: http?.url, select, statuses, done, stop, reload, close }
 }

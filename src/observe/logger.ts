@@ -88,7 +88,12 @@ function stderrWriter(onDropped: () => void = () => {}): (line: string) => void 
 function prettyWriter(): (line: string) => string {
   const colorize = process.stderr.isTTY === true && process.env.NO_COLOR === undefined
   const pretty = prettyFactory({ colorize, singleLine: true, translateTime: 'SYS:HH:MM:ss' })
-  return line => pretty(shownDeep(JSON.parse(line)))
+  return line => {
+    const { v, ...fields } = JSON.parse(line)
+    const { level, time, msg } = fields
+    // The fields of a versioned document are for programs: its message has the same for people.
+    return pretty(shownDeep(v === undefined ? fields : { level, time, msg }))
+  }
 }
 
 /** The same value with acting characters escaped in all of its texts: only our colours act. */

@@ -145,7 +145,10 @@ export type ScoringPipeline = {
    * have none. Throws where scoring as such is broken.
    */
   score(values: readonly Uint8Array[], keys?: readonly (string | null)[]): Promise<ScoredRecord[]>
-  /** Prepares by other limits from now on: new ingest workers start, the old ones finish their jobs. */
+  /**
+   * Prepares by other limits once it resolves: new ingest workers have started, the old ones finish their
+   * jobs. One call at a time.
+   */
   reload(limits: Pick<PipelineOptions, 'images' | 'text'>): Promise<void>
   /** How busy the workers of each stage are. */
   loads(): Record<Stage, Load>
@@ -182,6 +185,12 @@ export async function startPipeline(
   }
   const { template } = said
   let pool = ingest
+  const open = new Set([pool])
+  const end = async (old: IngestPool): Promise<void> => {
+    await old.close()
+    open.delete(old)
+  }
+  let isClosed = false
   const noting = { ...hooks, onNote: once(hooks.onNote) }
   const current: Pick<IngestPool, 'run'> = { run: (job, options) => pool.run(job, options) }
   const { gain = false } = config.proxy
@@ -196,13 +205,16 @@ export async function startPipeline(
     loads: () => ({ ingest: pool.load(), score: scoring.load() }),
     reload: async ({ images, text }) => {
       const next = { ...config, images, text }
+      const started = await startIngest(next, preparerOptions(next, schedule, template), hooks)
+      open.add(started)
+      if (isClosed) return end(started)
       const old = pool
-      pool = await startIngest(next, preparerOptions(next, schedule, template), hooks)
-      await drained(old)
-      await old.close()
+      pool = started
+      void drained(old).then(() => end(old))
     },
     close: async () => {
-      await pool.close()
+      isClosed = true
+      await Promise.all([...open].map(end))
       await scoring.close()
     },
   }

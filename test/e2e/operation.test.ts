@@ -5,13 +5,17 @@ import { once } from 'node:events'
 import { closeSync, openSync, readFileSync, writeFileSync } from 'node:fs'
 import { request } from 'node:http'
 import { connect, createServer } from 'node:net'
+import { join } from 'node:path'
 import test, { type TestContext } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { MAIN } from '../support.ts'
 import {
+  dataUrl,
   distinct,
   example,
   makeSite,
+  picture,
+  readTopic,
   run,
   servedAt,
   start,
@@ -209,6 +213,127 @@ test('SIGHUP admits a new image host without a restart', async t => {
   while (!(await tail('assignments')).includes('"after"')) await sleep(200)
   child.kill('SIGTERM')
   assert.equal((await ended).code, 0)
+})
+
+const LARGE = 'images: { root: ./images }\nlogging: { level: info }'
+const SMALL =
+  'images: { root: ./images, pixelsMax: 100 }\ntext: { charactersMax: 50 }\nlogging: { level: debug }'
+
+/** A daemon of both roles with the configuration LARGE; `reload` writes another and sends SIGHUP. */
+async function startReloadable(t: TestContext) {
+  const site = makeSite(t)
+  const rest = readFileSync(site.config, 'utf8').replace(/^images: .*\n/m, '')
+  const write = (changed: string): void => writeFileSync(site.config, `${rest}${changed}\n`)
+  write(LARGE)
+  const { child, ended } = start(['run', '--config', site.config])
+  t.after(() => child.kill('SIGKILL'))
+  let log = ''
+  child.stderr!.on('data', chunk => {
+    log += chunk
+  })
+  await until('the start', () => log.includes('"msg":"started"'))
+  const said = (text: string) => {
+    assert.ok(child.exitCode === null && child.signalCode === null, `it ended before: ${text}`)
+    return log.includes(text)
+  }
+  const reload = (changed: string): void => {
+    write(changed)
+    child.kill('SIGHUP')
+  }
+  /** The outcome of these examples: the codes of the dead letters, '' for what is assigned. */
+  const outcomesOf = async (examples: { id?: unknown }[]): Promise<string[]> => {
+    const data = writeLines(site, 'data.jsonl', examples)
+    await succeed(['produce', '--config', site.config, '--data', data])
+    const topics = ['assignments', 'dead-letters']
+    for (;;) {
+      const [assigned, dead] = await Promise.all(topics.map(topic => readTopic(site.log, topic)))
+      const outcomes = examples.map(({ id }) => {
+        if (assigned!.some(record => record.key?.startsWith(`${id}@`))) return ''
+        return dead!.find(record => record.key === id)?.headers.code
+      })
+      if (!outcomes.includes(undefined)) return outcomes as string[]
+      await sleep(100)
+    }
+  }
+  const stop = async (): Promise<string> => {
+    child.kill('SIGTERM')
+    const { code, stderr } = await ended
+    assert.equal(code, 0, stderr)
+    return stderr
+  }
+  return {
+    site,
+    reload,
+    said,
+    outcomesOf,
+    stop,
+    count: (text: string) => log.split(text).length - 1,
+  }
+}
+
+test('SIGHUP puts a new log level and new limits on text and pictures in force, and takes them back', async t => {
+  const { reload, said, outcomesOf, stop, count } = await startReloadable(t)
+  const round = async (name: string) => [
+    example(`${name}-text`, undefined, `what is ${name}, and why ${'so '.repeat(30)}?`),
+    example(`${name}-picture`, dataUrl(await picture(name.length)), `what is ${name}?`),
+    example(`${name}-short`, undefined, `who is ${name}?`),
+  ]
+  const changed = 'reload: images.pixelsMax, text.charactersMax, logging.level changed'
+  assert.deepEqual(await outcomesOf(await round('first')), ['', '', ''])
+  assert.equal(count('"level":"debug"'), 0)
+  reload(SMALL)
+  await until('the reload', () => said(changed))
+  const refused = ['TEXT_TOO_LONG', 'IMAGE_TOO_MANY_PIXELS', '']
+  assert.deepEqual(await outcomesOf(await round('second')), refused)
+  await until('a line of level debug', () => said('"key":"second-short@'))
+  reload(LARGE)
+  await until('the reload', () => count(changed) === 2)
+  assert.deepEqual(await outcomesOf(await round('third')), ['', '', ''])
+  const stderr = await stop()
+  assert.doesNotMatch(stderr, /"key":"(first|third)-short@/)
+})
+
+test('of several SIGHUPs in a row the last one is in force, and SIGTERM ends all workers', async t => {
+  const { reload, outcomesOf, stop, count } = await startReloadable(t)
+  const limits = (charactersMax: number) => `${LARGE}\ntext: { charactersMax: ${charactersMax} }`
+  for (const charactersMax of [10, 20, 30, 400]) {
+    reload(limits(charactersMax))
+    await sleep(100)
+  }
+  const changed = 'reload: text.charactersMax changed'
+  await until('the reloads', () => count(changed) + count('reload: nothing changed') === 4)
+  const long = example('long', undefined, `why ${'so '.repeat(100)}?`)
+  assert.deepEqual(await outcomesOf([long]), [''])
+  reload(limits(500))
+  await sleep(100)
+  assert.doesNotMatch(await stop(), /takes too long/)
+})
+
+test('SIGHUP with a headers file that cannot be read changes nothing, and works once it can', async t => {
+  const { site, reload, said, stop } = await startReloadable(t)
+  const headers = join(site.folder, 'headers.yaml')
+  const more = LARGE.replace('}', `, headersFile: ${headers} }`).replace('info', 'debug')
+  reload(more)
+  await until('the refusal', () => said('reload failed, nothing changed: '))
+  writeFileSync(headers, '{}')
+  reload(more)
+  await until('the reload', () => said('reload: images.headersFile, logging.level changed'))
+  await stop()
+})
+
+test('the last line of run says what it did, in one sentence, and as text nothing else', async t => {
+  const site = makeSite(t)
+  const config = ['--config', site.config]
+  const data = writeLines(site, 'data.jsonl', [...(await distinct(2)), { id: 'broken' }])
+  await succeed(['produce', ...config, '--data', data])
+  const lastLine = async (env: NodeJS.ProcessEnv = {}): Promise<string> =>
+    (await succeed(['run', ...config, '--until-idle'], env)).stderr.trimEnd().split('\n').at(-1)!
+  const { msg, deadLetters } = JSON.parse(await lastLine())
+  const kept = /0 of 2 examples kept \(0\.0 %\)$/.source
+  assert.match(msg, new RegExp(`^stopped: 2 assigned, 1 dead letter; ${kept}`))
+  assert.deepEqual(deadLetters, { CONVERSATIONS_INVALID: 1 })
+  const text = await lastLine({ XMASD_LOGGING_FORMAT: 'text' })
+  assert.match(text, new RegExp(`^\\[[\\d:]+\\] INFO: stopped: no examples; ${kept}`))
 })
 
 test('doctor, on a disk without free space, marks it as a failure', async t => {
