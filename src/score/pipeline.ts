@@ -42,6 +42,7 @@ import type {
   ModelPreparer,
 } from './workers/ingest-worker.ts'
 import { createPool, type Load, type Pool } from './workers/pool.ts'
+import { ReplaceablePool } from './workers/replaceable.ts'
 
 /** Where images come from, and the limits of each. */
 export type ImageOptions = ImageLimits & {
@@ -184,17 +185,10 @@ export async function startPipeline(
     throw error
   }
   const { template } = said
-  let pool = ingest
-  const open = new Set([pool])
-  const end = async (old: IngestPool): Promise<void> => {
-    await old.close()
-    open.delete(old)
-  }
-  let isClosed = false
+  const pool = new ReplaceablePool(ingest)
   const noting = { ...hooks, onNote: once(hooks.onNote) }
-  const current: Pick<IngestPool, 'run'> = { run: (job, options) => pool.run(job, options) }
   const { gain = false } = config.proxy
-  const source = { pool: current, msMax: config.score.ingestMsMax, gain }
+  const source = { pool, msMax: config.score.ingestMsMax, gain }
   return {
     scores: said.scores,
     prompt: said.prompt,
@@ -205,16 +199,10 @@ export async function startPipeline(
     loads: () => ({ ingest: pool.load(), score: scoring.load() }),
     reload: async ({ images, text }) => {
       const next = { ...config, images, text }
-      const started = await startIngest(next, preparerOptions(next, schedule, template), hooks)
-      open.add(started)
-      if (isClosed) return end(started)
-      const old = pool
-      pool = started
-      void drained(old).then(() => end(old))
+      await pool.replace(() => startIngest(next, preparerOptions(next, schedule, template), hooks))
     },
     close: async () => {
-      isClosed = true
-      await Promise.all([...open].map(end))
+      await pool.close()
       await scoring.close()
     },
   }
@@ -229,15 +217,6 @@ function once(tell: PipelineHooks['onNote']): (note: string) => void {
 }
 
 type IngestPool = Pool<IngestJob, Ingested[]>
-
-const DRAIN_CHECK_MS = 20
-
-/** Resolves once the pool has no job. */
-async function drained(pool: IngestPool): Promise<void> {
-  for (let load = pool.load(); load.waiting + load.busy > 0; load = pool.load()) {
-    await new Promise(resolve => setTimeout(resolve, DRAIN_CHECK_MS))
-  }
-}
 
 /**
  * What the scores of a schedule are, before any engine is loaded. Throws what the template, tokenizer or
