@@ -17,7 +17,7 @@ import {
 import { DataqueryBuilder } from '@grafana/grafana-foundation-sdk/prometheus'
 import { PanelBuilder as StatBuilder } from '@grafana/grafana-foundation-sdk/stat'
 import { PanelBuilder as TimeseriesBuilder } from '@grafana/grafana-foundation-sdk/timeseries'
-import { COLOURS } from '../../src/observe/colours.ts'
+import { COLOURS, type Meaning, meaningOf, REASON_TEXTS } from '../../src/observe/colours.ts'
 
 /** `queries`: legend → PromQL. `warnAt` and `badAt` colour a number; below `warnAt` it is green. */
 type Panel = {
@@ -26,6 +26,8 @@ type Panel = {
   normal: string
   unit: string
   queries: Record<string, string>
+  /** Values below 0 are shown, too. */
+  isSigned?: boolean
   stat?: { warnAt?: number; badAt?: number; isLowBad?: boolean }
 }
 
@@ -60,7 +62,7 @@ export function buildDashboard(): Dashboard {
 }
 
 function panelOf(panel: Panel): StatBuilder | TimeseriesBuilder {
-  const { title, shows, normal, unit, queries, stat } = panel
+  const { title, shows, normal, unit, queries, stat, isSigned = false } = panel
   const builder = stat === undefined ? new TimeseriesBuilder() : new StatBuilder()
   builder.title(title).description(`${shows}\n\nNormal: ${normal}`).unit(unit).datasource(SOURCE)
   builder.height(stat === undefined ? 8 : 4).span(stat === undefined ? 8 : 4)
@@ -69,16 +71,28 @@ function panelOf(panel: Panel): StatBuilder | TimeseriesBuilder {
     builder.withTarget(new DataqueryBuilder().refId(refId).expr(expr).legendFormat(legend))
   }
   if (builder instanceof TimeseriesBuilder) {
-    for (const [action, { light }] of Object.entries(COLOURS)) {
+    for (const [options, meaning] of coloured(Object.keys(queries))) {
+      const { light } = COLOURS[meaning]
       const properties = [{ id: 'color', value: { mode: 'fixed', fixedColor: light } }]
-      const options = `/^${action}$/`
-      if ('{{action}}' in queries)
-        builder.withOverride({ matcher: { id: 'byRegexp', options }, properties })
+      builder.withOverride({ matcher: { id: 'byRegexp', options }, properties })
     }
-    return builder.fillOpacity(10).min(0)
+    builder.fillOpacity(10)
+    return isSigned ? builder : builder.min(0)
   }
   const latest = new ReduceDataOptionsBuilder().calcs(['lastNotNull'])
   return builder.thresholds(thresholdsOf(stat ?? {})).reduceOptions(latest)
+}
+
+/** Patterns of legends that have a colour of their own everywhere: actions, outcomes, and reasons behind an action. */
+function coloured(legends: readonly string[]): [string, Meaning][] {
+  if (legends.includes('{{action}}')) {
+    return Object.keys(COLOURS).map(action => [`/^${action}$/`, action as Meaning])
+  }
+  if (!legends.some(legend => /\{\{(reason|outcome)\}\}$/.test(legend))) return []
+  return (['duplicate', 'misaligned'] as const).map(meaning => {
+    const own = Object.keys(REASON_TEXTS).filter(reason => meaningOf('drop', reason) === meaning)
+    return [`/^(\\w+: )?(${own.join('|')})$/`, meaning]
+  })
 }
 
 function thresholdsOf({ warnAt, badAt, isLowBad = false }: NonNullable<Panel['stat']>) {
@@ -168,7 +182,8 @@ const ROWS: Record<string, Panel[]> = {
     {
       title: 'Examples by outcome',
       shows: 'xmasd_examples_total by outcome, a second.',
-      normal: 'mostly assigned; redelivered only after a producer restarts.',
+      normal:
+        'mostly assigned; redelivered only after a producer restarts; misaligned only with select.gainMin.',
       unit: 'ops',
       queries: { '{{outcome}}': rate('xmasd_examples_total', 'outcome') },
     },
@@ -183,7 +198,8 @@ const ROWS: Record<string, Panel[]> = {
     {
       title: 'Drops and evicts by reason',
       shows: 'xmasd_decisions_total{action=~"drop|evict"} by reason, a second.',
-      normal: 'over_quota leads. If duplicate or cluster_too_small leads, check the producers.',
+      normal:
+        'over_quota leads. If duplicate or cluster_too_small leads, check the producers; if misaligned leads, their pictures, and select.gainMin.',
       unit: 'ops',
       queries: {
         '{{action}}: {{reason}}': rate(
@@ -392,6 +408,20 @@ const ROWS: Record<string, Panel[]> = {
         'few empty and small clusters. Many mean that the bundle has too many clusters, or was fitted to other data.',
       unit: 'short',
       queries: { '{{state}}': `max by (state) (${of('xmasd_quota_clusters')})` },
+    },
+    {
+      title: 'Image gain',
+      shows:
+        'xmasd_image_gain_nats: 5th percentile, median and 95th percentile of scored examples; docs/gain.md.',
+      normal:
+        'steady, the median above 0; empty without proxy.gain. If it falls, pictures arrive that belong to other examples.',
+      unit: 'short',
+      isSigned: true,
+      queries: {
+        '5%': quantile(0.05, 'xmasd_image_gain_nats'),
+        median: quantile(0.5, 'xmasd_image_gain_nats'),
+        '95%': quantile(0.95, 'xmasd_image_gain_nats'),
+      },
     },
   ],
   'Drift: whether the bundle still fits': [

@@ -7,7 +7,7 @@ import { join } from 'node:path'
 import test, { type TestContext } from 'node:test'
 import { demoStream } from '../../src/demo/stream.ts'
 import { openLocalLog } from '../../src/log/local/log.ts'
-import { makeSite, type Site, servedAt, start } from '../e2e/command.ts'
+import { DEMO_PROXY, makeSite, type Site, servedAt, start, succeed } from '../e2e/command.ts'
 import { program, ROOT, temporaryFolder } from '../support.ts'
 
 const RULES = join(ROOT, 'deploy/prometheus/rules.yaml')
@@ -44,7 +44,8 @@ test('every alert has a summary, what to do, and the URL of a runbook that begin
 test('a real Prometheus scrapes the daemon, its rules hold, and every query of the dashboard returns data', async t => {
   const [prometheus, promtool] = [tool(t, 'prometheus'), tool(t, 'promtool')]
   if (prometheus === undefined || promtool === undefined) return
-  const site = makeSite(t, 'http: { port: 0 }')
+  const site = makeSite(t, WITH_GAIN)
+  await fitWithGain(site)
   const { child, ended } = start(['run', '--config', site.config])
   t.after(() => child.kill('SIGKILL'))
   const daemon = await servedAt(child)
@@ -87,6 +88,30 @@ test('the configuration of compose is one that Prometheus takes', t => {
 })
 
 type Sample = { metric: Record<string, string>; value: [at: number, value: string] }
+
+/** Every metric has a series only where image gains are measured; the demo's bundle is for none. */
+const WITH_GAIN = [
+  'http: { port: 0 }',
+  `proxy: { path: ${DEMO_PROXY}, workers: 1, gain: true }`,
+  'bundle: ./bundle',
+].join('\n')
+
+const FITTED_EXAMPLES = 200
+const FITTED_CLUSTERS = 12
+
+async function fitWithGain({ folder, images }: Site): Promise<void> {
+  const [data, scored] = ['history.jsonl', 'scored.jsonl'].map(name => join(folder, name))
+  const lines: string[] = []
+  for await (const { value } of demoStream({ seed: 2 })) {
+    lines.push(`${Buffer.from(value)}\n`)
+    if (lines.length === FITTED_EXAMPLES) break
+  }
+  writeFileSync(data!, lines.join(''))
+  const proxy = ['--proxy', DEMO_PROXY, '--images', images]
+  await succeed(['score', ...proxy, '--gain', '--data', data!, '--out', scored!])
+  const clusters = ['--clusters', String(FITTED_CLUSTERS)]
+  await succeed(['fit', '--trajectories', scored!, ...clusters, '--out', join(folder, 'bundle')])
+}
 
 /** Scrapes `target` every second; returns what asks it an instant query. */
 async function startPrometheus(
