@@ -73,55 +73,69 @@ async function exported({ folder, flags }: Scene, env: NodeJS.ProcessEnv = {}): 
 }
 
 /** The first three writes of `produce --trajectories` publish the bundle, the last one appends the examples. */
-const MOMENTS = ['during 3', ...(IS_FULL ? ['before 2', 'before 3', 'during 4', 'after 4'] : [])]
+const MOMENTS = IS_FULL ? ['before 2', 'before 3', 'during 4', 'after 4'] : []
 
 test('scored examples and streamed ones, under kill -9, give the batch rule over all of them', async t => {
   const here = await scene(t)
-  const rule = await batchRule(here, here.all)
-  for (const at of MOMENTS) {
-    const log = join(here.folder, `log killed ${at}`)
-    await t.test(`killed ${at}`, () => killedHistoryContinues({ ...here, log }, at, rule))
-  }
+  await t.test('killed during 3', () => streamContinues(here))
+  for (const at of MOMENTS) await t.test(`killed ${at}`, () => historyIsWhole(here, at))
   if (!IS_FULL) return
   await t.test('final counts the examples of its baseline once and keeps those of its rule', () =>
     finalContinues(here),
   )
 })
 
-/** On a log of its own: on one that holds the bundle already there would be fewer writes to be killed at. */
-async function killedHistoryContinues(here: Scene, at: string, rule: string[]): Promise<void> {
-  const { history, flags } = here
-  const env = { XMASD_LOG_PATH: here.log }
+/** Kills `produce --trajectories` on a new log, then runs it to its end. With the bundle on it there are fewer writes. */
+async function produceKilled(
+  { history, flags }: Scene,
+  at: string,
+  env: NodeJS.ProcessEnv = {},
+): Promise<void> {
   const produce = ['produce', ...flags, '--trajectories', history]
-  const hooked = { ...env, NODE_OPTIONS: `--import=${HOOK}`, KILL_AT: at }
-  const { signal, stderr } = await run(produce, hooked)
+  const hook = { NODE_OPTIONS: `--import=${HOOK}`, KILL_AT: at }
+  const { signal, stderr } = await run(produce, { ...env, ...hook })
   assert.equal(signal, 'SIGKILL', stderr)
   const again = JSON.parse((await succeed([...produce, '--json'], env)).stdout)
   assert.ok(again.produced + again.known > 0.8 * HISTORY)
-  await succeed(['produce', ...flags, '--data', here.stream], env)
-  const random = seededRandom(3)
-  for (let kills = 0; IS_FULL && kills < 3; kills++) await killedOnce(flags, 400 * random(), env)
-  await succeed(['run', ...flags, ...RUN], env)
-  const kept = await exported(here, env)
-  assert.deepEqual(kept, rule)
-  const assignments = await readTopic(here.log, 'assignments')
+}
+
+/** The assignments of the history. */
+async function ownIn(log: string): Promise<Assignment[]> {
+  const assignments = await readTopic(log, 'assignments')
   const own = assignments.map(one => jsonOf<Assignment>(one)).filter(({ baseline }) => baseline)
   assert.equal(new Set(own.map(({ key }) => key)).size, own.length, 'none is appended twice')
-  const { key } = own[17]!
-  const told = await succeed(['explain', key, ...flags], env)
+  return own
+}
+
+async function streamContinues(here: Scene): Promise<void> {
+  const { flags } = here
+  await produceKilled(here, 'during 3')
+  await succeed(['produce', ...flags, '--data', here.stream])
+  const random = seededRandom(3)
+  for (let kills = 0; IS_FULL && kills < 3; kills++) await killedOnce(flags, 400 * random())
+  await succeed(['run', ...flags, ...RUN])
+  const kept = await exported(here)
+  assert.deepEqual(kept, await batchRule(here, here.all))
+  const { key } = (await ownIn(here.log))[17]!
+  const told = await succeed(['explain', key, ...flags])
   assert.match(told.stdout, /from {8}file:history\.jsonl\/0@\d+, bundle/)
-  await exportsBoth(here, kept, env)
+  await exportsBoth(here, kept)
+}
+
+async function historyIsWhole(here: Scene, at: string): Promise<void> {
+  const log = join(here.folder, `log killed ${at}`)
+  const env = { XMASD_LOG_PATH: log }
+  await produceKilled(here, at, env)
+  await succeed(['run', ...here.flags, '--roles', 'select', ...RUN], env)
+  assert.deepEqual(await exported(here, env), await batchRule(here, here.history))
+  assert.ok((await ownIn(log)).length > 0.8 * HISTORY)
 }
 
 /** The history's examples are in their file, the stream's on the log. */
-async function exportsBoth(
-  { folder, flags, old }: Scene,
-  kept: readonly string[],
-  env: NodeJS.ProcessEnv,
-): Promise<void> {
+async function exportsBoth({ folder, flags, old }: Scene, kept: readonly string[]): Promise<void> {
   const out = join(folder, 'subset.jsonl')
   const form = ['--format', 'ms-swift', '--weights', '--data', old]
-  const { stderr } = await succeed(['export', ...flags, ...form, '--out', out], env)
+  const { stderr } = await succeed(['export', ...flags, ...form, '--out', out])
   assert.doesNotMatch(stderr, /are not in/)
   const lines = readFileSync(out, 'utf8').trim().split('\n')
   const found = lines.map(line => JSON.parse(line) as { id: string; weight: number })
@@ -131,13 +145,9 @@ async function exportsBoth(
 }
 
 /** Some moments after its first batch; a run that ends before is as good. */
-async function killedOnce(
-  flags: readonly string[],
-  delayMs: number,
-  env: NodeJS.ProcessEnv,
-): Promise<void> {
-  const batches = { XMASD_SCORE_BATCH_EXAMPLES_MAX: '16', XMASD_LOGGING_LEVEL: 'info' }
-  const { child, ended } = start(['run', ...flags, ...RUN], { ...batches, ...env })
+async function killedOnce(flags: readonly string[], delayMs: number): Promise<void> {
+  const env = { XMASD_SCORE_BATCH_EXAMPLES_MAX: '16', XMASD_LOGGING_LEVEL: 'info' }
+  const { child, ended } = start(['run', ...flags, ...RUN], env)
   child.stderr!.on('data', (text: string) => {
     if (text.includes('"batch"')) setTimeout(() => child.kill('SIGKILL'), delayMs)
   })

@@ -16,6 +16,7 @@ const BOUNDS: Record<string, string> = {
   'loop.ts: first message': 'the clock of loading, LOAD_MS_MAX; disconnect ends the process',
   'pool.ts: loading': 'the clock of loading, LOAD_MS_MAX',
   'pool.ts: run': 'the clock of the job, its msMax',
+  'replaceable.ts: drained': 'a timer; the jobs that it looks for have their clocks',
 }
 
 test('every wait on a foreign event in score/workers is known and bounded', () => {
