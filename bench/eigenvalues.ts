@@ -12,7 +12,7 @@ import { parseArgs } from 'node:util'
 import { EigenvalueDecomposition, Matrix } from 'ml-matrix'
 import { normalDeviates, seededRandom } from '../src/math/random.ts'
 import { largestEigenvalues, VALUES } from '../src/math/singular-values.ts'
-import { median } from './score-sides.ts'
+import { median } from './score/sides.ts'
 
 const { values: options } = parseArgs({
   options: {

@@ -2,80 +2,89 @@
 """Scores examples the reference's way (arXiv 2510.01454, the published code): for each checkpoint and
 example the image goes through the vision tower again, the language model runs whole with its logits,
 hooks catch q_proj and k_proj of every layer, softmax(K Q' / sqrt(d)) is taken over the full length, the
-slices are summed, svd_lowrank gives the singular values.
+slices are summed, svd_lowrank gives the singular values. transformers' own classes, whatever the family;
+a LoRA checkpoint is merged into its base by peft.
 
     python reference.py THREADS
 
 bench/score.ts drives it: one JSON request a line on stdin, one JSON answer a line on stdout.
     {"do": "load", "checkpoint": DIR}
-    {"do": "score", "folder": DIR, "examples": [0, 1], "batch": 1, "attention": "eager" | "sdpa"}
-        -> {"seconds", "cpuSeconds", "top5": exact singular values of each, worked out off the clock}
-    {"do": "end"} -> {"peakBytes"}
+    {"do": "score", "folder": DIR, "examples": 2, "attention": "eager" | "sdpa"}
+        -> the first examples: {"seconds", "cpuSeconds", "tokens", "top5": exact singular values of each, worked out off the clock}
 """
 import gc
 import json
+import os
 import sys
 import time
 
 import torch
 import transformers
-from safetensors import safe_open
+from PIL import Image
 
 PUBLISHED_Q = 5
+
+
+def open_model(checkpoint):
+    """-> the model in float32, the folder of its processor"""
+    adapter = os.path.join(checkpoint, "adapter_config.json")
+    if not os.path.exists(adapter):
+        return transformers.AutoModelForImageTextToText.from_pretrained(checkpoint, dtype=torch.float32), checkpoint
+    import peft
+
+    with open(adapter) as file:
+        base = os.path.join(checkpoint, json.load(file)["base_model_name_or_path"])
+    model, home = open_model(base)
+    return peft.PeftModel.from_pretrained(model, checkpoint).merge_and_unload(), home
 
 
 class Reference:
     def __init__(self):
         self.model, self.q, self.k = None, [], []
-        self.folder, self.examples, self.pixels = None, [], {}
+        self.folder, self.examples = None, []
 
     def load(self, checkpoint):
         self.model = None
         gc.collect()
-        self.model = transformers.LlavaForConditionalGeneration.from_pretrained(checkpoint, dtype=torch.float32).eval()
-        for layer in self.model.model.language_model.layers:
+        self.model, self.home = open_model(checkpoint)
+        self.model.eval()
+        for layer in self.model.get_decoder().layers:
             layer.self_attn.q_proj.register_forward_hook(lambda module, args, output: self.q.append(output))
             layer.self_attn.k_proj.register_forward_hook(lambda module, args, output: self.k.append(output))
         return {"parameters": sum(p.numel() for p in self.model.parameters())}
 
     def open(self, folder):
+        """Prepares the examples, off the clock."""
         if folder == self.folder:
             return
-        with open(f"{folder}/examples.json") as file:
-            self.examples = json.load(file)
-        with safe_open(f"{folder}/pixels.safetensors", "pt") as file:
-            self.pixels = {int(key): file.get_tensor(key) for key in file.keys()}
+        processor = transformers.AutoProcessor.from_pretrained(self.home)
+        with open(f"{folder}/data.json") as file:
+            self.examples = [prepare(processor, folder, example) for example in json.load(file)]
         self.folder = folder
 
-    def score(self, folder, examples, batch, attention):
+    def score(self, folder, examples, attention):
         self.open(folder)
         if self.model.config._attn_implementation != attention:
             self.model.set_attn_implementation(attention)
         seconds = cpu = 0.0
-        top5 = []
+        tokens, top5 = 0, []
         with torch.inference_mode():
-            for at in range(0, len(examples), batch):
-                group = [self.examples[i] for i in examples[at:at + batch]]
+            for inputs in self.examples[:examples]:
                 clock, cpu_clock = time.perf_counter(), time.process_time()
-                summed = self.attention(group, attention)
+                summed = self.attention(inputs, attention)
                 torch.svd_lowrank(summed, q=PUBLISHED_Q)
                 seconds += time.perf_counter() - clock
                 cpu += time.process_time() - cpu_clock
-                for example, matrix in zip(group, summed):
-                    rows = len(example["ids"]) - self.first_row
-                    top5.append(torch.linalg.svdvals(matrix[:rows].double())[:5].tolist())
-        return {"seconds": seconds, "cpuSeconds": cpu, "top5": top5}
+                tokens += inputs["input_ids"].shape[1]
+                top5.append(torch.linalg.svdvals(summed[0].double())[:5].tolist())
+        return {"seconds": seconds, "cpuSeconds": cpu, "tokens": tokens, "top5": top5}
 
-    def attention(self, group, attention):
-        longest = max(len(example["ids"]) for example in group)
-        ids = torch.tensor([example["ids"] + [0] * (longest - len(example["ids"])) for example in group])
-        pixels = torch.stack([self.pixels[example["image"]] for example in group])
-        image = (ids[0] == self.model.config.image_token_id).nonzero().flatten()
+    def attention(self, inputs, attention):
+        image = (inputs["input_ids"][0] == self.model.config.image_token_id).nonzero().flatten()
         first, last = int(image[0]), int(image[-1])
-        self.first_row = last + 2
         self.q.clear()
         self.k.clear()
-        self.model(input_ids=ids, pixel_values=pixels, use_cache=False, output_attentions=attention == "eager")
+        self.model(**inputs, use_cache=False, output_attentions=attention == "eager")
         total = 0
         for q, k in zip(self.q, self.k):
             k = torch.repeat_interleave(k, q.shape[-1] // k.shape[-1], dim=2)
@@ -84,9 +93,17 @@ class Reference:
         return total
 
 
-def peak_bytes():
-    with open("/proc/self/status") as file:
-        return next(int(line.split()[1]) * 1024 for line in file if line.startswith("VmHWM"))
+def prepare(processor, folder, example):
+    """-> what the model takes of the whole conversation"""
+    messages = []
+    for turn in example["conversations"]:
+        text = turn["value"].replace("<image>", "").strip()
+        shown = [{"type": "image"}] if "<image>" in turn["value"] else []
+        role = {"human": "user", "gpt": "assistant"}[turn["from"]]
+        messages.append({"role": role, "content": [*shown, {"type": "text", "text": text}]})
+    prompt = processor.apply_chat_template(messages, tokenize=False)
+    picture = Image.open(f"{folder}/{example['image']}").convert("RGB")
+    return processor(text=[prompt], images=[[picture]], return_tensors="pt")
 
 
 def main():
@@ -98,9 +115,6 @@ def main():
     for line in sys.stdin:
         request = json.loads(line)
         what = request.pop("do")
-        if what == "end":
-            print(json.dumps({"peakBytes": peak_bytes()}), flush=True)
-            return
         answer = reference.load(**request) if what == "load" else reference.score(**request)
         print(json.dumps({**answer, "torch": torch.__version__, "transformers": transformers.__version__}), flush=True)
 

@@ -23,7 +23,9 @@ import * as Plot from '@observablehq/plot'
 import { parseHTML } from 'linkedom'
 import { ROOT } from '../test/support.ts'
 import { type Child, startChild } from './child.ts'
-import { SHAPES, writeExamples, writeSchedule } from './score-model.ts'
+import { writeExamples } from './score/examples.ts'
+import { writeSchedule } from './score/model.ts'
+import { shapeOf } from './score/shapes.ts'
 
 const { values: options } = parseArgs({
   options: {
@@ -34,7 +36,7 @@ const { values: options } = parseArgs({
     draw: { type: 'boolean', default: false },
   },
 })
-const SHAPE = SHAPES[options.shape as keyof typeof SHAPES]
+const SHAPE = shapeOf(options.shape)
 const TEXT = SHAPE.after[1]
 
 /** What varies; the others stay at these values. */
@@ -65,7 +67,7 @@ async function pointOf(child: Child, folder: string, axis: Axis, count: number):
     const at = join(folder, `${axis}-${count}-${round}`)
     const after = [size['text tokens'], size['text tokens']] as const
     const seed = round + 1
-    writeExamples(at, { ...SHAPE, after }, { count: size.examples, share: 1, seed })
+    await writeExamples(at, { ...SHAPE, after }, { count: size.examples, share: 1, seed })
     const answer = await child.ask<{ cpuSeconds: number }>({ folder: at })
     cpuSeconds = Math.min(cpuSeconds, answer.cpuSeconds)
   }
@@ -77,8 +79,11 @@ async function measure(folder: string): Promise<Point[]> {
   writeSchedule(join(folder, 'proxy'), SHAPE, AXES.checkpoints.at(-1)!)
   const start = (checkpoints: number): Child =>
     startChild(process.execPath, [
-      join(ROOT, '.build/bench/score-child.js'),
-      JSON.stringify({ proxyDir: scheduleOf(folder, checkpoints), workers: 1, threads: 1 }),
+      join(ROOT, '.build/bench/score/child.js'),
+      JSON.stringify({
+        ...{ proxyDir: scheduleOf(folder, checkpoints), shape: options.shape },
+        ...{ workers: 1, threads: 1 },
+      }),
     ])
   const points: Point[] = []
   for (const count of AXES.checkpoints) {

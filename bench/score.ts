@@ -2,37 +2,45 @@
  * xmasd's scorer beside the reference (`reference.py`): the same weights, examples and number of
  * threads, in one run, taking turns.
  *
- *   npm run bench:score -- --python "$(test/parity/python.sh)" [--rounds N] [--examples N] …
+ *   npm run bench:score -- --python "$(test/parity/python.sh)" [--shape NAME] [--rounds N] [--examples N] …
  *
- * Without a Python xmasd's side runs alone. The proxy has random weights (`score-model.ts`;
- * `--shape tiny` is for tests), T different checkpoints, and one vision tower for all of them, as after
- * fine-tuning with a frozen tower; `--tower-moves` makes the towers differ. There are two sets of
- * examples: `distinct` has an image each, and in `shared` `--share` neighbours have one image. Every
+ * Without a Python xmasd's side runs alone. `--shape` is a row of `score/shapes.ts`: `full` (the default),
+ * `smolvlm-256m`, `qwen3-vl-2b`, `lora`, which needs a Python with peft (`test/parity/python.sh trainers`), …
+ * The proxy has random weights (`score/model.ts`), T different checkpoints, and one vision tower for all of
+ * them, as after fine-tuning with a frozen tower; `--tower-moves` makes the towers differ. There are two sets
+ * of examples: `distinct` has an image each, and in `shared` `--share` neighbours have one image. Every
  * round has new images, so that no cache helps.
  *
  * A round scores both sets at all checkpoints with xmasd, and a few examples of both with the reference
  * at batch 1, eager or sdpa, whichever was faster in the warm-up. Loading a checkpoint counts on xmasd's
  * side if it happens while scoring (`--memory-max GiB` is its budget; what exceeds it is streamed), and
- * never on the reference's. Throughput is examples × checkpoints a second. Singular values are compared
- * with the reference's exact ones. Peak memory is VmHWM of each process. Each `--variant NAME` is scored
- * by another process and compared with xmasd's. `--gain` is the variant that measures the image gain, too:
- * `ratioGain` is its CPU time over that without. The last line is one JSON object.
+ * never on the reference's; preparing examples counts on neither. Singular values are compared with the
+ * reference's exact ones. Peak memory is VmHWM of each process. Each `--variant NAME` is scored by another
+ * process and compared with xmasd's; `one`, which a LoRA shape has anyway, scores the first checkpoint alone:
+ * `ratioMemory` is xmasd's peak over its. `--gain` is the variant that measures the image gain, too:
+ * `ratioGain` is its CPU time over that without. `work` is how many times xmasd's matrix products the
+ * reference computes, of the shape and of the whole model where the shape has a part of its layers. The last
+ * line is one JSON object.
  */
 import { mkdtempSync, rmSync } from 'node:fs'
 import { cpus, tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
+import { readProxyConfig } from '../src/proxy/checkpoint/config.ts'
 import { ROOT } from '../test/support.ts'
-import { SHAPES, writeExamples, writeSchedule } from './score-model.ts'
+import { writeExamples } from './score/examples.ts'
+import { writeSchedule } from './score/model.ts'
+import { shapeOf } from './score/shapes.ts'
 import {
   differences,
   type ExampleSet,
   median,
   SETS,
   type Side,
+  startAgain,
   startOurs,
   startReference,
-} from './score-sides.ts'
+} from './score/sides.ts'
 
 const { values: options } = parseArgs({
   options: {
@@ -52,7 +60,7 @@ const { values: options } = parseArgs({
     folder: { type: 'string' },
   },
 })
-const SHAPE = SHAPES[options.shape as keyof typeof SHAPES]
+const SHAPE = shapeOf(options.shape)
 const CHECKPOINTS = Number(options.checkpoints)
 const EXAMPLES = Number(options.examples)
 const ROUNDS = Number(options.rounds)
@@ -69,15 +77,16 @@ function digits(value: number): number {
 }
 
 /** Every round has images of its own. Round 0 is the warm-up. */
-function examplesOf(set: ExampleSet, round: number): string {
+async function examplesOf(set: ExampleSet, round: number): Promise<string> {
   const at = join(folder, `${set}-${round}`)
   const share = set === 'shared' ? Number(options.share) : 1
-  writeExamples(at, SHAPE, { count: EXAMPLES, share, seed: round })
+  await writeExamples(at, SHAPE, { count: EXAMPLES, share, seed: round })
   return at
 }
 
-/** Options of `startScoring`: another engine or precision. */
+/** Options of `startScoring`: another engine, precision or schedule. */
 const VARIANTS: Record<string, object> = {
+  one: { proxyDir: join(proxyDir, 'checkpoint-1') },
   gain: { gain: true },
   tensorflow: { engine: 'tensorflow' },
   bfloat16: { engine: 'tensorflow', precision: 'bfloat16' },
@@ -86,16 +95,16 @@ const VARIANTS: Record<string, object> = {
 type Sides = { ours: Side; variants: Side[]; reference: Side | undefined }
 
 async function startSides(): Promise<Sides> {
-  const script = join(ROOT, '.build/bench/score-child.js')
+  const script = join(ROOT, '.build/bench/score/child.js')
   const memory = options['memory-max']
   const settings = {
-    ...{ proxyDir, threads: THREADS, workers: Number(options.workers) },
+    ...{ proxyDir, shape: options.shape, threads: THREADS, workers: Number(options.workers) },
     memoryMax: memory === undefined ? undefined : Number(memory) * 2 ** 30,
   }
   const reference = await openReference()
   const ours = startOurs('ours', script, settings)
-  const names = options.gain ? ['gain', ...options.variant] : options.variant
-  const variants = names.map(name => {
+  const implied = [...(options.gain ? ['gain'] : []), ...(SHAPE.lora ? ['one'] : [])]
+  const variants = [...implied, ...options.variant].map(name => {
     if (!(name in VARIANTS)) throw new Error(`--variant is one of ${Object.keys(VARIANTS)}`)
     return startOurs(name, script, { ...settings, ...VARIANTS[name] })
   })
@@ -114,7 +123,7 @@ async function openReference(): Promise<Side | undefined> {
       checkpoints: CHECKPOINTS,
       examples: Math.min(EXAMPLES, Number(options['reference-examples'])),
     },
-    examplesOf('distinct', 0),
+    await examplesOf('distinct', 0),
   )
   const [eager, sdpa] = [tried.eager!, tried.sdpa!].map(seconds => seconds.toFixed(3))
   say(`reference at batch 1, best of three: eager ${eager} s, sdpa ${sdpa} s an example`)
@@ -131,7 +140,7 @@ async function playRound(
 ): Promise<void> {
   const sides = [ours, reference, ...variants].filter(side => side !== undefined)
   for (const set of SETS) {
-    const at = examplesOf(set, round)
+    const at = await examplesOf(set, round)
     const values = new Map<Side, number[][][]>()
     for (const i of sides.keys()) {
       const side = sides[(i + round) % sides.length]!
@@ -163,22 +172,64 @@ function gainCost({ ours, variants }: Sides): object {
   return { ratioGain: Object.fromEntries(SETS.map(set => [set, of(set)])) }
 }
 
+function memoryRatio({ ours, variants }: Sides): object {
+  const one = variants.find(({ name }) => name === 'one')
+  return one === undefined ? {} : { ratioMemory: digits(ours.peakBytes() / one.peakBytes()) }
+}
+
+/** How many times xmasd's matrix products the reference computes, of the shape and of the whole model. */
+function workSaved({ told }: Side): object {
+  const of = (set: ExampleSet): object => {
+    const { saved, savedWhole } = told[set]!
+    say(`work saved, ${set}: ${digits(saved)}x, whole model ${digits(savedWhole)}x`)
+    return { saved: digits(saved), savedWhole: digits(savedWhole) }
+  }
+  return Object.fromEntries(SETS.map(set => [set, of(set)]))
+}
+
+/** Of one set: examples through all checkpoints, and their tokens at each. */
+function rates({ seconds, tokens, checkpoints }: Side, set: ExampleSet): Record<string, number> {
+  const middle = median(seconds[set])
+  return {
+    examplesPerSecond: digits(1 / (middle * checkpoints)),
+    tokensPerSecond: digits(median(tokens[set]) / middle),
+  }
+}
+
 function describe(side: Side, { ours, reference }: Sides, difference: Difference): object {
   const { name, seconds, cpuSeconds } = side
+  const bySet = <T>(of: (set: ExampleSet) => T) =>
+    Object.fromEntries(SETS.map(set => [set, of(set)]))
   for (const set of SETS) {
-    const [best, middle] = [Math.min(...seconds[set]), median(seconds[set])]
-    const times = `median ${middle.toFixed(3)} s, best ${best.toFixed(3)} s`
-    say(`${name.padEnd(10)} ${set.padEnd(9)} ${times}, ${ratio(reference, side, set)}x`)
+    const { examplesPerSecond, tokensPerSecond } = rates(side, set)
+    const rate = `${examplesPerSecond} examples/s, ${tokensPerSecond} tokens/s`
+    const times = `median ${median(seconds[set]).toFixed(3)} s, best ${Math.min(...seconds[set]).toFixed(3)} s`
+    say(`${name.padEnd(10)} ${set.padEnd(9)} ${times}, ${rate}, ${ratio(reference, side, set)}x`)
   }
   say(`${name.padEnd(10)} peak ${Math.round(side.peakBytes() / 2 ** 20)} MiB`)
   return {
-    seconds: Object.fromEntries(SETS.map(set => [set, digits(median(seconds[set]))])),
-    cpuSeconds: Object.fromEntries(SETS.map(set => [set, digits(median(cpuSeconds[set]))])),
+    seconds: bySet(set => digits(median(seconds[set]))),
+    cpuSeconds: bySet(set => digits(median(cpuSeconds[set]))),
+    rates: bySet(set => rates(side, set)),
     ratioDistinct: ratio(reference, side, 'distinct'),
     ratioShared: ratio(reference, side, 'shared'),
     peakBytes: side.peakBytes(),
     ...(side === ours ? {} : { differenceFromOurs: difference }),
   }
+}
+
+/** Layers that the shape keeps of a larger model's. */
+function keptLayers(): object {
+  const { whole, config } = SHAPE
+  if (whole === undefined) return {}
+  const { vision, text } = readProxyConfig(join(proxyDir, 'checkpoint-1'))
+  const kept = {
+    vision: `${vision.layers} of ${whole.visionLayers}`,
+    text: `${text.layers} of ${whole.textLayers}`,
+    vocabulary: `${text.vocab} of ${whole.vocab}`,
+  }
+  say(`${config.model_type} cut to fit: ${JSON.stringify(kept)}`)
+  return { kept }
 }
 
 async function main(): Promise<object> {
@@ -189,8 +240,8 @@ async function main(): Promise<object> {
   const all = [ours, reference, ...variants].filter(side => side !== undefined)
   const worst = new Map<Side, Difference>()
   for (const side of [ours, ...variants]) {
-    for (const set of SETS) await side.score(set, examplesOf(set, 0))
-    for (const set of SETS) side.seconds[set].length = side.cpuSeconds[set].length = 0 // warm-up
+    for (const set of SETS) await side.score(set, await examplesOf(set, 0))
+    startAgain(side)
   }
   for (let round = 1; round <= ROUNDS; round++) {
     await playRound(sides, round, worst)
@@ -202,6 +253,9 @@ async function main(): Promise<object> {
     ratioShared: ratio(reference, ours, 'shared'),
     ratioBf16: bf16 === undefined ? null : ratio(reference, bf16, 'distinct'),
     ...gainCost(sides),
+    ...memoryRatio(sides),
+    work: workSaved(ours),
+    ...keptLayers(),
     sides: Object.fromEntries(
       all.map(side => [side.name, describe(side, sides, worst.get(side)!)]),
     ),

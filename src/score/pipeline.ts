@@ -298,7 +298,7 @@ function ingestWorkers({ score }: { score?: PipelineOptions['score'] | undefined
   return score?.ingestWorkers ?? availableParallelism()
 }
 
-function preparerOptions(
+export function preparerOptions(
   config: PipelineOptions,
   schedule: Schedule,
   template: Template | ChatTemplate,

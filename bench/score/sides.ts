@@ -1,6 +1,6 @@
 /** The sides of bench:score. Each scores the same examples in its own process. */
 import { join } from 'node:path'
-import { type Child, startChild } from './child.ts'
+import { type Child, startChild } from '../child.ts'
 
 /** Examples with distinct images, and examples whose neighbours share one. */
 export const SETS = ['distinct', 'shared'] as const
@@ -15,39 +15,62 @@ export type Side = {
   seconds: Record<ExampleSet, number[]>
   /** The same of CPU time, all threads together: what a busy machine leaves comparable at one thread. */
   cpuSeconds: Record<ExampleSet, number[]>
+  /** Tokens of an example, the mean of each round. */
+  tokens: Record<ExampleSet, number[]>
+  /** What else a run told last. */
+  told: Partial<Record<ExampleSet, Told>>
+  /** Checkpoints that it scores. */
+  checkpoints: number
   /** Scores the examples in `folder`, all or the first ones. */
   score(set: ExampleSet, folder: string): Promise<Values>
   peakBytes(): number
   end(): Promise<void>
 }
 
-type Run = { seconds: number; cpuSeconds: number; values: Values }
+/** How many times xmasd's matrix products the published way computes; of the shape, of the whole model. */
+export type Told = { saved: number; savedWhole: number }
+
+type Run = { seconds: number; cpuSeconds: number; tokens: number; values: Values; told?: Told }
 
 function sideOf(name: string, child: Child, score: (folder: string) => Promise<Run>): Side {
-  const seconds: Side['seconds'] = { distinct: [], shared: [] }
-  const cpuSeconds: Side['cpuSeconds'] = { distinct: [], shared: [] }
-  return {
+  const side: Side = {
     name,
-    seconds,
-    cpuSeconds,
+    seconds: { distinct: [], shared: [] },
+    cpuSeconds: { distinct: [], shared: [] },
+    tokens: { distinct: [], shared: [] },
+    told: {},
+    checkpoints: 0,
     score: async (set, folder) => {
-      const { values, ...spent } = await score(folder)
-      const times = values.length * values[0]!.length
-      seconds[set].push(spent.seconds / times)
-      cpuSeconds[set].push(spent.cpuSeconds / times)
+      const { values, seconds, cpuSeconds, tokens, told } = await score(folder)
+      side.checkpoints = values[0]!.length
+      const times = values.length * side.checkpoints
+      side.seconds[set].push(seconds / times)
+      side.cpuSeconds[set].push(cpuSeconds / times)
+      side.tokens[set].push(tokens / values.length)
+      if (told !== undefined) side.told[set] = told
       return values
     },
     peakBytes: () => child.peakBytes(),
     end: () => child.end(),
   }
+  return side
 }
 
-/** `settings` are ScoringOptions. */
+/** Forgets what was measured so far: the warm-up. */
+export function startAgain({ seconds, cpuSeconds, tokens }: Side): void {
+  for (const measured of [seconds, cpuSeconds, tokens]) {
+    for (const set of SETS) measured[set].length = 0
+  }
+}
+
+/** `settings` are the child's: ScoringOptions and the name of the shape. */
 export function startOurs(name: string, script: string, settings: object): Side {
   const child = startChild(process.execPath, [script, JSON.stringify(settings)])
   return sideOf(name, child, async folder => {
-    const { top5, ...spent } = await child.ask<Omit<Run, 'values'> & { top5: Values }>({ folder })
-    return { ...spent, values: top5 }
+    const { top5, saved, savedWhole, ...spent } = await child.ask<
+      Omit<Run, 'values' | 'told'> & Told & { top5: Values }
+    >({ folder })
+    return { ...spent, values: top5, told: { saved, savedWhole } }
   })
 }
 
@@ -66,35 +89,37 @@ export async function startReference(
   options: ReferenceOptions,
   warmUpFolder: string,
 ): Promise<{ side: Side; tried: Record<string, number> }> {
-  const { python, script, threads, proxyDir, checkpoints } = options
+  const { python, script, threads, proxyDir, checkpoints, examples } = options
   const child = startChild(python, [script, String(threads)])
-  const examples = Array.from({ length: options.examples }, (_, i) => i)
   const load = (t: number): Promise<unknown> =>
     child.ask({ do: 'load', checkpoint: join(proxyDir, `checkpoint-${t + 1}`) })
-  const scoreOne = (folder: string, attention: string) =>
-    child.ask<{ seconds: number; cpuSeconds: number; top5: number[][] }>({
-      ...{ do: 'score', folder, examples, batch: 1, attention },
+  const scoreSome = (folder: string, attention: string) =>
+    child.ask<{ seconds: number; cpuSeconds: number; tokens: number; top5: number[][] }>({
+      ...{ do: 'score', folder, examples, attention },
     })
   const tried: Record<string, number> = { eager: Number.MAX_VALUE, sdpa: Number.MAX_VALUE }
   await load(0)
   for (let pass = 0; pass < 3; pass++) {
     for (const [attention, best] of Object.entries(tried)) {
-      const { seconds } = await scoreOne(warmUpFolder, attention)
-      tried[attention] = Math.min(best, seconds / examples.length)
+      const { seconds } = await scoreSome(warmUpFolder, attention)
+      tried[attention] = Math.min(best, seconds / examples)
     }
   }
   const attention = tried.eager! < tried.sdpa! ? 'eager' : 'sdpa'
   const side = sideOf(`reference`, child, async folder => {
-    let [seconds, cpuSeconds] = [0, 0]
-    const values: Values = examples.map(() => [])
+    const run: Run = { seconds: 0, cpuSeconds: 0, tokens: 0, values: [] }
     for (let t = 0; t < checkpoints; t++) {
       await load(t)
-      const scored = await scoreOne(folder, attention)
-      seconds += scored.seconds
-      cpuSeconds += scored.cpuSeconds
-      for (const [i, row] of scored.top5.entries()) values[i]!.push(row)
+      const scored = await scoreSome(folder, attention)
+      run.seconds += scored.seconds
+      run.cpuSeconds += scored.cpuSeconds
+      run.tokens = scored.tokens
+      for (const [i, row] of scored.top5.entries()) {
+        run.values[i] ??= []
+        run.values[i].push(row)
+      }
     }
-    return { seconds, cpuSeconds, values }
+    return run
   })
   return { side, tried }
 }
