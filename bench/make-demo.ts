@@ -1,16 +1,18 @@
 /**
  * Makes the demo's proxy and bundle from nothing, with the built commands.
  *
- *   npm run demo:build -- [--examples N] [--clustered N] [--clusters K] [--out DIR]
+ *   npm run demo:build -- [--examples N] [--clustered N] [--clusters K] [--out DIR] [--keep-proxy]
  *
- * It trains on N generated examples, scores others of the same stream, and fits K clusters. The same
- * machine gives the same bytes. The last line is one JSON object.
+ * It trains on N generated examples, scores others of the same kinds, and fits K clusters. The same
+ * machine gives the same bytes. `--keep-proxy` makes the bundle alone, with the proxy that DIR holds. The
+ * last line is one JSON object.
  */
 import { spawnSync } from 'node:child_process'
 import { cpSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
+import { openBundle, readCentroids, writeBundle } from '../src/bundle/bundle.ts'
 import { demoExamples } from '../src/demo/stream.ts'
 import { ROOT } from '../test/support.ts'
 
@@ -20,6 +22,7 @@ const { values: options } = parseArgs({
     clustered: { type: 'string', default: '3000' },
     clusters: { type: 'string', default: '40' },
     out: { type: 'string', default: join(ROOT, 'config/demo') },
+    'keep-proxy': { type: 'boolean', default: false },
   },
 })
 
@@ -50,28 +53,55 @@ async function writeExamples(file: string, seed: number, count: string): Promise
   writeFileSync(file, examples.map(example => `${JSON.stringify(example)}\n`).join(''))
 }
 
+type TrainReport = { firstLoss: number; finalLoss: number; parameters: number; stepMs: number }
+
+async function trainProxy(
+  at: (name: string) => string,
+  images: readonly string[],
+): Promise<TrainReport> {
+  await writeExamples(at('train.jsonl'), TRAIN_SEED, options.examples)
+  const trained = ['--data', at('train.jsonl'), ...images, '--out', at('proxy'), '--json']
+  const report = JSON.parse(xmasd('train', ...trained, ...SCHEDULE)) as TrainReport
+  const { firstLoss, finalLoss, parameters, stepMs } = report
+  return { firstLoss, finalLoss, parameters, stepMs }
+}
+
 async function main(): Promise<void> {
   const started = performance.now()
   mkdirSync(options.out, { recursive: true })
   const folder = mkdtempSync(join(tmpdir(), 'xmasd-make-demo-'))
   const at = (name: string): string => join(folder, name)
   try {
-    await writeExamples(at('train.jsonl'), TRAIN_SEED, options.examples)
-    await writeExamples(at('cluster.jsonl'), CLUSTER_SEED, options.clustered)
+    const isKept = options['keep-proxy']
     const images = ['--images', folder]
-    const trained = ['--data', at('train.jsonl'), ...images, '--out', at('proxy'), '--json']
-    const report = JSON.parse(xmasd('train', ...trained, ...SCHEDULE))
-    const scored = ['--proxy', at('proxy'), '--data', at('cluster.jsonl'), ...images]
+    const report = isKept ? {} : await trainProxy(at, images)
+    const proxy = isKept ? join(options.out, 'proxy') : at('proxy')
+    await writeExamples(at('cluster.jsonl'), CLUSTER_SEED, options.clustered)
+    const scored = ['--proxy', proxy, '--data', at('cluster.jsonl'), ...images]
     xmasd('score', ...scored, '--out', at('trajectories.jsonl'))
-    const fitted = ['--clusters', options.clusters, '--seed', '1', '--out', at('bundle')]
+    const fitted = ['--clusters', options.clusters, '--seed', '1', '--out', at('fitted')]
     xmasd('fit', '--trajectories', at('trajectories.jsonl'), ...fitted)
-    for (const name of ['proxy', 'bundle']) replace(at(name), join(options.out, name))
-    const { firstLoss, finalLoss, parameters, stepMs } = report
+    await writeLean(at('fitted'), at('bundle'))
+    for (const name of isKept ? ['bundle'] : ['proxy', 'bundle']) {
+      replace(at(name), join(options.out, name))
+    }
     const seconds = (performance.now() - started) / 1000
-    console.log(JSON.stringify({ firstLoss, finalLoss, parameters, stepMs, seconds }))
+    console.log(JSON.stringify({ ...report, seconds }))
   } finally {
     rmSync(folder, { recursive: true, force: true })
   }
+}
+
+/** Without members and near-duplicates: the demo's history begins with its stream, under every policy. */
+async function writeLean(from: string, to: string): Promise<void> {
+  const { schedule, mode, preparation, signature, baseline, radii } = (await openBundle(from))
+    .manifest
+  await writeBundle(to, {
+    ...{ schedule, mode, signature, baseline },
+    ...(preparation && { preparation }),
+    ...(radii && { radii }),
+    centroids: readCentroids(join(from, 'centroids.safetensors')),
+  })
 }
 
 /** Replaces a folder by a copy of another. */

@@ -20,6 +20,9 @@ export type Scene = { side: number; grey: number; shapes: Shape[] }
 const SIDE = 96
 /** One shape a cell of a grid: none hides another. */
 const GRID = 3
+/** A night sky has five to thirty stars. */
+const STARS_MIN = 5
+const STARS_MORE = 26
 
 /** One to six shapes; few shapes are more likely. */
 export function drawScene(random: () => number): Scene {
@@ -44,6 +47,21 @@ function drawShape(random: () => number, cell: number): Shape {
     y: Math.floor(Math.floor(cell / GRID) * size + radius + room * random()),
     radius,
   }
+}
+
+/** Yellow stars on near-black. `random` gives how many and where. */
+export function drawNight(random: () => number): Scene {
+  const count = STARS_MIN + Math.floor(STARS_MORE * random())
+  const shapes = Array.from({ length: count }, (): Shape => {
+    const radius = random() < 0.3 ? 2 : 1
+    const [x, y] = [anyPlace(random, radius), anyPlace(random, radius)]
+    return { kind: 'circle', colour: 'yellow', x, y, radius }
+  })
+  return { side: SIDE, grey: 12, shapes }
+}
+
+function anyPlace(random: () => number, radius: number): number {
+  return radius + Math.floor((SIDE - 2 * radius) * random())
 }
 
 /** The scene as a PNG in a data: URL. */

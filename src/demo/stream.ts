@@ -1,12 +1,14 @@
 /**
  * The demo's stream: instruction examples about drawn scenes. Kinds of question follow a power law; a
- * few records are duplicates under another id, redeliveries or broken.
+ * few records are duplicates under another id, redeliveries or broken. Now and then a night sky comes:
+ * neither the demo's proxy nor its bundle was made from any.
  */
 import { seededRandom } from '../math/random.ts'
 import type { Turn } from '../record.ts'
 import {
   COLOURS,
   type Colour,
+  drawNight,
   drawScene,
   KINDS,
   type Kind,
@@ -21,6 +23,11 @@ const REDELIVERIES = 0.02
 const BROKEN = 0.01
 /** Duplicates and redeliveries repeat one of this many recent examples. */
 const RECENT = 256
+/** Of so many records, a night sky comes before one. */
+const NIGHT_EVERY = 80
+const NIGHT_AT = 40
+/** Nights have a randomness of their own, so that the other records do not depend on them. */
+const NIGHT_SEED = 1_000_003
 
 type Example = { id: string; image?: string; conversations: Turn[] }
 type Random = () => number
@@ -30,8 +37,10 @@ type Family = (scene: Scene, random: Random) => [question: string, answer: strin
 /** Endless; the same seed gives the same records. */
 export async function* demoStream({ seed }: { seed: number }): AsyncGenerator<DemoRecord> {
   const random = seededRandom(seed)
+  const nights = seededRandom(seed + NIGHT_SEED)
   const recent: Example[] = []
   for (let number = 0; ; number++) {
+    if (number % NIGHT_EVERY === NIGHT_AT) yield recordOf(await nightExample(number, nights))
     const kind = random()
     const old = recent[Math.floor(recent.length * random())]
     if (old !== undefined && kind < REDELIVERIES) yield recordOf(old)
@@ -81,6 +90,13 @@ async function demoExample(id: string, random: Random): Promise<Example> {
   const family = FAMILIES[zipf(FAMILIES.length, random)]!
   const conversations = turnsOf(family(scene, random), true)
   return { id, image: await renderScene(scene), conversations }
+}
+
+async function nightExample(number: number, random: Random): Promise<Example> {
+  const scene = drawNight(random)
+  const question = 'How many stars are in the night sky?'
+  const conversations = turnsOf([[question, String(scene.shapes.length)]], true)
+  return { id: `night-${number}`, image: await renderScene(scene), conversations }
 }
 
 /** 0 … n-1 with weights 1/(i+1)^1.2. */

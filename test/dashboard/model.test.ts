@@ -1,7 +1,8 @@
 import assert from 'node:assert/strict'
+import { join } from 'node:path'
 import test, { type TestContext } from 'node:test'
 import { fillAssignments } from '../../bench/assignments.ts'
-import { openBundle, writeBundle } from '../../src/bundle/bundle.ts'
+import { openBundle, readCentroids, writeBundle } from '../../src/bundle/bundle.ts'
 import { publishBundle } from '../../src/bundle/publication.ts'
 import { SIGNATURES } from '../../src/bundle/signature.ts'
 import { Answers } from '../../src/dashboard/answers.ts'
@@ -27,17 +28,21 @@ function baselineOf({ bundles: [bundle] }: RoleSite): Assignment[] {
 }
 
 /** What the dashboard holds of a log with `before` and then a stream; N by the select role. */
-async function decided(t: TestContext, before: (parts: RoleSite) => Assignment[]) {
-  const parts = await emptySite(t)
+async function decided(
+  t: TestContext,
+  before: (parts: RoleSite) => Assignment[],
+  parts?: RoleSite,
+) {
+  parts ??= await emptySite(t)
   const { log, config, bundles } = parts
   const stream = Array.from({ length: STREAM }, (_, i) => assignmentOf(i, bundles[0]))
   const assigned = [...before(parts), ...stream]
   await append(log, assigned)
   let examples = 0
   await runSelect(parts, bundles[0], async ({ history }) => {
-    examples = (await history.get()).values.at(-1)?.value ?? 0
     const [offset] = await log.committed(config.select.group, 'assignments')
-    return offset === assigned.length
+    examples = (await history.get()).values.at(-1)?.value ?? 0
+    return offset === assigned.length && examples > 0
   })
   const model = await readWhole(log, config)
   return { ...parts, model, assigned, examples, counts: countsOf(model, config) }
@@ -99,6 +104,41 @@ test('a step reads as much as it is asked to, and tells whether the select role 
   await abreast.step()
   assert.equal(abreast.isFoldBehind, false)
 })
+
+test('drift lists what lies beyond the radii, and of a bundle without them only what lies far out', async t => {
+  const driftOf = async (parts: RoleSite) => {
+    const { log, config, model } = await decided(t, () => [], parts)
+    const answers = new Answers(log, config, model, recordsOf({ log, config, model }))
+    return new Landscape(model, answers).drift()
+  }
+  const site = await emptySite(t)
+  const { radii } = site.bundles[0].manifest
+  const { far, beyondShare } = await driftOf(site)
+  const isBeyond = ({ distance, cluster }: (typeof far)[number]): boolean =>
+    distance! > radii![cluster as number]!
+  assert.ok(far.length > 0 && far.every(isBeyond))
+  assert.ok(far.every(({ times }, i) => times! > 1 && times! <= (far[i - 1]?.times ?? Infinity)))
+  assert.ok(beyondShare! >= far.length / STREAM)
+
+  const other = await emptySite(t)
+  const without = await driftOf({
+    ...other,
+    bundles: [await withoutRadii(t, other), site.bundles[1]],
+  })
+  assert.equal(without.beyondShare, undefined)
+  assert.ok(without.far.length > 0 && without.far.every(({ times }) => times === null))
+})
+
+async function withoutRadii(t: TestContext, { log, bundles: [bundle] }: RoleSite) {
+  const { radii: _, schedule, mode, signature, baseline } = bundle.manifest
+  const centroids = readCentroids(join(bundle.dir, 'centroids.safetensors'))
+  const dir = temporaryFolder(t)
+  const members = { members: bundle.members! }
+  await writeBundle(dir, { schedule, mode, signature, baseline, centroids, ...members })
+  const written = await openBundle(dir)
+  await publishBundle(log, 'bundles', written)
+  return written
+}
 
 const SPECTRA = [
   [5, 1, 1, 1, 1],

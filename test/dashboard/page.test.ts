@@ -5,6 +5,7 @@ import { createRequire } from 'node:module'
 import test, { type TestContext } from 'node:test'
 import { type Browser, chromium, type Page } from 'playwright-core'
 import type { ClusterSummary } from '../../src/dashboard/model.ts'
+import type { Drift as DriftDocument } from '../../src/dashboard/schemas.ts'
 import { jsonOf, readTopic, succeed } from '../e2e/command.ts'
 import { browser } from '../support.ts'
 import { ask, type DashboardSite, demoSite } from './site.ts'
@@ -164,14 +165,7 @@ async function draws(site: DashboardSite, page: Page, go: Go): Promise<void> {
   await page.mouse.up()
   await page.getByText(/^In the lasso: \d+/).waitFor()
   await go('/drift')
-  // The demo's bundle has no radii: nothing may be called new, and no distance is in radii.
-  await page.getByText('Farthest from all that was seen').waitFor()
-  assert.equal(await page.getByText(/\d radii/).count(), 0)
-  await page
-    .locator('.card')
-    .filter({ hasText: /distance \d/ })
-    .first()
-    .waitFor()
+  await showsNew(site, page, go)
   await go('/pipeline')
   assert.match((await page.locator('.flow').first().textContent())!, /assignments/)
   await go('/dead-letters')
@@ -182,6 +176,31 @@ async function draws(site: DashboardSite, page: Page, go: Go): Promise<void> {
   for (const { code, count } of codes) {
     await page.getByRole('button', { name: `${code} ${count}` }).waitFor()
   }
+}
+
+async function showsNew(site: DashboardSite, page: Page, go: Go): Promise<void> {
+  const drift = await ask<DriftDocument>(site.url, 'drift')
+  const isNight = ({ question }: { question: string }): boolean => /night sky/.test(question)
+  assert.ok(drift.far.slice(0, 3).every(isNight), 'the nights of the stream lie farthest out')
+  const panel = page.locator('.panel').filter({ hasText: 'Never seen before' })
+  for (const [i, { question, times }] of drift.far.entries()) {
+    const text = (await panel.locator('.card').nth(i).textContent())!
+    assert.ok(text.includes(question) && text.includes(`${times!.toFixed(1)} radii`), text)
+  }
+  // Of a bundle without radii nothing may be called new, and no distance is in radii.
+  const far = drift.far.map(one => ({ ...one, times: null }))
+  const json = { ...drift, beyondShare: undefined, far }
+  await page.route('**/api/v1/drift', route => route.fulfill({ json }))
+  await go('/')
+  await go('/drift')
+  await page.getByText('Farthest from all that was seen').waitFor()
+  await page
+    .locator('.card')
+    .filter({ hasText: /distance \d/ })
+    .first()
+    .waitFor()
+  assert.equal(await page.getByText(/\d radii/).count(), 0)
+  await page.unroute('**/api/v1/drift')
 }
 
 type Canvas = {

@@ -36,3 +36,13 @@ test('training examples are sound and each stands once', async () => {
   const examples = await demoExamples(5, 200)
   assert.equal(new Set(examples.map(one => JSON.stringify(one))).size, 200)
 })
+
+test('night skies come in the stream, each another one, and in no training example', async () => {
+  const isNight = (text: string): boolean => text.includes('night sky')
+  const records = (await take(4, 500)).map(({ value }) => Buffer.from(value).toString())
+  const nights = records.filter(isNight)
+  assert.equal(nights.length, 6)
+  assert.equal(new Set(nights).size, 6)
+  assert.ok(records.findIndex(isNight) < 60)
+  assert.equal((await demoExamples(5, 200)).filter(one => isNight(JSON.stringify(one))).length, 0)
+})

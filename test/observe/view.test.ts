@@ -4,7 +4,7 @@ import { stripVTControlCharacters } from 'node:util'
 import { renderWindow, type Snapshot } from '../../src/observe/view.ts'
 
 const NOW: Snapshot = {
-  title: 'xmasd watch · http://127.0.0.1:9464 · revisable · bundle 3d5b7e67ce31',
+  title: 'xmasd watch · http://127.0.0.1:9464 · revisable · bundle dbf09e348c95',
   health: 'ready: every check passes',
   ...{ examples: 123_456, ratePerSecond: 512, deadLetters: 7, duplicates: 801, redelivered: 12 },
   ...{ kept: 24_691, history: 123_456, percent: 20 },

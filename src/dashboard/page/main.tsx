@@ -23,7 +23,7 @@ const VIEWS = (
     ['/clusters', 'Clusters'],
     ['/map', 'Map'],
     ['/what-if', 'What if'],
-    ['/drift', 'Drift'],
+    ['/drift', 'New and drift'],
     ['/pipeline', 'Pipeline'],
     ['/dead-letters', 'Dead letters'],
     ['/export', 'Export'],
