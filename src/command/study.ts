@@ -4,6 +4,7 @@ import { existsSync } from 'node:fs'
 import { writeFile } from 'node:fs/promises'
 import { basename, join, resolve } from 'node:path'
 import { Command, InvalidArgumentError, Option } from 'commander'
+import { loadConfig } from '../config.ts'
 import { XmasdError } from '../errors.ts'
 import { readExamples } from '../ingest/data/read.ts'
 import { shellWord } from '../observe/text.ts'
@@ -23,6 +24,7 @@ import {
 } from '../study/statistics.ts'
 import {
   DATA_HELP,
+  FLAGS,
   imagesOverride,
   inFlags,
   percent,
@@ -266,18 +268,22 @@ async function dataOf(options: Options): Promise<StudyData> {
   }
   const values = await allOf(readExamples(data, limit, warn))
   const held = heldOut === undefined ? undefined : await allOf(readExamples(heldOut, limit, warn))
+  const { text, data: read } = loadConfig(undefined, process.env, {}, FLAGS)
+  const form = { text, fields: read.fields }
   const parts = {
     examples: values.length,
+    fields: JSON.stringify(read.fields),
     heldOut: held === undefined ? `${heldOutPercent} %` : held.length,
     content: contentOf([...values, ...(held ?? [])]),
   }
   return {
     name: data.map(file => basename(file)).join(', '),
     imageRoot: resolve(images),
+    form,
     parts,
     partsOf: async seed =>
       held === undefined
-        ? splitByPicture(values, seed, heldOutPercent)
+        ? splitByPicture(values, seed, heldOutPercent, form)
         : { pool: values, heldOut: held },
   }
 }

@@ -3,8 +3,9 @@
  * targets answer. No picture is in both.
  */
 import { XmasdError } from '../errors.ts'
-import { decodeExample } from '../ingest/form/decode.ts'
+import { type DecodeOptions, decodeExample } from '../ingest/form/decode.ts'
 import { IMAGE_MARK } from '../ingest/form/example.ts'
+import { parseObject } from '../ingest/form/json.ts'
 import { hashedDraw, seedOf } from '../math/random.ts'
 
 /** Raw records of one seed. */
@@ -14,6 +15,8 @@ export type Parts = { pool: Uint8Array[]; heldOut: Uint8Array[] }
 export type StudyData = {
   name: string
   imageRoot: string
+  /** Limits and names of fields; default: the forms' own. */
+  form?: DecodeOptions
   /** What else decides over the parts, by name: runs of other values are not compared with. */
   parts?: Record<string, string | number | undefined>
   /** The parts under a seed: another seed gives other ones, the same seed the same. */
@@ -34,14 +37,14 @@ export type Labels = {
 export const NO_SOURCE = 'all'
 
 /** The assistant's turns of a record. */
-export function answersOf(value: Uint8Array): string {
-  const { turns } = decodeExample(value)
+export function answersOf(value: Uint8Array, form?: DecodeOptions): string {
+  const { turns } = decodeExample(value, form)
   return turns.flatMap(({ role, text }) => (role === 'assistant' ? [text] : [])).join('\n')
 }
 
-export function labelsOf(value: Uint8Array): Labels {
-  const { source, fault } = JSON.parse(Buffer.from(value).toString()) as Record<string, unknown>
-  const { turns } = decodeExample(value)
+export function labelsOf(value: Uint8Array, form?: DecodeOptions): Labels {
+  const { source, fault } = parseObject(value)
+  const { turns } = decodeExample(value, form)
   const length = turns.reduce((sum, { text }) => sum + text.replaceAll(IMAGE_MARK, '').length, 0)
   return {
     source: typeof source === 'string' ? source : NO_SOURCE,
@@ -60,11 +63,12 @@ export function splitByPicture(
   values: readonly Uint8Array[],
   seed: number,
   percent: number,
+  form?: DecodeOptions,
 ): Parts {
   const parts: Parts = { pool: [], heldOut: [] }
   const unread: XmasdError[] = []
   for (const value of values) {
-    const pictures = picturesOf(value)
+    const pictures = picturesOf(value, form)
     if (pictures instanceof XmasdError) unread.push(pictures)
     else {
       const drawn = new Set(pictures.map(name => isHeldOut(name, seed, percent)))
@@ -88,9 +92,9 @@ export function splitByPicture(
 }
 
 /** Text-only examples have a name of their own. An error: the record can't be read. */
-function picturesOf(value: Uint8Array): string[] | XmasdError {
+function picturesOf(value: Uint8Array, form?: DecodeOptions): string[] | XmasdError {
   try {
-    const { images, turns } = decodeExample(value)
+    const { images, turns } = decodeExample(value, form)
     return images.length > 0 ? images : [turns.map(({ text }) => text).join('\n')]
   } catch (error) {
     if (error instanceof XmasdError) return error

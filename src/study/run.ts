@@ -100,7 +100,7 @@ async function prepareSeed(
   { data, percents, target, proxy, clusters, threads }: StudyOptions,
 ): Promise<SeedWork> {
   const { imageRoot } = data
-  const prepared = await prepareParts(await data.partsOf(seed), target.shape, imageRoot)
+  const prepared = await prepareParts(await data.partsOf(seed), target.shape, data)
   const { labels, values } = prepared.pool
   checkLabels(arms, labels)
   checkSizes(percents, labels.length)

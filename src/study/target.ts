@@ -1,11 +1,12 @@
 /** Targets: models trained on a subset, and how well they answer the held-out examples. */
 import { createHash } from 'node:crypto'
+import type { DecodeOptions } from '../ingest/form/decode.ts'
 import type { ProxyConfig } from '../proxy/config.ts'
 import { prepareTraining } from '../train/run.ts'
 import type { Sample } from '../train/samples.ts'
 import { configOf, type ParameterValues, type ProxyShape } from '../train/shape.ts'
 import { evaluate, type TrainingOptions, trainProxy } from '../train/train.ts'
-import { answersOf, type Labels, labelsOf, type Parts, records } from './data.ts'
+import { answersOf, type Labels, labelsOf, type Parts, records, type StudyData } from './data.ts'
 
 /** All targets of a study train alike: the same steps on whichever subset. */
 export type TargetOptions = Omit<TrainingOptions, 'seed'> & { shape: ProxyShape }
@@ -35,28 +36,31 @@ export type Prepared = {
 export async function prepareParts(
   parts: Parts,
   shape: ProxyShape,
-  imageRoot: string,
+  { imageRoot, form }: Pick<StudyData, 'imageRoot' | 'form'>,
 ): Promise<Prepared> {
   const config = configOf(shape)
   const of = async (values: readonly Uint8Array[]) => {
-    const { samples, indices } = await prepareTraining(records(values), config, { imageRoot })
+    const { samples, indices } = await prepareTraining(records(values), config, { imageRoot, form })
     const usable = indices.map(i => values[i]!)
-    return { values: usable, labels: usable.map(labelsOf), samples }
+    return { values: usable, labels: usable.map(value => labelsOf(value, form)), samples }
   }
   const [pool, heldOut] = [await of(parts.pool), await of(parts.heldOut)]
-  const common = commonAnswers(pool)
+  const common = commonAnswers(pool, form)
   const isCommon = heldOut.values.map(
-    (value, i) => common.get(heldOut.labels[i]!.source) === answersOf(value),
+    (value, i) => common.get(heldOut.labels[i]!.source) === answersOf(value, form),
   )
   return { config, pool, heldOut: { labels: heldOut.labels, samples: heldOut.samples, isCommon } }
 }
 
 /** The most frequent answers of each family; of equally frequent ones the first. */
-function commonAnswers({ values, labels }: Omit<Prepared['pool'], 'samples'>): Map<string, string> {
+function commonAnswers(
+  { values, labels }: Omit<Prepared['pool'], 'samples'>,
+  form?: DecodeOptions,
+): Map<string, string> {
   const counts = new Map<string, Map<string, number>>()
   for (const [i, value] of values.entries()) {
     const { source } = labels[i]!
-    const answers = answersOf(value)
+    const answers = answersOf(value, form)
     const family = counts.get(source) ?? new Map<string, number>()
     counts.set(source, family.set(answers, (family.get(answers) ?? 0) + 1))
   }

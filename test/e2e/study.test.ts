@@ -68,6 +68,28 @@ test('study writes a line a run, goes on where it was stopped, and draws its pag
   assert.equal(study('--arms', 'nonsense').status, 2)
 })
 
+test('study reads fields under the names of the configuration', async t => {
+  const folder = temporaryFolder(t)
+  const { pool } = await generate(1, { pool: 40, heldOut: 0 })
+  const results = [{}, { XMASD_DATA_FIELDS_COLUMNS_MESSAGES: 'dialog' }].map((env, i) => {
+    const file = join(folder, `${i}.jsonl`)
+    const lines = pool.map(({ conversations, ...rest }) =>
+      JSON.stringify(i === 0 ? { conversations, ...rest } : { dialog: conversations, ...rest }),
+    )
+    writeFileSync(file, lines.map(line => `${line}\n`).join(''))
+    const out = join(folder, `study-${i}`)
+    const where = ['--data', file, '--images', folder, '--out', out, '--arms', 'length']
+    const done = spawnSync(process.execPath, [MAIN, 'study', ...TINY, ...where], {
+      encoding: 'utf8',
+      env: { ...process.env, ...env },
+    })
+    assert.equal(done.status, 0, done.stderr)
+    const runs = readFileSync(join(out, 'runs.jsonl'), 'utf8').trimEnd().split('\n')
+    return runs.map(line => (JSON.parse(line) as Run).families)
+  })
+  assert.deepEqual(results[1], results[0])
+})
+
 test('study refuses what could not be compared before it trains anything', async t => {
   const folder = temporaryFolder(t)
   const file = join(folder, 'data.jsonl')
