@@ -79,7 +79,26 @@ export class Answers {
     const none = { cluster, size: 0, kept: 0, quota: 0, duplicates: 0 }
     const summary = this.#model.clusters().find(one => one.cluster === cluster) ?? none
     const slice = rows.subarray(from, from + Math.min(count, ROWS_MAX))
-    return { v: 1, ...summary, total: rows.length, counted, from, rows: await this.rows(slice) }
+    const { policy, rank } = this.#config.select
+    const cut = this.#cutOf(cluster, rows.subarray(0, counted), summary.quota)
+    const found = { policy, rank, total: rows.length, counted, cut, from }
+    return { v: 1, ...summary, ...found, rows: await this.rows(slice) }
+  }
+
+  /** How many of `ranked` the batch rule keeps, which ranks members of the baseline among them. */
+  #cutOf(cluster: Cluster, ranked: Int32Array, quota: number): number {
+    const { columns, baseline } = this.#model
+    const members = baseline.members?.instability.filter(
+      (_, i) => baseline.members!.cluster[i] === cluster,
+    )
+    const orders = [...(members ?? [])].sort((a, b) => a - b)
+    let before = 0
+    const beyond = ranked.findIndex((row, i) => {
+      const order = Math.fround(columns.order(row) ?? Number.POSITIVE_INFINITY)
+      while (before < orders.length && orders[before]! <= order) before++
+      return i + 1 + before > quota
+    })
+    return beyond < 0 ? ranked.length : beyond
   }
 
   /** Undefined where the key, or an example with that id, is not known. */

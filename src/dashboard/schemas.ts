@@ -11,6 +11,8 @@ import {
   REASONS,
   type Reason,
 } from '../record.ts'
+import { POLICIES } from '../select/rule/policy.ts'
+import { RANKS } from '../select/rule/rank.ts'
 
 const V = z.literal(1)
 const Count = z.int().min(0)
@@ -60,9 +62,14 @@ export type Clusters = z.infer<typeof Clusters>
 export const Gallery = z.strictObject({
   v: V,
   ...ClusterCounts,
+  policy: z.enum(POLICIES),
+  /** What orders the examples of a cluster; text-only ones stand in the order of their ids. */
+  rank: z.enum(RANKS),
   /** `counted` examples in rank order come first, then duplicates and the random holdout. */
   total: Count,
   counted: Count,
+  /** How many of them the batch rule would keep: those before the cut-off line. */
+  cut: Count,
   from: Count,
   rows: z.array(ExampleRow),
 })

@@ -105,6 +105,27 @@ test('a step reads as much as it is asked to, and tells whether the select role 
   assert.equal(abreast.isFoldBehind, false)
 })
 
+test('the cut-off line of a gallery stands where the batch rule over stream and baseline cuts', async t => {
+  for (const before of [() => [], baselineOf]) {
+    const { log, config, model } = await decided(t, before)
+    const answers = new Answers(log, config, model, recordsOf({ log, config, model }))
+    let above = 0
+    for (const { cluster, quota, size } of model.clusters()) {
+      const { cut, counted, rows, policy, rank } = await answers.gallery(cluster, 0, size)
+      assert.deepEqual([policy, rank], ['final', 'instability'])
+      const ranks = await Promise.all(
+        rows.slice(0, counted).map(async ({ key }) => {
+          return (await answers.example(key))!.explanation.rank!
+        }),
+      )
+      assert.equal(cut, ranks.filter(place => place <= quota).length, `cluster ${cluster}`)
+      assert.ok(cut < quota, 'members of the baseline stand above the line, too')
+      above += cut
+    }
+    assert.ok(above > 0)
+  }
+})
+
 test('drift lists what lies beyond the radii, and of a bundle without them only what lies far out', async t => {
   const driftOf = async (parts: RoleSite) => {
     const { log, config, model } = await decided(t, () => [], parts)

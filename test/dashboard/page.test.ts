@@ -113,7 +113,9 @@ async function explains(site: DashboardSite, page: Page, go: Go): Promise<void> 
   await go(`/cluster/${largest.cluster}`)
   await page.locator('.card:not(.empty)').first().waitFor()
   const titles = await page.locator('h2').allTextContents()
+  assert.ok(titles.includes(`Above the line: ${largest.quota}`), titles.join())
   assert.ok(titles.includes(`Below the line: ${largest.size - largest.quota}`), titles.join())
+  await page.getByText('After each settlement the subset holds those above the line.').waitFor()
   await page.locator('.card.keep, .card.restore').first().click()
   await page.locator('.because').waitFor()
   const key = (await page.locator('h1').textContent())!

@@ -97,7 +97,7 @@ async function exploresCopy(page: Page): Promise<void> {
   await page.getByText('Found 1').waitFor()
   await page.goto(`${page.url().split('#')[0]}#/clusters`)
   await page.locator('.tile a').first().click()
-  await page.getByText(/^Kept: ranks 1 to/).waitFor()
+  await page.getByText(/^Above the line: \d+/).waitFor()
   await page.locator('.card img').first().waitFor()
   await page.goto(`${page.url().split('#')[0]}#/map`)
   await page.getByText(/variance/).waitFor()

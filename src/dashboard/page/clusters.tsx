@@ -38,11 +38,11 @@ type Order = keyof typeof ORDERS
 const FILTERS = {
   all: { name: 'all', holds: () => true },
   capped: {
-    name: 'cut to their quota',
+    name: 'larger than their quota',
     holds: (one: Tile) => one.quota > 0 && one.quota < one.size,
   },
-  whole: { name: 'kept whole', holds: (one: Tile) => one.quota === one.size },
-  none: { name: 'give none', holds: (one: Tile) => one.quota === 0 },
+  whole: { name: 'within their quota', holds: (one: Tile) => one.quota === one.size },
+  none: { name: 'quota 0', holds: (one: Tile) => one.quota === 0 },
 }
 type Filter = keyof typeof FILTERS
 
@@ -164,7 +164,7 @@ export function Gallery({ cluster }: { cluster: string }) {
     return () => clearTimeout(timer)
   }, [version])
   if (value === undefined) return <Waiting problem={problem} />
-  const { size, kept, quota, duplicates, counted, total } = value
+  const { size, kept, quota, duplicates, counted, total, cut } = value
   const load = async (from: number, length: number): Promise<ExampleRow[]> =>
     (await get<GalleryDocument>(`${path}?from=${from}&count=${length}`)).rows
   const section = (kind: string, from: number, to: number) => ({
@@ -172,7 +172,6 @@ export function Gallery({ cluster }: { cluster: string }) {
     held: heldRanks(cluster, from, to),
   })
   const name = clusterName(value.cluster)
-  const cut = Math.min(quota, counted)
   return (
     <>
       <p>
@@ -181,27 +180,43 @@ export function Gallery({ cluster }: { cluster: string }) {
       <h1>{name}</h1>
       <p class="facts">
         <b>{count(kept)}</b> kept of <b>{count(size)}</b> · quota <b>{count(quota)}</b> ·{' '}
-        {numbered(duplicates, 'duplicate')} · {percent(redundancyOf(value))} redundant. The
-        steadiest are kept first.
+        {numbered(duplicates, 'duplicate')} · {percent(redundancyOf(value))} redundant
       </p>
+      <p class="note">{orderText(value)}</p>
       <Lines cluster={value.cluster} />
-      {cut === 0 && <p class="note">This cluster gives none to the subset.</p>}
-      <Rows title={`Kept: ranks 1 to ${count(cut)}`} {...section('kept', 0, cut)} />
+      <Rows title={`Above the line: ${count(cut)}`} {...section('above', 0, cut)} />
       <p class="cut">
         <span>cut-off line: quota {count(quota)}</span>
       </p>
-      <Rows
-        title={`Below the line: ${count(counted - cut)}`}
-        {...section('dropped', cut, counted)}
-      />
+      <Rows title={`Below the line: ${count(counted - cut)}`} {...section('below', cut, counted)} />
       {total > counted && (
         <Rows
-          title={`Without a rank: duplicates, random holdout, baseline: ${count(total - counted)}`}
+          title={`Without a rank: duplicates, misaligned, random holdout, baseline: ${count(total - counted)}`}
           {...section('others', counted, total)}
         />
       )}
     </>
   )
+}
+
+const FIRST = {
+  instability: 'the steadiest first',
+  gain: 'the highest image gain first',
+  both: 'the lowest instability / exp(image gain) first',
+} as const
+
+const SUBSET = {
+  revisable: 'After each settlement the subset holds those above the line.',
+  final:
+    'Each was kept or dropped on arrival, for good: the subset can hold others than those above the line.',
+  naive:
+    'Each was kept or dropped on arrival by a random draw: the subset can hold others than those above the line.',
+} as const
+
+/** What the cut-off line says under the policy. */
+function orderText({ cluster, policy, rank }: GalleryDocument): string {
+  const order = cluster === 'text' ? 'in the order of their ids' : FIRST[rank]
+  return `Ranked ${order}; the line is the quota of the batch rule. ${SUBSET[policy]}`
 }
 
 /** In a report: its trajectories. */

@@ -85,7 +85,7 @@ function Facts({ document: { explanation } }: { document: ExampleDocument }) {
   const { assignment, rank, clusterSize, quota } = explanation
   const { topic, partition, offset } = assignment.source
   const rows: [string, string | number][] = [
-    ['rank by steadiness', rank === null ? 'none' : `${count(rank)} of ${count(clusterSize)}`],
+    ['rank', rank === null ? 'none' : `${count(rank)} of ${count(clusterSize)}`],
     ['quota of its cluster', count(quota)],
     ['instability', assignment.instability?.toPrecision(6) ?? 'none: text only'],
     ['squared distance to the centroid', assignment.distance?.toPrecision(4) ?? 'none'],

@@ -58,7 +58,7 @@ export function Report({ frozen }: { frozen: Frozen }) {
       </Panel>
       <Panel
         title="Instability of kept and dropped examples"
-        note="Every counted example with a picture. Kept ones should be on the left: within a cluster the steadiest are kept first."
+        note="Every counted example with a picture. Where the steadiest are kept first (`select.rank: instability`), kept ones are on the left."
       >
         <Instability of={charts.instability} />
       </Panel>
