@@ -1,12 +1,8 @@
 import { existsSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 
-/**
- * The one operating-error class and the one list of codes. `docs/errors.md` explains each code; a
- * test holds the two together.
- */
-export const ERROR_CODES = [
-  // an example that ends in `dead-letters`
+/** Of an example that ends in `dead-letters`. */
+export const EXAMPLE_CODES = [
   'RECORD_FRAMED',
   'SCHEMA_UNKNOWN',
   'SCHEMA_MISMATCH',
@@ -47,6 +43,14 @@ export const ERROR_CODES = [
   'ENGINE_FAILED',
   'RECORD_TOO_LARGE',
   'BATCH_UNREADABLE',
+] as const
+
+/**
+ * The one operating-error class and the one list of codes. `docs/errors.md` explains each code; a
+ * test holds the two together.
+ */
+export const ERROR_CODES = [
+  ...EXAMPLE_CODES,
   // the daemon, its files and its configuration
   'CONFIG_INVALID',
   'PROXY_INVALID',

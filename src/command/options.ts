@@ -148,3 +148,18 @@ export function printJson(document: object): void {
 export function warn(line: string): void {
   process.stderr.write(`xmasd: ${printable(line)}\n`)
 }
+
+/** Warns of what data files hold, and counts the records that are left out of them. */
+export class FileNotes {
+  leftOut = 0
+
+  readonly add = (note: string, leftOut = 0): void => {
+    this.leftOut += leftOut
+    warn(note)
+  }
+
+  /** ", 10 left out of the files"; '' for none. */
+  said(): string {
+    return this.leftOut === 0 ? '' : `, ${this.leftOut} left out of the files`
+  }
+}

@@ -11,12 +11,13 @@ import { readExamples } from '../ingest/data/read.ts'
 import { parsedOr, withField } from '../ingest/form/bytes.ts'
 import { idIn } from '../ingest/form/decode.ts'
 import { isNothing, isObject, type Json } from '../ingest/form/json.ts'
+import { isScoredLine, SCORED_HINT } from '../ingest/form/turns.ts'
 import type { Log, OutRecord } from '../log/log.ts'
 import { logPlace } from '../log/open.ts'
 import { startProgress } from '../observe/progress.ts'
 import { checkBundleContinues } from '../role/bundle-checks.ts'
 import { chunks } from './export.ts'
-import { configFlag, DATA_HELP, positiveInteger, print, warn, withLog } from './options.ts'
+import { configFlag, DATA_HELP, FileNotes, positiveInteger, print, withLog } from './options.ts'
 
 const BATCH_RECORDS = 500
 const BATCH_BYTES_MAX = 8 * 1024 * 1024
@@ -48,15 +49,21 @@ export function command(): Command {
 async function produce(options: Options & { data: string[] }): Promise<void> {
   const config = loadConfig(options.config)
   const prefix = imagePrefix(config, options.images)
-  const send = (log: Log): Promise<number> => produceFile(log, config, options, prefix)
+  const notes = new FileNotes()
+  const send = (log: Log): Promise<number> =>
+    produceFile(log, config, { ...options, notes }, prefix)
   const produced = await withLog(config, send, { write: true })
   if (produced === 0) {
     const hint = 'give a file in a form of docs/data.md'
-    throw new XmasdError('DATA_INVALID', `${options.data.join(', ')} holds no examples`, hint)
+    throw new XmasdError(
+      'DATA_INVALID',
+      `${options.data.join(', ')} holds no examples${notes.said()}`,
+      hint,
+    )
   }
   const topic = config.log.topics.examples
-  print(options, { produced, topic }, [
-    `${produced} examples appended to ${topic} in ${logPlace(config.log)}`,
+  print(options, { produced, leftOut: notes.leftOut, topic }, [
+    `${produced} examples appended to ${topic} in ${logPlace(config.log)}${notes.said()}`,
     ...nextSteps(config, options),
   ])
 }
@@ -134,10 +141,10 @@ function imagePrefix(config: Config, images: string | undefined): string {
 async function produceFile(
   log: Log,
   config: Config,
-  options: Options & { data: string[] },
+  options: Options & { data: string[]; notes: FileNotes },
   prefix: string,
 ): Promise<number> {
-  const { data, limit } = options
+  const { data, limit, notes } = options
   const progress = startProgress('produced', limit ?? 'by share')
   let share: number | undefined
   const onShare = (read: number): void => {
@@ -153,7 +160,8 @@ async function produceFile(
     bytes = 0
     progress.update(produced, undefined, share)
   }
-  for await (const raw of readExamples(data, limit, warn, onShare)) {
+  for await (const raw of readExamples(data, limit, notes.add, onShare)) {
+    if (produced === 0 && batch.length === 0) checkNotScored(raw, data)
     const value = prefix === '' ? raw : withImagePrefix(raw, prefix, config)
     batch.push({
       topic: config.log.topics.examples,
@@ -166,6 +174,17 @@ async function produceFile(
   if (batch.length > 0) await flush()
   progress.stop()
   return produced
+}
+
+/** Throws DATA_INVALID for what `score` wrote: without turns every line would be a dead letter. */
+function checkNotScored(first: Uint8Array, data: readonly string[]): void {
+  const record = parsedOr(Buffer.from(first).toString())
+  if (!isObject(record) || !isScoredLine(record)) return
+  throw new XmasdError(
+    'DATA_INVALID',
+    `${data.join(', ')} holds scores and no conversations`,
+    SCORED_HINT,
+  )
 }
 
 const PICTURE_FIELDS: readonly string[] = ['image', 'images']

@@ -1,6 +1,7 @@
 /** `redrive`: dead letters -> the `examples` topic again, each at most once. */
 import { Command, InvalidArgumentError } from 'commander'
 import { type Config, loadConfig } from '../config.ts'
+import { ERROR_CODES, EXAMPLE_CODES } from '../errors.ts'
 import type { Log } from '../log/log.ts'
 import { startProgress } from '../observe/progress.ts'
 import { planRedrive, type RedriveFilter, type RedrivePlan, redrive } from '../role/redrive.ts'
@@ -24,7 +25,7 @@ type Options = {
 export function command(): Command {
   return new Command('redrive')
     .description('Send dead letters back to the examples topic, each at most once.')
-    .option('--code <code>', 'only those with this error code')
+    .option('--code <code>', 'only those with this error code (docs/errors.md)', errorCode)
     .option('--key <key>', 'only the record with this key')
     .option('--since <time>', 'only later ones: an ISO date, or an age such as 90m, 6h, 7d', time)
     .option('--limit <n>', 'at most n of them', positiveInteger)
@@ -34,6 +35,11 @@ export function command(): Command {
     .option('--config <file>', 'configuration file')
     .option('--json', 'one JSON document on stdout')
     .action(run)
+}
+
+function errorCode(text: string): string {
+  if ((ERROR_CODES as readonly string[]).includes(text)) return text
+  throw new InvalidArgumentError(`Dead letters have one of ${EXAMPLE_CODES.join(', ')}.`)
 }
 
 const UNITS_MS: Record<string, number> = { s: 1_000, m: 60_000, h: 3_600_000, d: 86_400_000 }

@@ -6,7 +6,7 @@ import { DEVICES, ENGINES } from '../engine/engine.ts'
 import { messageOf, XmasdError } from '../errors.ts'
 import { readExamples } from '../ingest/data/read.ts'
 import { type ScoredRecord, startPipeline } from '../score/pipeline.ts'
-import { FLAGS, inFlags, positiveInteger, print, warn } from './options.ts'
+import { FileNotes, FLAGS, inFlags, positiveInteger, print, warn } from './options.ts'
 
 type Options = {
   data: string
@@ -49,8 +49,9 @@ export function command(): Command {
 
 async function schedule(path: string, options: Options, overrides: Overrides): Promise<void> {
   const config = loadConfig(undefined, process.env, overrides, FLAGS)
+  const notes = new FileNotes()
   const values: Uint8Array[] = []
-  for await (const value of readExamples(options.data, options.limit, warn)) values.push(value)
+  for await (const value of readExamples(options.data, options.limit, notes.add)) values.push(value)
   const attention = await rowsOf(config, 'attention', values)
   const losses = await rowsOf(config, 'loss', values).catch((error: unknown) => {
     if (!(error instanceof XmasdError)) throw error
@@ -61,7 +62,7 @@ async function schedule(path: string, options: Options, overrides: Overrides): P
   if (scored.length < 2) {
     throw new XmasdError(
       'DATA_INVALID',
-      `${scored.length} of ${values.length} examples of ${options.data} could be scored`,
+      `${scored.length} of ${values.length} examples of ${options.data} could be scored${notes.said()}`,
       attention.failure ?? 'give examples with pictures',
     )
   }
@@ -70,7 +71,8 @@ async function schedule(path: string, options: Options, overrides: Overrides): P
     trajectories: scored.map(i => attention.rows.get(i)!),
     losses: losses && scored.map(i => losses.rows.get(i)!),
   })
-  print(options, { path, template: attention.template, ...quality }, linesOf(path, quality))
+  const document = { path, template: attention.template, ...quality, leftOut: notes.leftOut }
+  print(options, document, linesOf(path, quality, notes))
   if (quality.verdict === 'useless') process.exitCode = 1
 }
 
@@ -101,13 +103,13 @@ const VERDICTS: Record<ScheduleQuality['verdict'], string> = {
   useless: 'useless: clusters of these scores say nothing of the data, because',
 }
 
-function linesOf(path: string, quality: ScheduleQuality): string[] {
+function linesOf(path: string, quality: ScheduleQuality, notes: FileNotes): string[] {
   const { examples, checkpoints, movement, agreement, stability, verdict, reasons } = quality
   const cell = (value: number | null, digits: number): string =>
     (value === null ? '-' : value.toFixed(digits)).padStart(10)
   const without = new Map(agreement.map(one => [one.without, one.adjustedRand]))
   return [
-    `${path}: ${checkpoints.length} checkpoints, ${examples} examples`,
+    `${path}: ${checkpoints.length} checkpoints, ${examples} examples${notes.said()}`,
     `${['step', 'loss', 'score', 'moved'].map(name => name.padStart(10)).join('')}  agreement without it`,
     ...checkpoints.map(({ step, loss, score, moved }) =>
       [

@@ -13,7 +13,16 @@ import { METRICS } from '../score/metric.ts'
 import { type ScoredRecord, type ScoringPipeline, startPipeline } from '../score/pipeline.ts'
 import type { OutOfMemory } from '../score/scoring.ts'
 import { chunks } from './export.ts'
-import { DATA_HELP, FLAGS, flagNames, inFlags, positiveInteger, print, warn } from './options.ts'
+import {
+  DATA_HELP,
+  FileNotes,
+  FLAGS,
+  flagNames,
+  inFlags,
+  positiveInteger,
+  print,
+  warn,
+} from './options.ts'
 import { checkNotRead, isPlace, writeJsonLines } from './output.ts'
 import { showPrompt } from './prompt.ts'
 
@@ -159,7 +168,7 @@ type Failure = {
   message: string
   hint: string
 }
-type Outcome = { counts: Counts; firstFailure: Failure | undefined }
+type Outcome = { counts: Counts; firstFailure: Failure | undefined; notes: FileNotes }
 
 async function scoreFile(
   pipeline: ScoringPipeline,
@@ -169,13 +178,20 @@ async function scoreFile(
   const outcome: Outcome = {
     counts: { scored: 0, textOnly: 0, failed: {} },
     firstFailure: undefined,
+    notes: new FileNotes(),
   }
   const say = flagNames(overridesOf(options))
   const progress = startProgress('scored', size.examples)
   const lines = async function* (): AsyncGenerator<string> {
     let done = 0
     const begins: Begin[] = []
-    for await (const scored of scoredChunks(pipeline, options, size.chunkExamples, begins)) {
+    for await (const scored of scoredChunks(
+      pipeline,
+      options,
+      size.chunkExamples,
+      begins,
+      outcome.notes,
+    )) {
       for (const [i, one] of scored.entries()) {
         const line = lineOf(one, say)
         count(outcome.counts, one)
@@ -210,10 +226,11 @@ async function* scoredChunks(
   { data, limit }: Options,
   chunkExamples: number,
   begins: Begin[],
+  notes: FileNotes,
 ): AsyncGenerator<ScoredRecord[]> {
   const inFlight: Promise<ScoredRecord[]>[] = []
   const onFile = (file: string, before: number) => void begins.push({ file, before })
-  const examples = readExamples(data, limit, warn, undefined, onFile)
+  const examples = readExamples(data, limit, notes.add, undefined, onFile)
   for await (const chunk of chunks(examples, chunkExamples)) {
     const scoring = pipeline.score(chunk)
     scoring.catch(() => {}) // awaited below
@@ -248,7 +265,7 @@ function lineOf(scored: ScoredRecord, say: (text: string) => string) {
 type Done = Outcome & { steps: number[]; seconds: number; template: string; chosen: ChosenDevice }
 
 function report(options: Scoring, done: Done): void {
-  const { counts, firstFailure = null, steps, seconds, template, chosen } = done
+  const { counts, firstFailure = null, notes, steps, seconds, template, chosen } = done
   const failed = Object.values(counts.failed).reduce((sum, n) => sum + n, 0)
   const total = counts.scored + counts.textOnly + failed
   if (failed === total) process.exitCode = 1
@@ -258,6 +275,7 @@ function report(options: Scoring, done: Done): void {
   const { device, why } = chosen
   const document = {
     ...counts,
+    leftOut: notes.leftOut,
     firstFailure,
     checkpoints: steps,
     template,
@@ -268,7 +286,7 @@ function report(options: Scoring, done: Done): void {
   }
   print(options, document, [
     `${counts.scored} scored over ${steps.length} checkpoints, ${counts.textOnly} text-only, ` +
-      `${failed} failed${failed > 0 ? ` (${codes.join(', ')})` : ''}; ${rate}/s on ${device}`,
+      `${failed} failed${failed > 0 ? ` (${codes.join(', ')})` : ''}${notes.said()}; ${rate}/s on ${device}`,
     `prompts by template ${template}`,
     ...(firstFailure === null ? [] : describeFailure(firstFailure)),
     `written to ${out}`,

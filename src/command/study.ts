@@ -24,6 +24,7 @@ import {
 } from '../study/statistics.ts'
 import {
   DATA_HELP,
+  FileNotes,
   FLAGS,
   imagesOverride,
   inFlags,
@@ -142,7 +143,8 @@ async function run(options: Options): Promise<void> {
   const named = options.primary ?? { arm: usualPrimary(options.arms), percent: percents[0]! }
   const arms = [...options.arms, named.arm]
   checkPrimary(named, percents)
-  const data = await dataOf(options)
+  const notes = new FileNotes()
+  const data = await dataOf(options, notes)
   const started = performance.now()
   const clock = new Clock()
   const studied = {
@@ -157,7 +159,7 @@ async function run(options: Options): Promise<void> {
     out: options.out,
     onPlan: (plan: Plan) => {
       clock.plan(plan)
-      warn(planSaid(plan, options))
+      warn(planSaid(plan, options, notes))
       stopOnSignals(options.out)
     },
     onRun: (
@@ -201,11 +203,11 @@ function checkPrimary({ arm, percent }: Primary, percents: readonly number[]): v
   )
 }
 
-function planSaid(plan: Plan, { percents, seeds, steps }: Options): string {
+function planSaid(plan: Plan, { percents, seeds, steps }: Options, notes: FileNotes): string {
   const { runs, done, proxies, pool, heldOut, seconds } = plan
   const known = done === 0 ? '' : `, ${done} of them done`
   const trained = proxies === 0 ? '' : ` and ${proxies} ${proxies === 1 ? 'proxy' : 'proxies'}`
-  const sizes = `a pool of ${pool} and ${heldOut} held-out examples`
+  const sizes = `a pool of ${pool} and ${heldOut} held-out examples${notes.said()}`
   const what = `${runs} runs${known}: ${seeds} ${seeds === 1 ? 'seed' : 'seeds'}, at ${percents.join(', ')} % of ${sizes}; ${steps} steps each`
   const cost =
     seconds === undefined
@@ -260,14 +262,15 @@ function stopOnSignals(out: string): void {
 const SHOW_CURSOR = '\x1b[?25h'
 
 /** Reads everything once; a split is made for each seed. Held-out files are the same for all. */
-async function dataOf(options: Options): Promise<StudyData> {
+async function dataOf(options: Options, notes: FileNotes): Promise<StudyData> {
   const { data, images, heldOut, heldOutPercent, limit } = options
   if (!existsSync(images)) {
     const hint = '--images is the folder that image paths in --data are relative to.'
     throw new XmasdError('CONFIG_INVALID', `--images ${images} does not exist`, hint)
   }
-  const values = await allOf(readExamples(data, limit, warn))
-  const held = heldOut === undefined ? undefined : await allOf(readExamples(heldOut, limit, warn))
+  const values = await allOf(readExamples(data, limit, notes.add))
+  const held =
+    heldOut === undefined ? undefined : await allOf(readExamples(heldOut, limit, notes.add))
   const { text, data: read } = loadConfig(undefined, process.env, {}, FLAGS)
   const form = { text, fields: read.fields }
   const parts = {

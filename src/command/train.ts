@@ -16,7 +16,7 @@ import {
 } from '../train/run.ts'
 import { SMALL_PROXY } from '../train/shape.ts'
 import { TRAINING } from '../train/train.ts'
-import { DATA_HELP, FLAGS, integer, positiveInteger, print, warn } from './options.ts'
+import { DATA_HELP, FileNotes, FLAGS, integer, positiveInteger, print, warn } from './options.ts'
 import { namesIn, notEmpty } from './output.ts'
 
 type Options = ModelOptions & {
@@ -100,9 +100,10 @@ export function positiveNumber(text: string): number {
 async function train(options: Options): Promise<void> {
   const run = runOptions(options)
   clearOut(options)
+  const notes = new FileNotes()
   const preparing = startProgress('prepared', undefined)
   let training: ReturnType<typeof startProgress> | undefined
-  const report = await runTraining(readExamples(options.data, options.limit, warn), run, {
+  const report = await runTraining(readExamples(options.data, options.limit, notes.add), run, {
     onPrepared: done => preparing.update(done),
     onSamples: () => {
       preparing.stop()
@@ -112,7 +113,7 @@ async function train(options: Options): Promise<void> {
     onStep: ({ step, loss }) => training?.update(step, `loss ${loss.toFixed(3)}`),
   })
   training?.stop()
-  print(options, report, describe(report, options))
+  print(options, { ...report, leftOut: notes.leftOut }, describe(report, options, notes))
 }
 
 function runOptions(options: Options): RunOptions {
@@ -183,11 +184,11 @@ function clearOut({ out, force = false }: Options): void {
   for (const name of names) rmSync(join(out, name), { recursive: true })
 }
 
-function describe(report: RunReport, { out, data, images }: Options): string[] {
+function describe(report: RunReport, { out, data, images }: Options, notes: FileNotes): string[] {
   const failed = Object.entries(report.failed).map(([code, count]) => `${code} ${count}`)
   const files = `--data ${data.map(shellWord).join(' ')} --images ${shellWord(images)}`
   return [
-    `trained on ${report.samples} examples, ${report.parameters} parameters`,
+    `trained on ${report.samples} examples${notes.said()}, ${report.parameters} parameters`,
     ...(failed.length > 0 ? [`left out: ${failed.join(', ')}`] : []),
     `loss ${report.firstLoss.toFixed(3)} -> ${report.finalLoss.toFixed(3)} (${report.stepMs.toFixed(0)} ms a step)`,
     `schedule: ${report.out}/checkpoint-{${report.checkpoints}}`,

@@ -16,13 +16,13 @@ import { messageOf } from '../../errors.ts'
 const GROUP_BYTES_MAX = 32 * 2 ** 20
 
 /**
- * Yields a record a row. `onNote` is told of rows that cannot be read, with file, rows and reason; the
- * others go on. `onRows` is told how many rows of how many are done. Throws what is wrong with the file.
+ * Yields a record a row. `onNote` is told of rows that cannot be read, with file, rows and reason, and how
+ * many they are; the others go on. `onRows` is told how many rows of how many are done. Throws what is wrong with the file.
  */
 export async function* readParquet(
   path: string,
   file: string,
-  onNote: (note: string) => void,
+  onNote: (note: string, leftOut: number) => void,
   onRows: (done: number, of: number) => void = () => {},
 ): AsyncGenerator<Uint8Array> {
   const handle = await open(path)
@@ -32,7 +32,8 @@ export async function* readParquet(
     const total = Number(metadata.num_rows)
     for (const [rowStart, rowEnd] of stretches(metadata)) {
       const rows = await rowsBetween(buffer, metadata, rowStart, rowEnd).catch(error => {
-        onNote(`${file}, rows ${rowStart + 1} to ${rowEnd} are left out: ${messageOf(error)}`)
+        const which = `rows ${rowStart + 1} to ${rowEnd}`
+        onNote(`${file}, ${which} are left out: ${messageOf(error)}`, rowEnd - rowStart)
         return []
       })
       for (let i = 0; i < rows.length; i++) {

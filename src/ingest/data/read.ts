@@ -16,7 +16,8 @@ import { readTar } from './tar.ts'
 const TEXT_HEAD_BYTES = 1 << 20
 const FILE_HEAD_BYTES = 512
 
-type Note = (note: string) => void
+/** `leftOut`: how many records the note says are left out. */
+type Note = (note: string, leftOut?: number) => void
 
 /** Told which share of all files has been read, 0 to 1; never where one can be read once only. */
 type OnShare = (share: number) => void
@@ -145,7 +146,7 @@ async function* readStream(
   } else if (isParquet(head)) {
     yield* spooled(all, path => readParquet(path, file, onNote))
   } else if (isTar(head)) {
-    yield* readTar(all, EXAMPLE_BYTES_MAX, note => onNote(`${file}: ${note}`))
+    yield* readTar(all, EXAMPLE_BYTES_MAX, (note, leftOut) => onNote(`${file}: ${note}`, leftOut))
   } else {
     yield* readText(file, head, all, notes, onNote)
   }

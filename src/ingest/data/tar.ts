@@ -21,13 +21,20 @@ const OTHER_MODALITY = /\.(?:mp4|webm|mov|avi|mkv|wav|mp3|flac|ogg)$/i
 export async function* readTar(
   chunks: Chunks,
   bytesMax: number,
-  onNote: (note: string) => void,
+  onNote: (note: string, leftOut: number) => void,
 ): AsyncGenerator<Uint8Array> {
   for await (const { key, members } of samplesOf(chunks, bytesMax)) {
     const json = members.find(({ name }) => name.slice(key.length) === '.json')
-    if (json === undefined) onNote(`the sample ${key} has no ${key}.json and is left out`)
+    if (json === undefined) onNote(withoutRecord(key, members), 1)
     else yield recordOf(key, json, members)
   }
+}
+
+function withoutRecord(key: string, members: readonly Member[]): string {
+  const said = `the sample ${key} has no ${key}.json and is left out`
+  const dotted = members.find(({ name }) => /\.json$/i.test(name))
+  if (dotted === undefined) return said
+  return `${said}; it has ${dotted.name}, but names end at their first dot: rename the members so that they have one dot each`
 }
 
 async function* samplesOf(chunks: Chunks, bytesMax: number): AsyncGenerator<Sample> {

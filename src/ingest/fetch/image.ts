@@ -2,6 +2,7 @@
 import { accessSync, constants, statSync } from 'node:fs'
 import { messageOf, XmasdError } from '../../errors.ts'
 import { withDeadline } from '../deadline.ts'
+import { dataUrl, isBareBase64 } from '../form/images.ts'
 import { shown } from '../form/json.ts'
 import { checkBytes, type ImageLimits } from '../image/pixels.ts'
 import { type FileSource, readFileBelow } from './file.ts'
@@ -51,7 +52,19 @@ export async function fetchImage(
   const timed: Timed = work => withDeadline(source.limits.timeMsMax, late, work)
   if (isHttp) return await fetchHttp(reference, source, timed, onWait)
   if (isObject) return await fetchObject(reference, source, timed, onWait)
-  return await timed(() => readFileBelow(reference, source))
+  try {
+    return await timed(() => readFileBelow(reference, source))
+  } catch (error) {
+    throw isBareBase64(reference) ? bareBase64(reference) : error
+  }
+}
+
+function bareBase64(reference: string): XmasdError {
+  return new XmasdError(
+    'IMAGE_FIELD_INVALID',
+    `image is ${shown(reference)}: bytes in base64, read as a path`,
+    `write ${dataUrl(reference.slice(0, 6))}…, or give them as {"bytes"}`,
+  )
 }
 
 const SCHEME = /^([a-z][a-z0-9+.-]+):/i

@@ -4,7 +4,11 @@ import { IMAGE_MARK, type Role, type Turn } from './example.ts'
 import { isNothing, isObject, type Json, shown, wellFormed } from './json.ts'
 
 /** A turn as read; of each `<image>` in its text the picture that the turn itself names. */
-export type MarkedTurn = Turn & { marks: (string | undefined)[] }
+export type MarkedTurn = Turn & {
+  marks: (string | undefined)[]
+  /** Some of the marks are parts, others stand in the text of parts. */
+  isMarkedTwice?: boolean
+}
 
 /** Top-level pictures in order. A video that is a list of frames is its frames. */
 export type Pictures = {
@@ -68,6 +72,16 @@ export function dataUrl(base64: string, type: unknown = typeOf(base64)): string 
   return base64.startsWith('data:') ? base64 : `data:${type};base64,${base64}`
 }
 
+/** Shorter ones may be a path. */
+const BASE64_CHARACTERS_MIN = 64
+
+/** Are these a picture's bytes in base64 that lack `data:`. */
+export function isBareBase64(reference: string): boolean {
+  if (reference.length < BASE64_CHARACTERS_MIN) return false
+  const isPicture = Object.keys(TYPES).some(start => reference.startsWith(start))
+  return isPicture && !/[^A-Za-z0-9+/=\s]/.test(reference)
+}
+
 function typeOf(base64: string): string {
   const found = Object.entries(TYPES).find(([start]) => base64.startsWith(start))
   return found === undefined ? 'application/octet-stream' : `image/${found[1]}`
@@ -124,7 +138,10 @@ export function readContent(
     const isBroken = text.endsWith('\n') || segment.text.startsWith('\n') || segment.text === ''
     text += isApart && text !== '' && !isBroken ? `\n${segment.text}` : segment.text
   }
-  return { text, marks: segments.flatMap(({ marks }) => marks) }
+  const isMarkedTwice =
+    segments.some(({ isPicture }) => isPicture) &&
+    segments.some(({ isPicture, marks }) => !isPicture && marks.length > 0)
+  return { text, marks: segments.flatMap(({ marks }) => marks), isMarkedTwice }
 }
 
 const ANY_MARK = /<image>|<video>/g
@@ -218,11 +235,14 @@ export function placePictures(
     checkOnePlace(turns)
     return checked(plain, listed)
   }
-  throw placeholderError(
-    'IMAGE_COUNT_MISMATCH',
-    `the example has ${listed.length + own.length} images and ${marks.length} times ${IMAGE_MARK}`,
-  )
+  const message = `the example has ${listed.length + own.length} images and ${marks.length} times ${IMAGE_MARK}`
+  if (turns.some(({ isMarkedTwice }) => isMarkedTwice)) {
+    throw new XmasdError('IMAGE_COUNT_MISMATCH', message, TWICE_HINT)
+  }
+  throw placeholderError('IMAGE_COUNT_MISMATCH', message)
 }
+
+const TWICE_HINT = `a picture's part, as {"type": "image"}, is its mark: leave ${IMAGE_MARK} out of the text beside it`
 
 /** Where no turn has a mark, the pictures stand before the first question, as InternVL's trainer puts them. */
 function withMarksInFront(turns: Turn[], images: number): Turn[] {

@@ -156,6 +156,18 @@ function answerTurns(answer: unknown, tags: Tags): RawTurn[] {
   return isObject(answer) ? rawTurn(answer, tags) : [plainTurn('assistant', answer)]
 }
 
+const TURNS_HINT =
+  'give the turns as a list under conversations or messages, or as prompt and completion (docs/data.md)'
+
+export const SCORED_HINT =
+  'this is a line that `xmasd score` wrote: append its file with `xmasd produce --trajectories FILE`, or the examples that were scored with --data'
+
+/** Does a record hold scores, and no turns. */
+export function isScoredLine(record: Json): boolean {
+  const isScored = 'trajectory' in record && 'instability' in record
+  return isScored && ![...TEXT_FIELDS].some(name => !isNothing(record[name]))
+}
+
 /** TRL's `prompt` and `completion`, preferences, alpaca's `instruction`, `input` and `output`. */
 function withoutList(record: Json, tags: Tags): RawTurn[] {
   const answers = ANSWER_FIELDS.map(name => record[name])
@@ -167,7 +179,7 @@ function withoutList(record: Json, tags: Tags): RawTurn[] {
     throw new XmasdError(
       'CONVERSATIONS_INVALID',
       `${found} is ${shown(record[found])}`,
-      'give the turns as a list under conversations or messages, or as prompt and completion (docs/data.md)',
+      isScoredLine(record) ? SCORED_HINT : TURNS_HINT,
     )
   }
   const said = answerTurns(answer, tags)

@@ -13,18 +13,22 @@ import { decodeExample } from '../../../src/ingest/form/decode.ts'
 import { temporaryFolder } from '../../support.ts'
 import { hasCode } from '../fixtures.ts'
 
-type Read = { records: Buffer[]; notes: string[]; shares: number[] }
+type Read = { records: Buffer[]; notes: string[]; leftOut: number; shares: number[] }
 
 async function read(data: string | string[], limit?: number): Promise<Read> {
   const [records, notes, shares]: [Buffer[], string[], number[]] = [[], [], []]
+  let leftOut = 0
   const examples = readExamples(
     data,
     limit,
-    note => notes.push(note),
+    (note, count = 0) => {
+      notes.push(note)
+      leftOut += count
+    },
     share => shares.push(share),
   )
   for await (const record of examples) records.push(Buffer.from(record))
-  return { records, notes, shares }
+  return { records, notes, leftOut, shares }
 }
 
 const JPEG = Uint8Array.from([0xff, 0xd8, 0xff, 0xe0, 0x00])
@@ -99,7 +103,8 @@ test('a broken row group of a Parquet file is said with its rows and reason, the
   const page = Number(metadata.row_groups[1]!.columns[0]!.meta_data!.data_page_offset)
   bytes.fill(0xff, page, page + 8)
   const at = write(t, { 'a.parquet': bytes })
-  const { records, notes } = await read(at('a.parquet'))
+  const { records, notes, leftOut } = await read(at('a.parquet'))
+  assert.equal(leftOut, 10)
   const ids = records.map(record => decodeExample(record).id)
   const sound = Array.from({ length: 30 }, (_, i) => i).filter(i => i < 10 || i >= 20)
   assert.deepEqual(
@@ -189,6 +194,22 @@ test('a WebDataset shard gives a record a sample, with its pictures and its name
   assert.throws(() => decodeExample(records[4]!), hasCode('MODALITY_UNSUPPORTED'))
   assert.match(notes.join(), /a\.tar: the sample s\/alone has no s\/alone\.json and is left out/)
   assert.deepEqual((await read(at('a.tar.gz'))).records, records)
+})
+
+test('members whose names have two dots are left out with what to rename', async t => {
+  const shard = await tar([
+    ['s/photo.v2.jpg', JPEG],
+    ['s/photo.v2.json', json({ conversations: TALK })],
+    ['s/two.json', json({ conversations: TALK })],
+  ])
+  const at = write(t, { 'a.tar': shard })
+  const { records, notes, leftOut } = await read(at('a.tar'))
+  assert.deepEqual([records.length, leftOut], [1, 1])
+  assert.match(
+    notes.join(),
+    /has no s\/photo\.json and is left out; it has s\/photo\.v2\.json, but/,
+  )
+  assert.match(notes.join(), /rename the members/)
 })
 
 test('several files and patterns are read in order, numbers in names as numbers', async t => {

@@ -332,3 +332,30 @@ test('no message of a fetch shows the credentials of its URL', async t => {
   )
   for (const error of errors) assert.ok(error !== undefined && !error.includes('s3cret'), error)
 })
+
+test('base64 without data: is told what to write in front, a path that looks like it is read', async t => {
+  const root = temporaryFolder(t)
+  const bytes = Buffer.alloc(90, 7)
+  for (const [start, type] of [
+    ['iVBORw', 'png'],
+    ['/9j/4A', 'jpeg'],
+    ['R0lGOD', 'gif'],
+    ['UklGRi', 'webp'],
+  ]) {
+    for (const reference of [
+      `${start}${bytes.toString('base64')}==`,
+      `${start}${'A'.repeat(9000)}`,
+    ]) {
+      await assert.rejects(fetchImage(reference, sourceOf(root)), {
+        code: 'IMAGE_FIELD_INVALID',
+        message: /bytes in base64, read as a path/,
+        hint: new RegExp(`write data:image/${type};base64,`),
+      })
+    }
+  }
+  const path = `iVBORw${'a'.repeat(80)}`
+  writeFileSync(join(root, path), 'bytes')
+  assert.equal(await fetchText(path, sourceOf(root)), 'bytes')
+  await refused('iVBORw.png', sourceOf(root), 'IMAGE_NOT_FOUND')
+  await refused('/9j/photo', sourceOf(root), 'IMAGE_OUTSIDE_ROOT')
+})

@@ -242,3 +242,29 @@ test('an absent image, null, an empty string and an empty list are the same: non
     assert.deepEqual(decodeExample(bytesOf({ ...plain, image })).images, [])
   }
 })
+
+test('a picture part beside <image> in the text is told to leave one of them out', () => {
+  const content = [{ type: 'image' }, { type: 'text', text: '<image>\nWhat is it?' }]
+  const messages = [
+    { role: 'user', content },
+    { role: 'assistant', content: 'A cat.' },
+  ]
+  const record = Buffer.from(JSON.stringify({ id: 'a', messages, images: ['a.png'] }))
+  assert.throws(() => decodeExample(record), {
+    code: 'IMAGE_COUNT_MISMATCH',
+    message: /1 images and 2 times <image>/,
+    hint: /part, as \{"type": "image"\}, is its mark: leave <image> out of the text/,
+  })
+})
+
+test('a line that score wrote is told where it belongs', () => {
+  const scored = { id: 'a', key: 'a@0', trajectory: [1, 2], instability: 1, singularValues: null }
+  assert.throws(() => decodeExample(Buffer.from(JSON.stringify(scored))), {
+    code: 'CONVERSATIONS_INVALID',
+    hint: /xmasd score.*produce --trajectories FILE/,
+  })
+  assert.throws(() => decodeExample(Buffer.from('{"id": "a"}')), {
+    code: 'CONVERSATIONS_INVALID',
+    hint: /^give the turns as a list/,
+  })
+})
