@@ -59,7 +59,7 @@ const MODIFIERS: Record<string, string> = {
   aligned: 'without negative image gain',
   gain: 'ranked by image gain',
   both: 'ranked by instability and image gain',
-  drawn: 'drawn at random within each cluster',
+  random: 'ranked at random',
   clean: 'without examples labelled in `fault`',
 }
 
@@ -158,7 +158,7 @@ function rank(
   const rank = (['gain', 'both'] as const).find(name => modifiers.has(name))
   const reference = pool.passes.get('reference')
   const gain = rank && reference!.gain
-  const measured = modifiers.has('drawn') ? undefined : rank === 'both' ? reference : read
+  const measured = modifiers.has('random') ? undefined : rank === 'both' ? reference : read
   return counted.map((index, i) => {
     const instability = measured?.instability[index] ?? order[i]!
     return {

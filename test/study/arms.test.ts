@@ -72,12 +72,12 @@ test('the paper rule keeps the steadiest of each cluster', async () => {
   assert.deepEqual(others, [1, 2, 3, 5, 6, 7, 9, 10])
 })
 
-test('drawn keeps as many of each cluster, whichever they are', async () => {
+test('+random keeps as many of each cluster, whichever they are', async () => {
   const counts = (taken: readonly number[]): number[] =>
     [0, 1, 2, 3].map(cluster => taken.filter(i => i % 4 === cluster).length).toSorted()
   const steadiest = selectArm(await pool(), parseArm('sum'), 10)
-  const drawn = selectArm(await pool(), parseArm('sum+drawn'), 10)
-  assert.deepEqual(selectArm(await pool(), parseArm('sum+drawn'), 10), drawn)
+  const drawn = selectArm(await pool(), parseArm('sum+random'), 10)
+  assert.deepEqual(selectArm(await pool(), parseArm('sum+random'), 10), drawn)
   assert.deepEqual(counts(drawn), counts(steadiest))
   assert.notDeepEqual(drawn.toSorted(), steadiest.toSorted())
 })
