@@ -104,3 +104,28 @@ test('every command works on Kafka: doctor, produce, run --until-idle, export, e
   assert.equal(other.code, 1)
   assert.match(other.stderr, /partitions: 6 on the brokers.*asks for 7 \[TOPIC_MISMATCH\]/)
 })
+
+/** Outlasts a start on a busy machine. */
+const KILLED_SESSION_MS = 20_000
+
+for (const role of ['score', 'select'] as const) {
+  test(`the ${role} role says while it waits for the session of one that was killed`, async t => {
+    const here = site(t, [`sessionMsMax: ${KILLED_SESSION_MS}`])
+    const members = [new Member(here, role)]
+    t.after(() => {
+      for (const member of members) member.signal('SIGKILL')
+    })
+    const [first] = members as [Member]
+    await first.said('"started"')
+    first.signal('SIGKILL')
+    await first.ended
+    const next = new Member(here, role)
+    members.push(next)
+    const seconds = KILLED_SESSION_MS / 1000
+    const text = `waiting up to ${seconds} s for the previous member's session to end`
+    await next.said(text)
+    assert.equal(next.logged('started').length, 0, 'it says so while it waits')
+    await next.said('"started"')
+    await next.stop()
+  })
+}
