@@ -123,31 +123,63 @@ async function freePort(): Promise<number> {
   return port
 }
 
-test('run whose stderr is a full disk goes on, counts the lines, and exits 0', async t => {
-  const port = await freePort()
-  const site = makeSite(t, `http: { port: ${port} }`)
-  const full = openSync('/dev/full', 'w')
-  const args = [MAIN, 'run', '--config', site.config, '--roles', 'select']
-  const child = spawn(process.execPath, args, { stdio: ['ignore', 'ignore', full] })
-  closeSync(full)
-  t.after(() => child.kill('SIGKILL'))
-  const exited = once(child, 'exit')
-  const scrape = async (): Promise<string> => {
-    try {
-      return await (await fetch(`http://127.0.0.1:${port}/metrics`)).text()
-    } catch {
-      return ''
+/** Devices on which every write fails: with ENOSPC, and with EIO at address 0 of this process. */
+const FAILING: [what: string, file: string, mode: string][] = [
+  ['is a full disk', '/dev/full', 'w'],
+  ['reports i/o errors', '/proc/self/mem', 'r+'],
+]
+
+for (const [what, file, mode] of FAILING) {
+  test(`run whose stderr ${what} goes on, counts the lines, and exits 0`, async t => {
+    const port = await freePort()
+    const site = makeSite(t, `http: { port: ${port} }`)
+    const failing = openSync(file, mode)
+    const args = [MAIN, 'run', '--config', site.config, '--roles', 'select']
+    const child = spawn(process.execPath, args, { stdio: ['ignore', 'ignore', failing] })
+    closeSync(failing)
+    t.after(() => child.kill('SIGKILL'))
+    const exited = once(child, 'exit')
+    const scrape = async (): Promise<string> => {
+      try {
+        return await (await fetch(`http://127.0.0.1:${port}/metrics`)).text()
+      } catch {
+        return ''
+      }
     }
-  }
-  let dropped = 0
-  for (let waited = 0; dropped === 0; waited += 100) {
-    assert.ok(waited < 60_000 && child.exitCode === null, `ended with ${child.exitCode}`)
-    await sleep(100)
-    dropped = Number(/^xmasd_log_lines_dropped_total (\d+)$/m.exec(await scrape())?.[1] ?? 0)
-  }
-  child.kill('SIGTERM')
-  assert.deepEqual(await exited, [0, null])
-})
+    let dropped = 0
+    for (let waited = 0; dropped === 0; waited += 100) {
+      assert.ok(waited < 60_000 && child.exitCode === null, `ended with ${child.exitCode}`)
+      await sleep(100)
+      dropped = Number(/^xmasd_log_lines_dropped_total (\d+)$/m.exec(await scrape())?.[1] ?? 0)
+    }
+    child.kill('SIGTERM')
+    assert.deepEqual(await exited, [0, null])
+  })
+
+  test(`run whose stdout ${what} ends with a code and a hint`, async t => {
+    const site = makeSite(t)
+    const failing = openSync(file, mode)
+    const args = [
+      MAIN,
+      'run',
+      '--config',
+      site.config,
+      '--roles',
+      'select',
+      '--until-idle',
+      '--json',
+    ]
+    const child = spawn(process.execPath, args, { stdio: ['ignore', failing, 'pipe'] })
+    closeSync(failing)
+    let stderr = ''
+    child.stderr!.on('data', chunk => {
+      stderr += chunk
+    })
+    assert.deepEqual(await once(child, 'close'), [1, null])
+    assert.match(stderr, /^xmasd: (ENOSPC|EIO): .*\[(DISK_FULL|DISK_FAILED)\]\n {2}\S/m)
+    assert.doesNotMatch(stderr, /^ +at /m)
+  })
+}
 
 test('SIGHUP reloads what can change, names what needs a restart, and refuses mistakes', async t => {
   const { site, child, ended, url, lines } = await startSelect(t)
