@@ -20,6 +20,8 @@ export type DashboardSite = Site & {
   restart(): Promise<void>
   /** Puts an example on the log as if it had just been scored; its key. */
   arrive(id: string, question: string, image?: string): Promise<string>
+  /** The same with many at once; their keys. */
+  arriveAll(ids: readonly string[], question: string): Promise<string[]>
 }
 
 export const EXAMPLES = 240
@@ -40,7 +42,14 @@ export async function demoSite(t: TestContext, http = '{ port: 0 }'): Promise<Da
       await running.ended
       Object.assign(running, await serve(t, site, { XMASD_HTTP_PORT: port }))
     },
-    arrive: (id, question, image) => arrive(log, like, example(id, image, question)),
+    arrive: async (id, question, image) =>
+      (await arrive(log, like, [example(id, image, question)]))[0]!,
+    arriveAll: (ids, question) =>
+      arrive(
+        log,
+        like,
+        ids.map(id => example(id, undefined, question)),
+      ),
   }
   return found
 }
@@ -51,20 +60,28 @@ async function serve(t: TestContext, site: Site, env: NodeJS.ProcessEnv = {}) {
   return { child, ended, url: await servedAt(child) }
 }
 
-async function arrive(log: Log, like: Assignment, record: { id: unknown }): Promise<string> {
-  const value = Buffer.from(JSON.stringify(record))
-  await log.append([{ topic: 'examples', key: String(record.id), value, partition: 0 }])
+async function arrive(log: Log, like: Assignment, records: { id: unknown }[]): Promise<string[]> {
+  const values = records.map(record => Buffer.from(JSON.stringify(record)))
+  const to = { topic: 'examples', partition: 0 }
+  await log.append(values.map((value, i) => ({ ...to, key: String(records[i]!.id), value })))
   const [end] = await log.ends('examples')
-  const content = createHash('sha256').update(value).digest('hex')
-  const id = String(record.id)
-  const assignment: Assignment = {
-    ...like,
-    ...{ id, content, key: keyOf(id, content), instability: 0 },
-    source: { topic: 'examples', partition: 0, offset: end! - 1 },
-  }
-  const bytes = Buffer.from(JSON.stringify(assignment))
-  await log.append([{ topic: 'assignments', key: assignment.key, value: bytes, partition: 0 }])
-  return assignment.key
+  const assignments = values.map((value, i): Assignment => {
+    const content = createHash('sha256').update(value).digest('hex')
+    const id = String(records[i]!.id)
+    const offset = end! - values.length + i
+    return {
+      ...like,
+      ...{ id, content, key: keyOf(id, content), instability: 0 },
+      source: { topic: 'examples', partition: 0, offset },
+    }
+  })
+  await log.append(
+    assignments.map(one => {
+      const value = Buffer.from(JSON.stringify(one))
+      return { topic: 'assignments', key: one.key, value, partition: 0 }
+    }),
+  )
+  return assignments.map(({ key }) => key)
 }
 
 /** The JSON document at `path` of the API. */
