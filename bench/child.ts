@@ -1,8 +1,8 @@
 /** A process that answers each JSON line with a JSON line. */
-import { type ChildProcessByStdio, spawn } from 'node:child_process'
+import { spawn } from 'node:child_process'
 import { existsSync, readdirSync, readFileSync } from 'node:fs'
+import { basename } from 'node:path'
 import { createInterface } from 'node:readline'
-import type { Readable, Writable } from 'node:stream'
 
 export type Child = {
   ask<Answer>(request: object): Promise<Answer>
@@ -11,26 +11,38 @@ export type Child = {
   end(): Promise<void>
 }
 
+/** What it writes on stderr is shown, and ends the message where it ends early. */
 export function startChild(command: string, args: readonly string[]): Child {
-  const process: ChildProcessByStdio<Writable, Readable, null> = spawn(command, args, {
-    stdio: ['pipe', 'pipe', 'inherit'],
+  const child = spawn(command, args, { stdio: ['pipe', 'pipe', 'pipe'] })
+  const lines = createInterface({ input: child.stdout })[Symbol.asyncIterator]()
+  const ended = new Promise<void>(resolve => child.once('close', () => resolve()))
+  const failed = new Promise<never>((_, reject) => child.once('error', reject))
+  failed.catch(() => {}) // whoever asks is told
+  child.stdin.on('error', () => {}) // it ended: its output tells
+  let said = ''
+  child.stderr.setEncoding('utf8').on('data', text => {
+    process.stderr.write(text)
+    said = (said + text).slice(-SAID_MAX)
   })
-  const lines = createInterface({ input: process.stdout })[Symbol.asyncIterator]()
-  const ended = new Promise<void>(resolve => process.once('close', () => resolve()))
   return {
     ask: async <Answer>(request: object) => {
-      process.stdin.write(`${JSON.stringify(request)}\n`)
-      const line = await lines.next()
-      if (line.done === true) throw new Error(`${command} ${args.join(' ')} ended early`)
-      return JSON.parse(line.value) as Answer
+      child.stdin.write(`${JSON.stringify(request)}\n`)
+      const line = await Promise.race([lines.next(), failed])
+      if (line.done !== true) return JSON.parse(line.value) as Answer
+      await ended
+      const [program, script] = [command, args[0] ?? ''].map(path => basename(path))
+      throw new Error(`${program} ${script} ended early: ${said.trim()}`)
     },
-    peakBytes: () => peakBytesOf(process.pid!),
+    peakBytes: () => peakBytesOf(child.pid!),
     end: async () => {
-      process.stdin.end()
+      child.stdin.end()
       await ended
     },
   }
 }
+
+/** Characters of stderr. */
+const SAID_MAX = 2000
 
 function peakBytesOf(pid: number): number {
   return sumOverTree(pid, one => statusBytes(one, 'VmHWM'))

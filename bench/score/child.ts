@@ -5,8 +5,8 @@
  *   node child.js '{"proxyDir": DIR, "shape": NAME, "workers": 1, "threads": 2, …}'
  *
  * A line `{"folder": DIR}` scores the examples of `writeExamples`; ingest does not count. The answer is
- * `{"seconds", "cpuSeconds", "tokens", "saved", "savedWhole", "top5": [example][checkpoint][5]}`: `tokens` of
- * all sequences together, and the work saved by the shape and by the model that it is a part of.
+ * `{"seconds", "cpuSeconds", "tokens", "residents", "saved", "savedWhole", "top5": [example][checkpoint][5]}`:
+ * `tokens` of all sequences together, checkpoints that stay in memory, and the work saved by the shape and by the model that it is a part of.
  */
 import { createInterface } from 'node:readline'
 import { type ScoringOptions, startScoring } from '../../src/score/scoring.ts'
@@ -36,6 +36,7 @@ for await (const line of createInterface({ input: process.stdin })) {
   const answer = {
     ...{ seconds, cpuSeconds: spent, top5 },
     tokens: sequences.reduce((total, { ids }) => total + ids.length, 0),
+    residents: scoring.plan.residency.residents,
     saved: workSaved(config, sequences, size),
     savedWhole: workSaved(wholeConfig(shapeOf(shape), config), sequences, size),
   }

@@ -115,6 +115,47 @@ function llava(sizes: Sizes): Family {
   }
 }
 
+/** CLIP and StableLM with biases of q, k and v: what TinyLLaVA fine-tunes, in the layout of LLaVA. */
+function stablelm(sizes: Sizes): Family {
+  const { side } = sizes.vision
+  const patch = 14
+  const select = { vision_feature_select_strategy: 'default' }
+  return {
+    config: {
+      ...{ architectures: ['LlavaForConditionalGeneration'], model_type: 'llava' },
+      image_token_index: tokenId('<image>'),
+      ...{ projector_hidden_act: 'gelu', vision_feature_layer: -2, ...select },
+      ...{ tie_word_embeddings: false, image_seq_length: (side / patch) ** 2 },
+      vision_config: {
+        ...{ model_type: 'clip_vision_model', ...layersConfig(sizes.vision) },
+        ...{ image_size: side, patch_size: patch },
+      },
+      text_config: textConfig(sizes, {
+        ...{ model_type: 'stablelm', max_position_embeddings: 4096, layer_norm_eps: 1e-5 },
+        ...{ use_qkv_bias: true, partial_rotary_factor: 0.25, tie_word_embeddings: false },
+      }),
+    },
+    processor: {
+      processor_class: 'LlavaProcessor',
+      image_processor: {
+        ...{ image_processor_type: 'CLIPImageProcessor', ...PIXELS, resample: 3 },
+        ...{ size: { shortest_edge: side }, do_center_crop: true },
+        crop_size: { height: side, width: side },
+      },
+      ...{ image_token: '<image>', patch_size: patch, num_additional_image_tokens: 1, ...select },
+    },
+    names: [
+      ['vision.', 'vision_tower.vision_model.'],
+      ['text.', 'language_model.model.'],
+      ['head.', 'language_model.lm_head.'],
+      ['connector.', 'multi_modal_projector.linear_'],
+    ],
+    optional: /^connector\.|\.[qkv]_proj\.bias$|^head\.weight$/,
+    picture: '<image>',
+    side,
+  }
+}
+
 /** Each picture one square of (side / 64)² tokens, as xmasd takes it by default. */
 function smolvlm(sizes: Sizes): Family {
   const { side } = sizes.vision
@@ -258,9 +299,25 @@ export const SHAPES = {
     ...USUAL,
     whole: { visionLayers: 24, textLayers: 28, vocab: 151_936, more: { taps: [5, 11, 17] } },
   },
+  'stablelm-2-1.6b': {
+    ...stablelm({
+      vision: { width: 1024, inner: 4096, layers: 24, heads: 16, side: 336 },
+      text: { width: 2048, inner: 5632, layers: 24, heads: 32, kvHeads: 32 },
+      vocab: 100_352,
+    }),
+    ...USUAL,
+  },
   tiny: TINY,
   'tiny-lora': { ...TINY, lora: { rank: 4, alpha: 8 } },
   'tiny-smolvlm': { ...smolvlm(TINY_SIZES), ...FEW },
+  'tiny-stablelm': {
+    ...stablelm({
+      vision: { ...TINY_SIZES.vision, side: 56 },
+      text: { ...TINY_SIZES.text, heads: 3, kvHeads: 3 },
+      vocab: TINY_SIZES.vocab,
+    }),
+    ...FEW,
+  },
   'tiny-qwen3-vl': {
     ...qwen3vl({ ...TINY_SIZES, taps: [0, 2], headDim: 16, sections: [4, 2, 2] }),
     ...FEW,

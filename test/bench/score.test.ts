@@ -44,7 +44,7 @@ test('bench:score counts the work saved, of a model that it keeps a part of too'
   assert.ok(distinct!.savedWhole > 1 && distinct!.savedWhole !== distinct!.saved)
 })
 
-for (const shape of ['tiny', 'tiny-smolvlm', 'tiny-qwen3-vl', 'tiny-lora']) {
+for (const shape of ['tiny', 'tiny-stablelm', 'tiny-smolvlm', 'tiny-qwen3-vl', 'tiny-lora']) {
   test(`bench:score --shape ${shape} gives the values of the reference, where Python is`, t => {
     const isLora = shape === 'tiny-lora'
     const python = isLora ? trainersPython(t) : parityPython(t)
