@@ -19,8 +19,9 @@
  * process and compared with xmasd's; `one`, which a LoRA shape has anyway, scores the first checkpoint alone:
  * `ratioMemory` is xmasd's peak over its. `--gain` is the variant that measures the image gain, too:
  * `ratioGain` is its CPU time over that without. `work` is how many times xmasd's matrix products the
- * reference computes, of the shape and of the whole model where the shape has a part of its layers. The last
- * line is one JSON object.
+ * reference computes, of the shape and of the whole model where the shape has a part of its layers. `reading`
+ * is the part of a batch's time that opening every checkpoint again for it would take. The last line is one
+ * JSON object.
  */
 import { mkdtempSync, rmSync } from 'node:fs'
 import { cpus, tmpdir } from 'node:os'
@@ -187,6 +188,22 @@ function workSaved({ told }: Side): object {
   return Object.fromEntries(SETS.map(set => [set, of(set)]))
 }
 
+/** Examples of a batch at the default settings. */
+const BATCH = 64
+
+/**
+ * What opening a checkpoint would take of a batch's time if it were read again for every one, as it is where
+ * the memory does not hold the schedule: `openSeconds` counts the tower and the start of the workers, too.
+ */
+function readShare({ told, seconds, checkpoints }: Side): object {
+  const openSeconds = told.distinct!.openSeconds / checkpoints
+  const of = (set: ExampleSet): number =>
+    digits(openSeconds / (openSeconds + BATCH * median(seconds[set])))
+  const shares = SETS.map(set => [set, of(set)] as const)
+  say(`opening a checkpoint: ${openSeconds.toFixed(2)} s, of a batch ${JSON.stringify(shares)}`)
+  return { openSeconds: digits(openSeconds), ...Object.fromEntries(shares) }
+}
+
 /** Of one set: examples through all checkpoints, and their tokens at each. */
 function rates({ seconds, tokens, checkpoints }: Side, set: ExampleSet): Record<string, number> {
   const middle = median(seconds[set])
@@ -255,6 +272,7 @@ async function main(): Promise<object> {
     ...gainCost(sides),
     ...memoryRatio(sides),
     work: workSaved(ours),
+    reading: readShare(ours),
     ...keptLayers(),
     sides: Object.fromEntries(
       all.map(side => [side.name, describe(side, sides, worst.get(side)!)]),

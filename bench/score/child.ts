@@ -5,8 +5,9 @@
  *   node child.js '{"proxyDir": DIR, "shape": NAME, "workers": 1, "threads": 2, …}'
  *
  * A line `{"folder": DIR}` scores the examples of `writeExamples`; ingest does not count. The answer is
- * `{"seconds", "cpuSeconds", "tokens", "residents", "saved", "savedWhole", "top5": [example][checkpoint][5]}`:
- * `tokens` of all sequences together, checkpoints that stay in memory, and the work saved by the shape and by the model that it is a part of.
+ * `{"seconds", "cpuSeconds", "tokens", "residents", "saved", "savedWhole", "openSeconds", "top5":
+ * [example][checkpoint][5]}`: `tokens` of all sequences together, checkpoints that stay in memory, the work
+ * saved by the shape and by the model that it is a part of, and how long the schedule took to open.
  */
 import { createInterface } from 'node:readline'
 import { type ScoringOptions, startScoring } from '../../src/score/scoring.ts'
@@ -18,7 +19,9 @@ import { workSaved } from './work.ts'
 type Settings = Omit<ScoringOptions, 'mode'> & { shape: string }
 
 const { shape, ...options } = JSON.parse(process.argv[2]!) as Settings
+const started = performance.now()
 const scoring = await startScoring({ mode: 'reference', ...options })
+const openSeconds = (performance.now() - started) / 1000
 const { schedule } = scoring
 const { config } = schedule
 const size = { ...schedule, checkpoints: schedule.checkpoints.length }
@@ -39,6 +42,7 @@ for await (const line of createInterface({ input: process.stdin })) {
     residents: scoring.plan.residency.residents,
     saved: workSaved(config, sequences, size),
     savedWhole: workSaved(wholeConfig(shapeOf(shape), config), sequences, size),
+    openSeconds,
   }
   process.stdout.write(`${JSON.stringify(answer)}\n`)
 }

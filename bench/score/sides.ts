@@ -27,8 +27,11 @@ export type Side = {
   end(): Promise<void>
 }
 
-/** How many times xmasd's matrix products the published way computes; of the shape, of the whole model. */
-export type Told = { saved: number; savedWhole: number }
+/**
+ * How many times xmasd's matrix products the published way computes, of the shape and of the whole model; and
+ * how long the schedule took to open.
+ */
+export type Told = { saved: number; savedWhole: number; openSeconds: number }
 
 type Run = { seconds: number; cpuSeconds: number; tokens: number; values: Values; told?: Told }
 
@@ -67,10 +70,10 @@ export function startAgain({ seconds, cpuSeconds, tokens }: Side): void {
 export function startOurs(name: string, script: string, settings: object): Side {
   const child = startChild(process.execPath, [script, JSON.stringify(settings)])
   return sideOf(name, child, async folder => {
-    const { top5, saved, savedWhole, ...spent } = await child.ask<
+    const { top5, saved, savedWhole, openSeconds, ...spent } = await child.ask<
       Omit<Run, 'values' | 'told'> & Told & { top5: Values }
     >({ folder })
-    return { ...spent, values: top5, told: { saved, savedWhole } }
+    return { ...spent, values: top5, told: { saved, savedWhole, openSeconds } }
   })
 }
 

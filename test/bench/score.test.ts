@@ -17,6 +17,7 @@ type Report = {
   ratioMemory?: number
   work: Record<string, { saved: number; savedWhole: number }>
   kept?: Record<string, string>
+  reading: Record<string, number>
   sides: Record<string, { seconds: Record<string, number>; differenceFromOurs?: object }>
 }
 
@@ -28,11 +29,12 @@ function bench(shape: string, ...args: string[]): Report {
 }
 
 test('bench:score runs without Python and ends in one JSON object', () => {
-  const { sides, ratioDistinct, ratioGain } = bench('tiny', '--gain')
+  const { sides, ratioDistinct, ratioGain, reading } = bench('tiny', '--gain')
   assert.ok(ratioGain!.distinct! > 0 && ratioGain!.shared! > 0)
   const { value } = sides.gain!.differenceFromOurs as { value: number }
   assert.ok(value <= 1e-6, `singular values differ by ${value} with gains`)
   assert.ok(sides.ours!.seconds.distinct! > 0 && sides.ours!.seconds.shared! > 0)
+  assert.ok(reading.openSeconds! > 0 && reading.distinct! > 0 && reading.distinct! < 1)
   assert.equal(ratioDistinct, null)
 })
 
