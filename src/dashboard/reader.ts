@@ -15,6 +15,7 @@ import type { Cluster } from '../record.ts'
 import { Answers } from './answers.ts'
 import { Landscape } from './landscape.ts'
 import { Model } from './model.ts'
+import { paceOf } from './pace.ts'
 import { Records, SIDES } from './records.ts'
 import type { Frame } from './schemas.ts'
 
@@ -41,16 +42,6 @@ export type ApiAnswer = {
   maxAge?: number
 }
 
-const STEP_WAIT_MS = 100
-/** The share of the time that the reader follows the log: little where the fold has a backlog. */
-const BUSY_SHARE = 0.6
-const YIELDING_SHARE = 0.04
-/** Records that a step reads then. */
-const YIELDING_RECORDS = 1_000
-/** A page hears of what comes, however long a step took: the first one opens the bundle. */
-const REST_MS_MAX = 1_000
-/** Between two frames: changes in between go with the second. */
-const FRAME_MS = 250
 const FRAME_DECISIONS_MAX = 24
 const GZIP_BYTES_MIN = 1_400
 const PICTURE_MAX_AGE = 3_600
@@ -90,19 +81,16 @@ async function open(config: Config, source: ExampleSource): Promise<void> {
       lowerPriority()
     }
     const started = performance.now()
-    if (pages > 0) await step(model.isFoldBehind ? YIELDING_RECORDS : undefined)
+    if (pages > 0) await step(paceOf(model).records)
     const { version, progress } = model
     const isNews = version !== sent.version || progress !== sent.progress
-    if (pages > 0 && isNews && started - sent.atMs >= FRAME_MS) {
+    if (pages > 0 && isNews && started - sent.atMs >= paceOf(model).frameMs) {
       const fresh = model.isCaughtUp ? model.recent.filter(({ offset }) => offset > shown) : []
       await sendFrame(answers, model, fresh, shown)
       shown = fresh.at(-1)?.offset ?? shown
       sent = { version, progress, atMs: started }
     }
-    const busyMs = performance.now() - started
-    const restMs = model.isCaughtUp ? STEP_WAIT_MS : 0
-    const share = model.isFoldBehind ? YIELDING_SHARE : BUSY_SHARE
-    await sleep(Math.max(restMs, Math.min(REST_MS_MAX, busyMs * (1 / share - 1))))
+    await sleep(paceOf(model).restMs(performance.now() - started))
   }
 }
 
