@@ -28,7 +28,7 @@ const HELP = `Usage: ./check.sh [options]     no network is used
   --sets NAMES         golden sets, or none (default: all of goldens/)
   --shapes NAMES       of ${Object.keys(SHAPES).join(', ')}, or none
                        (default: stablelm-2-1.6b,smolvlm-256m)
-  --checkpoints N      of a shape (default: 4; one of stablelm-2-1.6b takes 8 GB of disk)
+  --checkpoints N      of a shape (default: 4; each of stablelm-2-1.6b takes 7 GB of disk)
   --examples N         of a round (default: 32)
   --rounds N           (default: 3)
   --tokens-max N       of a pass, instead of xmasd's default

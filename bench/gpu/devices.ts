@@ -2,6 +2,7 @@
 import { execFileSync, spawn } from 'node:child_process'
 import { availableParallelism, cpus, release, totalmem } from 'node:os'
 import { fileURLToPath } from 'node:url'
+import { stripVTControlCharacters } from 'node:util'
 import type { Device } from '../../src/engine/engine.ts'
 import type { ChildLine, ChildTask } from '../../src/score/device/child.ts'
 import { TYPICAL_PROXY } from '../../src/score/device/choice.ts'
@@ -88,9 +89,12 @@ export async function askDoctor(command: Command, device: Device, folder: string
 
 /** A step of the self-test, as the child told it, and the seconds since the one before. */
 export type Stage = ChildLine & { seconds: number }
-export type SelfTest = { stages: Stage[]; seconds: number; ended: string }
+/** `said`: the end of stderr, where a driver or a library that is missing names itself. */
+export type SelfTest = { stages: Stage[]; seconds: number; ended: string; said: string }
 
 const SILENCE_MS_MAX = 90_000
+/** Characters. */
+const SAID_MAX = 2000
 
 /** The test of docs/devices.md with CLIP-L/336 and a Llama, also where the device is slow. */
 export function runSelfTest(device: Exclude<Device, 'cpu'>): Promise<SelfTest> {
@@ -98,12 +102,12 @@ export function runSelfTest(device: Exclude<Device, 'cpu'>): Promise<SelfTest> {
   const task: ChildTask = { device, config: TYPICAL_PROXY, threads, evenIfSlow: true }
   const script = fileURLToPath(scriptAt('score/device/child.js'))
   const child = spawn(process.execPath, [script, JSON.stringify(task)], {
-    stdio: ['ignore', 'pipe', 'ignore'],
+    stdio: ['ignore', 'pipe', 'pipe'],
   })
   const started = performance.now()
   const seconds = (since: number): number => Number(((performance.now() - since) / 1000).toFixed(2))
   const stages: Stage[] = []
-  let [text, last] = ['', started]
+  let [text, said, last] = ['', '', started]
   const hung = (): boolean => child.kill('SIGKILL')
   let timer = setTimeout(hung, SILENCE_MS_MAX)
   child.stdout.setEncoding('utf8').on('data', more => {
@@ -116,11 +120,20 @@ export function runSelfTest(device: Exclude<Device, 'cpu'>): Promise<SelfTest> {
       last = performance.now()
     }
   })
+  child.stderr.setEncoding('utf8').on('data', more => {
+    said = (said + more).slice(-SAID_MAX)
+  })
   return new Promise((resolve, reject) => {
     child.on('error', reject)
     child.on('close', (code, signal) => {
       clearTimeout(timer)
-      resolve({ stages, seconds: seconds(started), ended: signal ?? `exit code ${code}` })
+      const ended = signal ?? `exit code ${code}`
+      resolve({
+        stages,
+        seconds: seconds(started),
+        ended,
+        said: stripVTControlCharacters(said).trim(),
+      })
     })
   })
 }

@@ -80,12 +80,17 @@ function deviceLines({
       const values = Object.entries(found).map(([name, value]) => `${name} ${shown(value)}`)
       return `  ${stage.padEnd(10)} ${seconds.toFixed(2).padStart(7)} s  ${values.join(', ')}`
     })
-  return [...lines, `  self-test: ${selfTest.seconds} s, ${selfTest.ended}`, ...stages]
+  const said = isUsable || selfTest.said === '' ? [] : selfTest.said.split('\n')
+  return [
+    ...lines,
+    `  self-test: ${selfTest.seconds} s, ${selfTest.ended}`,
+    ...[...stages, ...said.map(line => `  ${line}`)],
+  ]
 }
 
 function shown(value: unknown): string {
   if (typeof value === 'number') return String(Number(value.toPrecision(3)))
-  return Array.isArray(value) && value.length === 0 ? 'none' : String(value)
+  return Array.isArray(value) && value.length === 0 ? 'none' : String(value).trim()
 }
 
 function setLines(sets: readonly SetResult[]): string[] {
@@ -113,9 +118,9 @@ function throughputLines({ throughput, ratios, failed }: Results): string[] {
     residency(one),
     ...[`start ${one.startSeconds} s`, one.apart === undefined ? '' : `${error(one.apart)} apart`],
   ])
-  const more = throughput.map(({ shape, checkpoints, tokens, examples, rounds }) => {
+  const more = throughput.map(({ shape, checkpoints, tokens, examples }) => {
     const size = `${checkpoints} checkpoints, ${tokens} tokens an example`
-    return `${shape}: ${size}, ${examples} examples a round, ${rounds} rounds`
+    return `${shape}: ${size}, ${examples} examples a round`
   })
   return [
     '',
