@@ -1,9 +1,10 @@
 /** `demo` (`npm start`): the daemon on a local log with the bundled proxy, a generated stream, a live view. */
-import { mkdtempSync, rmSync } from 'node:fs'
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Command } from 'commander'
+import { stringify } from 'yaml'
 import { type Config, loadConfig } from '../config.ts'
 import { type Daemon, startDaemon } from '../daemon/daemon.ts'
 import { backlogOf, ROLES } from '../daemon/gauges.ts'
@@ -31,7 +32,10 @@ export function command(): Command {
     )
     .option('--percent <p>', 'share of the examples to keep', percent, 20)
     .option('--seed <n>', 'seed of the stream', integer, 1)
-    .option('--path <dir>', 'folder of the log (default: a temporary folder, removed at the end)')
+    .option(
+      '--path <dir>',
+      'folder for the log and its demo.yaml, the --config of other commands (default: a temporary folder, removed at the end)',
+    )
     .option('--json', 'one JSON document on stdout at the end')
     .action(demo)
 }
@@ -39,11 +43,34 @@ export function command(): Command {
 async function demo(options: Options): Promise<void> {
   const folder = options.path ?? mkdtempSync(join(tmpdir(), 'xmasd-demo-'))
   try {
+    if (options.path !== undefined) writeConfig(options, folder)
     const summary = await runDemo(options, folder)
     print(options, summary, summaryLines(summary))
+    if (options.path !== undefined) process.stderr.write(`${leftText(options.path)}\n`)
   } finally {
     if (options.path === undefined) rmSync(folder, { recursive: true, force: true })
   }
+}
+
+const CONFIG_FILE = 'demo.yaml'
+
+/** A configuration beside the log, with which other commands read it. */
+function writeConfig(options: Options, folder: string): void {
+  const { images, proxy, bundle, select } = demoConfig(options, folder)
+  const config = {
+    log: { path: 'log' },
+    images: { root: images.root },
+    proxy: { path: proxy.path },
+    bundle,
+    select: { percent: select.percent },
+  }
+  mkdirSync(folder, { recursive: true })
+  writeFileSync(join(folder, CONFIG_FILE), stringify(config))
+}
+
+function leftText(folder: string): string {
+  const config = join(folder, CONFIG_FILE)
+  return `the log stays in ${folder}; \`xmasd explain ID --config ${config}\` reads it, as do export, replay and report`
 }
 
 async function runDemo(options: Options, folder: string): Promise<Summary> {

@@ -39,6 +39,17 @@ test('the demo shows decisions within 20 s, waits for an open page, and ends wit
   assert.equal(summary.subset, Math.floor(0.2 * assigned))
 })
 
+test('what a demo leaves in --path is read with its demo.yaml', async t => {
+  const folder = join(makeSite(t).folder, 'demo')
+  const { stderr } = await succeed(['demo', '--examples', '40', '--path', folder])
+  const config = join(folder, 'demo.yaml')
+  assert.ok(stderr.includes(`xmasd explain ID --config ${config}`), stderr)
+  const { stdout } = await succeed(['explain', 'demo-2', '--config', config])
+  assert.match(stdout, /^demo-2@[0-9a-f]{16} is (not )?kept: /)
+  const replayed = await succeed(['replay', '--percent', '10', '--config', config])
+  assert.match(replayed.stdout, /policy revisable, 10 %/)
+})
+
 test('doctor says what works in plain words and exits 0', async t => {
   const site = makeSite(t)
   const ended = await succeed(['doctor', '--config', site.config])
