@@ -318,7 +318,10 @@ class GraphOps implements Ops<Edge> {
     const type = this.#options.sumsInFloat64 === true ? 'float64' : 'float32'
     const wide = (x: Edge, isFloat32: boolean): Edge =>
       isFloat32 && type === 'float32' ? x : this.#once('Cast', [x], { to: ELEMENT_TYPES[type] })
-    const base = wide(this.#stored(name, tensor, tensor.shape), tensor.dtype === 'F32')
+    const base =
+      tensor.isReplaced === true
+        ? wide(this.#feedTensor(name, tensor), true)
+        : wide(this.#stored(name, tensor, tensor.shape), tensor.dtype === 'F32')
     const down = wide(this.#feedTensor(`${name}.lora_A`, a), true)
     const factor = type === 'float64' ? Float64Array.of(scale) : Float32Array.of(scale)
     const by = this.#feed({ name: `${name}.scale`, type, shape: [1], read: () => factor })

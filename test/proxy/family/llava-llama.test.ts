@@ -106,6 +106,47 @@ for (const [place, engine] of [
   })
 }
 
+const ADAPTED = 'model.vision_tower.vision_tower.vision_model.encoder.layers.0.self_attn.q_proj'
+
+test('adapters of a vision tower beside their base score as those of a tower inside it', async t => {
+  const dir = shared(t, 'goldens', 'llava-clip-llama')
+  if (dir === undefined) return
+  const golden = readGoldenSet(dir)
+  const [inside, beside] = await Promise.all(
+    [true, false].map(async isInside => {
+      const folder = inOwnLayout(t, dir, isInside)
+      cpSync(join(dir, 'images'), join(folder, 'images'), { recursive: true })
+      const { tensors, dir: base } = openSchedule(join(folder, 'run')).checkpoints[0]!
+      const [outputs, inputs] = tensors.get(
+        'vision.encoder.layers.0.self_attn.q_proj.weight',
+      )!.shape
+      for (const step of [1, 2]) {
+        const checkpoint = join(folder, `adapters/checkpoint-${step}`)
+        mkdirSync(checkpoint, { recursive: true })
+        const config = { peft_type: 'LORA', base_model_name_or_path: base, r: 1, lora_alpha: step }
+        writeFileSync(join(checkpoint, 'adapter_config.json'), JSON.stringify(config))
+        const filled = (length: number, value: number) => new Float32Array(length).fill(value)
+        writeSafetensors(join(checkpoint, 'adapter_model.safetensors'), {
+          [`base_model.model.${ADAPTED}.lora_A.weight`]: {
+            shape: [1, inputs!],
+            data: filled(inputs!, 0.1),
+          },
+          [`base_model.model.${ADAPTED}.lora_B.weight`]: {
+            shape: [outputs!, 1],
+            data: filled(outputs!, 0.1),
+          },
+        })
+      }
+      return score(join(folder, 'adapters'), golden, 'onnx')
+    }),
+  )
+  const wanted = inside!.map(one =>
+    one !== null && 'singularValues' in one ? one.singularValues : null,
+  )
+  assert.ok(wanted.some(values => values !== null))
+  assert.ok(worstOf(beside!, wanted) <= RELATIVE_MAX)
+})
+
 async function score(run: string, golden: ReturnType<typeof readGoldenSet>, engine: EngineName) {
   const { sequences } = await goldenSequences(golden, 'run')
   const schedule = openSchedule(run)
