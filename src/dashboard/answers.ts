@@ -255,7 +255,8 @@ export class Answers {
     const shown: Said[] = []
     for (const { offset, at, decision } of recent) {
       const row = this.#model.columns.rowOf(decision.key)
-      const lost = row < 0 ? -1 : this.lostTo(row)
+      const isLoss = decision.action === 'drop' || decision.action === 'evict'
+      const lost = row >= 0 && isLoss ? this.lostTo(row) : -1
       const { question, images } =
         row < 0 ? { question: '', images: 0 } : await this.#records.question(row)
       const { key, action, reason, cluster, instability, quota } = decision

@@ -205,7 +205,8 @@ function createEvents(parts: DashboardParts): Events {
       else page.write(bytes)
     }
   }
-  // A page that opens while nothing changes gets the last frame; it asks for the decisions themselves.
+  // A page that opens while nothing changes gets the last frame, without what older pages were not shown;
+  // it asks for the decisions themselves.
   let lastFrame: string | undefined
   const onFrame = (data: string): void => {
     lastFrame = data
@@ -235,7 +236,10 @@ function createEvents(parts: DashboardParts): Events {
       if (pages.size >= PAGES_MAX) return void response.writeHead(503, { 'retry-after': '5' }).end()
       const headers = { 'content-type': 'text/event-stream', 'cache-control': 'no-store' }
       response.writeHead(200, headers).write('retry: 500\n\n')
-      if (lastFrame !== undefined) response.write(`event: frame\ndata: ${lastFrame}\n\n`)
+      if (lastFrame !== undefined) {
+        const frame = JSON.stringify({ ...JSON.parse(lastFrame), left: 0 })
+        response.write(`event: frame\ndata: ${frame}\n\n`)
+      }
       pages.add(response)
       count()
       response.once('close', () => {

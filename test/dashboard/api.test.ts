@@ -8,6 +8,7 @@ import {
   API_SCHEMAS,
   type ExampleDocument,
   type Gallery,
+  type Said,
   WhatIfResult,
 } from '../../src/dashboard/schemas.ts'
 import type { Decision } from '../../src/record.ts'
@@ -15,6 +16,35 @@ import { jsonOf, makeSite, readTopic, run, servedAt, start, succeed } from '../e
 import { ask, demoSite, EXAMPLES } from './site.ts'
 
 const ARRIVALS = 60
+
+type Decided = { decisions: Said[] }
+
+const isGain = ({ action }: Said): boolean => action === 'keep' || action === 'restore'
+
+const isNot =
+  (wanted: string) =>
+  ({ key }: Said): boolean =>
+    key !== wanted
+
+/** Those that the dashboard holds, newest first. */
+async function recentDecisions(url: string): Promise<Said[]> {
+  const all: Said[] = []
+  for (let before = Number.MAX_SAFE_INTEGER; ; before = all.at(-1)!.offset) {
+    const { decisions } = await ask<Decided>(url, `decisions?count=120&before=${before}`)
+    if (decisions.length === 0) return all
+    all.push(...decisions)
+  }
+}
+
+async function firstMatch(body: AsyncIterable<Uint8Array>, wanted: RegExp) {
+  let text = ''
+  for await (const bytes of body) {
+    text += Buffer.from(bytes).toString()
+    const found = wanted.exec(text)
+    if (found !== null) return found
+  }
+  throw new Error(`no ${wanted} in ${text}`)
+}
 
 test('the API says what explain, report and replay say', async t => {
   const site = await demoSite(t)
@@ -155,6 +185,37 @@ test('the API says what explain, report and replay say', async t => {
     // A page that opens gets the last frame at once.
     const most = 2 + (performance.now() - opened) / 250
     assert.ok(frames > 1 && frames <= most, `${frames} frames where ${most} are due`)
+  })
+
+  await t.test('a page that opens is not told what older pages were not shown', async () => {
+    const stopping = new AbortController()
+    const { signal } = stopping
+    await fetch(`${site.url}/api/v1/events`, { signal })
+    const ids = Array.from({ length: 60 }, (_, i) => `burst-${i}`)
+    const keys = await site.arriveAll(ids, 'how many come at once?')
+    while ((await ask<Decided>(site.url, 'decisions?count=120')).decisions.every(isNot(keys[59]!)))
+      await sleep(50)
+    // Longer than between two frames.
+    await sleep(1_000)
+    const { body } = await fetch(`${site.url}/api/v1/events`, { signal })
+    const [, frame] = await firstMatch(body!, /event: frame\ndata: (.*)\n/)
+    assert.equal(JSON.parse(frame!).left, 0)
+    stopping.abort()
+  })
+
+  await t.test('only what is dropped or evicted has lost its place to another', async () => {
+    const decisions = await recentDecisions(site.url)
+    const [gains, losses] = [decisions.filter(isGain), decisions.filter(one => !isGain(one))]
+    assert.ok(losses.some(({ lostTo }) => lostTo !== null))
+    const newest = new Map(decisions.toReversed().map(one => [one.key, one]))
+    assert.ok(
+      gains.some(({ key }) => !isGain(newest.get(key)!)),
+      'some were kept and then lost',
+    )
+    assert.deepEqual(
+      gains.filter(({ lostTo }) => lostTo !== null),
+      [],
+    )
   })
 
   await t.test('figures are those of the metrics', async () => {

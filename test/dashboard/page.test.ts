@@ -58,6 +58,8 @@ test('the dashboard in a browser (needs Chromium)', async t => {
     shows(site, page, go),
   )
   await t.test('a gallery and an example show what explain says', () => explains(site, page, go))
+  await t.test('/ leads to the search, which says where else to look', () => finds(page, go))
+  await t.test('the chosen order of clusters stays', () => ordersStay(page, go))
   await t.test('what-if shows the figures of replay', () => replays(site, page, go))
   await t.test('map, drift, pipeline and dead letters are drawn', () => draws(site, page, go))
   await t.test('a decision is shown within a second', () => isQuick(t, site, page, go))
@@ -130,6 +132,30 @@ async function explains(site: DashboardSite, page: Page, go: Go): Promise<void> 
     .locator('.pictures img')
     .evaluate(image => (image as unknown as { naturalWidth: number }).naturalWidth)
   assert.ok(width > 0)
+}
+
+async function finds(page: Page, go: Go): Promise<void> {
+  await go('/')
+  await page.getByRole('link', { name: 'Clusters' }).click()
+  await page.keyboard.press('/')
+  await page.keyboard.type('demo-no-such')
+  await page.keyboard.press('Enter')
+  await page.getByText('Found 0').waitFor()
+  await page.locator('main').getByRole('link', { name: 'dead letters' }).waitFor()
+  await page.locator('#search').fill('what/is')
+  await page.locator('#search').press('/')
+  assert.equal(await page.locator('#search').inputValue(), 'what/is/')
+  await go('/search/demo-')
+  await page.getByText('Found 60 or more').waitFor()
+}
+
+async function ordersStay(page: Page, go: Go): Promise<void> {
+  await go('/')
+  await page.getByLabel('order').selectOption('redundant')
+  await page.locator('.tile a').first().click()
+  await page.getByRole('link', { name: 'all clusters' }).click()
+  assert.equal(await page.getByLabel('order').inputValue(), 'redundant')
+  await page.getByLabel('order').selectOption('size')
 }
 
 async function replays(site: DashboardSite, page: Page, go: Go): Promise<void> {

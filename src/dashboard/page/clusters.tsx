@@ -59,12 +59,18 @@ export function redundancyOf({
   return all === 0 ? 0 : (all - kept) / all
 }
 
+/** What was chosen last: it stays while clusters are opened and left again. */
+let chosen: { order: Order; filter: Filter } = { order: 'size', filter: 'all' }
+
 export function Wall() {
   const { version } = useLive()
   const { value, problem } = useApi<Clusters>('clusters', version)
-  const [order, setOrder] = useState<Order>('size')
-  const [filter, setFilter] = useState<Filter>('all')
+  const [{ order, filter }, setChoice] = useState(chosen)
   const [shown, setShown] = useState(TILES)
+  const choose = (change: Partial<typeof chosen>): void => {
+    chosen = { ...chosen, ...change }
+    setChoice(chosen)
+  }
   if (value === undefined) return <Waiting problem={problem} />
   const tiles = value.clusters.filter(FILTERS[filter].holds)
   tiles.sort((a, b) => ORDERS[order].by(a) - ORDERS[order].by(b))
@@ -72,12 +78,17 @@ export function Wall() {
   return (
     <Panel title={`${count(value.clusters.length)} clusters`}>
       <div class="bar">
-        <Choice label="order" value={order} of={ORDERS} choose={name => setOrder(name as Order)} />
+        <Choice
+          label="order"
+          value={order}
+          of={ORDERS}
+          choose={name => choose({ order: name as Order })}
+        />
         <Choice
           label="show"
           value={filter}
           of={FILTERS}
-          choose={name => setFilter(name as Filter)}
+          choose={name => choose({ filter: name as Filter })}
         />
         <Legend meanings={['keep', 'drop', 'duplicate']} />
       </div>
@@ -216,7 +227,7 @@ const SUBSET = {
 /** What the cut-off line says under the policy. */
 function orderText({ cluster, policy, rank }: GalleryDocument): string {
   const order = cluster === 'text' ? 'in the order of their ids' : FIRST[rank]
-  return `Ranked ${order}; the line is the quota of the batch rule. ${SUBSET[policy]}`
+  return `Ranked ${order}; the line is the quota of the batch rule. ${SUBSET[policy]} Redundant: the share of examples and duplicates that is not kept.`
 }
 
 /** In a report: its trajectories. */

@@ -22,7 +22,7 @@ export function Drift() {
           Population stability index <b>{stabilityIndex.toFixed(3)}</b> over {count(examples)}{' '}
           examples; chance alone gives {stabilityNoise.toFixed(3)}: <b>{verdict}</b>.{' '}
           {beyondShare !== undefined &&
-            `${percent(beyondShare)} lie beyond the 99 % radius of their cluster.`}
+            `Of those with a picture, ${percent(beyondShare)} lie beyond the 99 % radius of their cluster.`}
         </p>
       </Panel>
       <Farthest far={far} hasRadii={beyondShare !== undefined} />
@@ -31,9 +31,9 @@ export function Drift() {
           <thead>
             <tr>
               <th scope="col">cluster</th>
-              <th scope="col">then</th>
+              <th scope="col">at the fit</th>
               <th scope="col">now</th>
-              <th scope="col">share of then and now</th>
+              <th scope="col">share at the fit and now</th>
               <th scope="col">index</th>
             </tr>
           </thead>

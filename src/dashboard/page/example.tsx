@@ -2,6 +2,7 @@
 import { useEffect, useState } from 'preact/hooks'
 import { meaningOf } from '../../observe/colours.ts'
 import type { ExampleDocument, ExampleRow } from '../schemas.ts'
+import { frozen } from './frozen.ts'
 import { get, useApi, useLive } from './store.ts'
 import {
   Badge,
@@ -44,7 +45,7 @@ export function Example({ wanted }: { wanted: string }) {
         </Panel>
         <Panel
           title="Trajectory"
-          note="The score at each checkpoint, before the band of its cluster (10 % to 90 %)."
+          note="The score at each checkpoint. Behind it, its cluster: dashed the median, the band from 10 % to 90 %."
         >
           <Trajectory document={value} />
           <Facts document={value} />
@@ -201,15 +202,22 @@ export function Search({ text }: { text: string }) {
     return <p class="note">{found.text === text ? found.problem : 'Searching …'}</p>
   }
   const { rows, searched, examples } = found.value
+  const isCut = searched === 0 && rows.length > 0
   return (
-    <Panel title={`Found ${rows.length}`}>
+    <Panel title={`Found ${rows.length}${isCut ? ' or more' : ''}`}>
       <p class="note">
         By id, key or words of the question: “{text}”.
-        {searched === 0 && ' These are the newest whose id begins with it.'}
+        {isCut && ' These are the newest whose id begins with it.'}
         {searched > 0 &&
           searched < examples &&
           ` The newest ${count(searched)} of ${count(examples)} examples were searched.`}
       </p>
+      {rows.length === 0 && frozen === undefined && (
+        <p>
+          No assigned example has it. A record that could not be used is among the{' '}
+          <a href="#/dead-letters">dead letters</a>; an example that still waits is not found yet.
+        </p>
+      )}
       <div class="row">
         {rows.map(example => (
           <Card key={example.key} example={example} note={example.id} />

@@ -176,7 +176,7 @@ function SearchField({ route }: { route: string }) {
   }, [route])
   useEffect(() => {
     const listener = (event: KeyboardEvent): void => {
-      if (event.key !== '/' || event.target !== document.body) return
+      if (event.key !== '/' || isTypedInto(event.target)) return
       event.preventDefault()
       document.getElementById('search')?.focus()
     }
@@ -201,6 +201,11 @@ function SearchField({ route }: { route: string }) {
       </form>
     </search>
   )
+}
+
+/** Whether a key pressed there is meant for a field. */
+function isTypedInto(target: EventTarget | null): boolean {
+  return target instanceof Element && target.matches('input, select, textarea')
 }
 
 const THEME = 'xmasd-theme'

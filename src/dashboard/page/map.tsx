@@ -68,7 +68,7 @@ export function TrajectoryMap() {
           {hue === 'action' && <Legend meanings={['keep', 'drop', 'duplicate']} />}
           {hue === 'age' && <span class="note">pale: old, strong: new</span>}
           <span class="note">
-            {count(points?.row.length ?? 0)} examples
+            {count(points?.row.length ?? 0)} examples, duplicates among them, text-only ones not
             {explained.length > 1 &&
               `, ${percent(explained[0]! + explained[1]!)} of their variance`}
           </span>

@@ -32,7 +32,7 @@ export function WhatIf() {
     <>
       <Panel
         title="What if"
-        note="The whole log is folded again under other settings, in a process of its own. Nothing changes."
+        note="The whole log is decided again under other settings, in a process of its own. An empty field stays as now. The daemon and its subset do not change."
       >
         <Form
           asked={asked}
