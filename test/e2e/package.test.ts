@@ -34,9 +34,9 @@ test('the packed package, installed with production packages only, runs its comm
 
   await t.test('demo, fit, replay and report', async () => {
     writeFileSync(join(folder, 'xmasd.yaml'), CONFIG)
-    const demo = JSON.parse(await xmasd('demo', '--examples', '200', '--path', 'data', '--json'))
+    const demo = JSON.parse(await xmasd('demo', '--examples', '250', '--path', 'data', '--json'))
     const { assigned, duplicate, redelivered, dead_letter } = demo.examples
-    assert.equal(assigned + duplicate + redelivered + dead_letter, 200)
+    assert.equal(assigned + duplicate + redelivered + dead_letter, 250)
     const config = ['--config', 'xmasd.yaml']
     const lines = (await xmasd('tail', 'decisions', '--all', '--json', ...config))
       .trim()
