@@ -52,7 +52,7 @@ const BY_GAIN = [
   ...['random+gain', 'random+aligned', 'length+gain', 'length+aligned'],
   ...SIGNATURES.flatMap(signature => [`${signature}+gain`, `${signature}+both`]),
 ]
-const QUICK = { seeds: '1-3', arms: ['random', 'sum', 'length', ORACLE] }
+const QUICK = { seeds: '1-6', arms: ['random', 'sum', 'length', 'question+random', ORACLE] }
 const NLVR_HELD_OUT_PERCENT = 20
 
 function scenes(): StudyData {
