@@ -2,13 +2,14 @@
 import { createHash } from 'node:crypto'
 import { existsSync } from 'node:fs'
 import { writeFile } from 'node:fs/promises'
+import { constants } from 'node:os'
 import { basename, join, resolve } from 'node:path'
 import { Command, InvalidArgumentError, Option } from 'commander'
 import { loadConfig } from '../config.ts'
 import { XmasdError } from '../errors.ts'
 import { readExamples } from '../ingest/data/read.ts'
 import { shellWord } from '../observe/text.ts'
-import { ARMS, armsHelp } from '../study/arms.ts'
+import { ARMS, armsHelp, CONTROLS } from '../study/arms.ts'
 import { type StudyData, splitByPicture } from '../study/data.ts'
 import { studyPage, withInterval } from '../study/page.ts'
 import type { Plan } from '../study/plan.ts'
@@ -160,7 +161,7 @@ async function run(options: Options): Promise<void> {
     onPlan: (plan: Plan) => {
       clock.plan(plan)
       warn(planSaid(plan, options, notes))
-      stopOnSignals(options.out)
+      sayHowToGoOn(options.out)
     },
     onRun: (
       { seed, arm, percent }: Pick<Run, 'seed' | 'arm' | 'percent'>,
@@ -183,8 +184,6 @@ async function run(options: Options): Promise<void> {
   await writeWhole(page, temporary => writeFile(temporary, html))
   report(options, named, judgement, runs, { page, seconds: (performance.now() - started) / 1000 })
 }
-
-const CONTROLS = ['full', 'random']
 
 /** What answers where the user names nothing. */
 function usualPrimary(arms: readonly string[]): string {
@@ -243,17 +242,14 @@ class Clock {
 }
 
 /** Ctrl-C ends a study at once and says how to go on: whole runs are on the disk. */
-function stopOnSignals(out: string): void {
-  for (const [signal, number] of [
-    ['SIGINT', 2],
-    ['SIGTERM', 15],
-  ] as const) {
+function sayHowToGoOn(out: string): void {
+  for (const signal of ['SIGINT', 'SIGTERM'] as const) {
     process.once(signal, () => {
       if (process.stderr.isTTY) process.stderr.write(`${SHOW_CURSOR}\n`)
       warn(
         `stopped; the same command goes on behind the runs in ${shellWord(join(out, RUNS_FILE))}`,
       )
-      process.exit(128 + number)
+      process.exit(128 + constants.signals[signal])
     })
   }
 }

@@ -65,10 +65,12 @@ const MODIFIERS: Record<string, string> = {
 
 export type Arm = { name: string; base: string; modifiers: ReadonlySet<string> }
 
+/** What all other arms are compared with: always run. */
+export const CONTROLS: readonly string[] = ['full', 'random']
+
 /** Default arms. Those that read labels are for data that have them. */
 export const ARMS = [
-  'full',
-  'random',
+  ...CONTROLS,
   'random+dedup',
   'length',
   ...Object.keys(BASES).filter(name => BASES[name]!.clusters !== undefined),

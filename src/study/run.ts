@@ -8,6 +8,7 @@ import { prepareTensorflow } from '../engine/tensorflow/backend.ts'
 import { startProgress } from '../observe/progress.ts'
 import {
   type Arm,
+  CONTROLS,
   checkLabels,
   type Pool,
   parseArm,
@@ -55,7 +56,7 @@ export type StudyOptions = {
  */
 export async function runStudy(options: StudyOptions): Promise<Run[]> {
   const { data, seeds, out, isOver } = options
-  const arms = [...new Set(['full', 'random', ...options.arms])].map(parseArm)
+  const arms = [...new Set([...CONTROLS, ...options.arms])].map(parseArm)
   const settings = settingsOf(options)
   const digest = digestOf(settings)
   mkdirSync(out, { recursive: true })

@@ -17,6 +17,7 @@ import {
   picture,
   readTopic,
   run,
+  type Site,
   servedAt,
   start,
   succeed,
@@ -227,25 +228,31 @@ test('SIGHUP admits a new image host without a restart', async t => {
     const data = writeLines(site, `${id}.jsonl`, [{ id, image, conversations }])
     return succeed(['produce', '--config', site.config, '--data', data])
   }
-  const { child, ended } = start(['run', '--config', site.config])
-  t.after(() => child.kill('SIGKILL'))
-  let log = ''
-  child.stderr!.on('data', chunk => {
-    log += chunk
-  })
-  await until('the start', () => log.includes('"msg":"started"'))
+  const { child, ended, log } = await startLogged(t, site)
   await send('before')
   const tail = async (topic: string): Promise<string> =>
     (await run(['tail', topic, '--config', site.config, '--json'])).stdout
   while (!(await tail('dead-letters')).includes('before')) await sleep(200)
   writeFileSync(site.config, `${text}${images('127.0.0.1')}\n`)
   child.kill('SIGHUP')
-  await until('the reload', () => log.includes('reload: images.hosts changed'))
+  await until('the reload', () => log().includes('reload: images.hosts changed'))
   await send('after')
   while (!(await tail('assignments')).includes('"after"')) await sleep(200)
   child.kill('SIGTERM')
   assert.equal((await ended).code, 0)
 })
+
+/** A daemon that has started; `log` is its stderr so far. */
+async function startLogged(t: TestContext, site: Site, more: string[] = []) {
+  const { child, ended } = start(['run', '--config', site.config, ...more])
+  t.after(() => child.kill('SIGKILL'))
+  let log = ''
+  child.stderr!.on('data', chunk => {
+    log += chunk
+  })
+  await until('the start', () => log.includes('"msg":"started"'))
+  return { child, ended, log: () => log }
+}
 
 const LARGE = 'images: { root: ./images }\nlogging: { level: info }'
 const SMALL =
@@ -257,16 +264,10 @@ async function startReloadable(t: TestContext) {
   const rest = readFileSync(site.config, 'utf8').replace(/^images: .*\n/m, '')
   const write = (changed: string): void => writeFileSync(site.config, `${rest}${changed}\n`)
   write(LARGE)
-  const { child, ended } = start(['run', '--config', site.config])
-  t.after(() => child.kill('SIGKILL'))
-  let log = ''
-  child.stderr!.on('data', chunk => {
-    log += chunk
-  })
-  await until('the start', () => log.includes('"msg":"started"'))
+  const { child, ended, log } = await startLogged(t, site)
   const said = (text: string) => {
     assert.ok(child.exitCode === null && child.signalCode === null, `it ended before: ${text}`)
-    return log.includes(text)
+    return log().includes(text)
   }
   const reload = (changed: string): void => {
     write(changed)
@@ -299,7 +300,7 @@ async function startReloadable(t: TestContext) {
     said,
     outcomesOf,
     stop,
-    count: (text: string) => log.split(text).length - 1,
+    count: (text: string) => log().split(text).length - 1,
   }
 }
 
@@ -381,13 +382,7 @@ test('produce beside a running daemon advises none, and one without advises to r
   const data = writeLines(site, 'data.jsonl', await distinct(2))
   const produce = ['produce', '--config', site.config, '--data', data]
   assert.match((await succeed(produce)).stdout, /next: xmasd run/)
-  const { child, ended } = start(['run', '--config', site.config, '--roles', 'select'])
-  t.after(() => child.kill('SIGKILL'))
-  let log = ''
-  child.stderr!.on('data', chunk => {
-    log += chunk
-  })
-  await until('the start', () => log.includes('"msg":"started"'))
+  const { child, ended } = await startLogged(t, site, ['--roles', 'select'])
   const { stdout } = await succeed(produce)
   assert.doesNotMatch(stdout, /xmasd run/)
   assert.match(stdout, new RegExp(`the daemon with process id ${child.pid} reads them`))

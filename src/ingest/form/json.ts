@@ -58,11 +58,11 @@ export function parsePythonJson(text: string): unknown {
  */
 export function jsonText(value: Uint8Array): string {
   const text = new TextDecoder().decode(value)
-  parseJson(text)
   try {
     JSON.parse(text)
     return text
   } catch {
+    parseJson(text)
     return withNulls(text)
   }
 }
