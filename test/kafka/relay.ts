@@ -2,6 +2,8 @@
 import { once } from 'node:events'
 import { type AddressInfo, connect, createServer, type Server, type Socket } from 'node:net'
 
+type Dying = { apiKeys: readonly number[]; left: number; onDead: () => void }
+
 export class Relay {
   /** The broker's port. */
   target = 0
@@ -12,6 +14,7 @@ export class Relay {
   readonly #swallowing = new Map<Socket, 'all' | 'answers'>()
   #cutAfter = Number.POSITIVE_INFINITY
   #losing: number | undefined
+  #dying: Dying | undefined
 
   private constructor() {
     this.#server = createServer(client => this.#join(client))
@@ -42,6 +45,10 @@ export class Relay {
     for (const socket of pair) socket.on('error', end).on('close', end)
     let isLosing = false
     client.on('data', part => {
+      if (this.#dying !== undefined) {
+        part = part.subarray(0, this.#survived(part, this.#dying))
+        if (part.length === 0) return
+      }
       if (part.length > 6 && part.readInt16BE(4) === this.#losing) {
         isLosing = true
         this.#losing = undefined
@@ -61,6 +68,31 @@ export class Relay {
   /** The next request of this kind reaches the broker; its answer is lost, and with it the connection. */
   loseAnswerTo(apiKey: number): void {
     this.#losing = apiKey
+  }
+
+  /**
+   * Nothing comes through from the nth request of these kinds on, that one included, as if the client had died before it.
+   * Resolves then.
+   */
+  dieAt(nth: number, apiKeys: readonly number[]): Promise<void> {
+    return new Promise(onDead => {
+      this.#dying = { apiKeys, left: nth, onDead }
+    })
+  }
+
+  revive(): void {
+    this.#dying = undefined
+  }
+
+  /** The bytes of these whole requests that come before death. */
+  #survived(requests: Buffer, dying: Dying): number {
+    let at = 0
+    while (dying.left > 0 && at < requests.length) {
+      if (dying.apiKeys.includes(requests.readInt16BE(at + 4))) dying.left--
+      if (dying.left === 0) dying.onDead()
+      else at += 4 + requests.readInt32BE(at)
+    }
+    return at
   }
 
   get isLost(): boolean {

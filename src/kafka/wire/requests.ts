@@ -218,7 +218,12 @@ export const DESCRIBE_PRODUCERS = 61
 export const DESCRIBE_TRANSACTIONS = 65
 
 /** `state`: as Kafka names it, "CompleteCommit" for one. */
-export type FoundTransaction = { code: number; state: string }
+export type FoundTransaction = {
+  code: number
+  state: string
+  producerId: string
+  producerEpoch: number
+}
 
 /** What became of the last transaction of an id. */
 export function transactionRequest(transactionalId: string): Protocol<FoundTransaction> {
@@ -232,7 +237,9 @@ export function transactionRequest(transactionalId: string): Protocol<FoundTrans
     input.size()
     const code = input.i16()
     input.compactText()
-    return { code, state: input.compactText() }
+    const state = input.compactText()
+    input.skip(4 + 8)
+    return { code, state, producerId: String(input.i64()), producerEpoch: input.i16() }
   })
 }
 

@@ -65,6 +65,7 @@ export class Committer {
   #committing: Promise<unknown> = Promise.resolve()
   #opening: Promise<unknown> = Promise.resolve()
   #sweeping: Promise<unknown> = Promise.resolve()
+  #uses = 0
 
   constructor(options: CommitterOptions) {
     this.#options = options
@@ -80,8 +81,12 @@ export class Committer {
       this.#state = state
       this.#reopen()
     }
+    // What an assignment before found free may have an owner by now.
+    const uses = ++this.#uses
     for (const number of free) {
-      this.#sweeping = this.#sweeping.then(() => this.#sweep(stateOf(number))).catch(() => {})
+      this.#sweeping = this.#sweeping
+        .then(() => (uses === this.#uses ? this.#sweep(stateOf(number)) : undefined))
+        .catch(() => {})
     }
   }
 

@@ -139,6 +139,7 @@ export class KafkaConsumer implements Consumer {
     const openings = new Map<AssignedPartition, number>()
     for (const partition of this.#partitions) {
       if (given.has(placeKey(partition))) {
+        if (!partition.isHeld) this.epoch++
         const opening = partition.assign(isContinuous)
         if (opening !== undefined) openings.set(partition, opening)
       } else if (partition.isHeld) this.#takeAway(partition, isContinuous)

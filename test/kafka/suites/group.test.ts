@@ -183,6 +183,26 @@ test('what a member had in hand when it left is refused once another has claimed
   assert.deepEqual(await one.log.committed(group, topic), [held[9]!.offset + 1])
 })
 
+test('a partition that comes back as it went is news, too: whoever stood by reads it from the start', async t => {
+  const { log } = await countingLog(t)
+  const [topic, group] = [unique('in'), unique('g')]
+  await log.ensureTopics([{ name: topic, partitions: 2 }])
+  const consumer = await log.consume({ group, topics: [topic] })
+  const has = (count: number) => async () => {
+    await consumer.poll({ recordsMax: 1, waitMsMax: 50 })
+    return (await consumer.positions()).length === count
+  }
+  const other = await logsOn(t, sharedBroker().plain).open()
+  t.after(() => other.close())
+  const second = await other.consume({ group, topics: [topic] })
+  await until('one is gone', 20_000, has(1))
+  const without = consumer.epoch
+  await second.close()
+  await until('it is back', 20_000, has(2))
+  assert.notEqual(consumer.epoch, without)
+  await consumer.close()
+})
+
 test('a position that another client moves is seen by the next commit, which is refused', async t => {
   const { log } = await countingLog(t)
   const [topic, group] = [unique('in'), unique('g')]

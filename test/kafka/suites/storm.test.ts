@@ -4,20 +4,15 @@
  */
 
 import assert from 'node:assert/strict'
+import { type ChildProcess, spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { dirname, join } from 'node:path'
 import { type TestContext, test } from 'node:test'
 import { setTimeout } from 'node:timers/promises'
-import { Brokers } from '../../../src/kafka/link/brokers.ts'
-import { BatchWriter, recordBytes } from '../../../src/kafka/wire/batch.ts'
-import { checkCode } from '../../../src/kafka/wire/model.ts'
-import { commitPositionsRequest, produceRequest } from '../../../src/kafka/wire/requests.ts'
-import {
-  begin,
-  end,
-  initProducer,
-  type ProducerSession,
-} from '../../../src/kafka/write/transaction.ts'
+import { fileURLToPath } from 'node:url'
 import type { Log } from '../../../src/log/log.ts'
-import { bytes, numbered, pollCount, readAll, step } from '../../log/helpers.ts'
+import { numbered, readAll, step } from '../../log/helpers.ts'
+import { temporaryFolder } from '../../support.ts'
 import { Broker } from '../broker.ts'
 import { Relay } from '../relay.ts'
 import { until } from '../scene.ts'
@@ -101,6 +96,75 @@ test('a network that fails again and again under many small commits: nothing los
   await storm(t, relay.address, async () => failures[round++ % failures.length]!())
 })
 
+test('members and their broker die together, again and again: nothing lost, nothing doubled', async t => {
+  const broker = await Broker.start()
+  t.after(() => broker.close())
+  const log = await logsOn(t, broker.address, { unreachableMsMax: 120_000 }).open()
+  t.after(() => log.close())
+  await log.ensureTopics([
+    { name: 'in', partitions: PARTITIONS },
+    { name: 'out', partitions: OUT_PARTITIONS },
+  ])
+  const members = Array.from({ length: MEMBERS }, () => new Copier(t, broker))
+  t.after(() => Promise.all(members.map(member => member.kill())))
+  const copied = async (): Promise<number> =>
+    (await log.committed('g', 'in')).reduce((sum, position) => sum + position, 0)
+  for (let round = 0, fed = 0; round < ROUNDS; round++) {
+    const before = await copied()
+    for (; fed < before + WAITING; fed += FED) await log.append(numbered('in', FED, fed))
+    await until('members go on', 60_000, async () => (await copied()) > before + FED / 2)
+    await setTimeout(500 * Math.random())
+    const victims = members.filter(() => Math.random() < 0.5)
+    await Promise.all([...victims.map(member => member.kill()), broker.kill()])
+    for (const victim of victims) victim.start()
+    await broker.start()
+  }
+  await Promise.all(members.map(member => member.kill()))
+  const last = new Copier(t, broker)
+  t.after(() => last.kill())
+  const ends = async (): Promise<boolean> =>
+    (await log.lag('g', 'in')).every(({ behind }) => behind === 0)
+  await until('all is copied', 120_000, ends)
+  await last.kill()
+  await assertCopiedAsCommitted(log)
+})
+
+/** A member in a process of its own. */
+class Copier {
+  readonly #arguments: string[]
+  #child: ChildProcess | undefined
+
+  constructor(t: TestContext, broker: Broker) {
+    const main = join(dirname(fileURLToPath(import.meta.url)), '..', 'copier.js')
+    this.#arguments = [main, broker.address, temporaryFolder(t), 'in', 'out', `${OUT_PARTITIONS}`]
+    this.start()
+  }
+
+  start(): void {
+    this.#child = spawn(process.execPath, this.#arguments, {
+      stdio: ['ignore', 'inherit', 'inherit'],
+    })
+  }
+
+  async kill(): Promise<void> {
+    const child = this.#child!
+    if (child.exitCode !== null || child.signalCode !== null) return
+    child.kill('SIGKILL')
+    await once(child, 'exit')
+  }
+}
+
+/** What is left of `all` without one of each of `taken`. */
+function less(all: readonly string[], taken: readonly string[]): string[] {
+  const counts = new Map<string, number>()
+  for (const key of taken) counts.set(key, (counts.get(key) ?? 0) + 1)
+  return all.filter(key => {
+    const count = counts.get(key) ?? 0
+    if (count > 0) counts.set(key, count - 1)
+    return count === 0
+  })
+}
+
 /** What was copied is what the positions say, each record once. */
 async function assertCopiedAsCommitted(log: Log): Promise<void> {
   const wanted: string[] = []
@@ -109,76 +173,5 @@ async function assertCopiedAsCommitted(log: Log): Promise<void> {
   }
   const keys = (await readAll(log, 'out')).map(({ key }) => key!)
   assert.ok(wanted.length > 0)
-  assert.deepEqual(keys.sort(), wanted.sort())
-}
-
-/** Leaves a transaction as KAFKA-20734 does: ended for its coordinator, open in a topic and in a position. */
-async function forgottenEnd(
-  t: TestContext,
-  broker: Broker,
-  isCommitted: boolean,
-  id: string,
-): Promise<void> {
-  const { connection } = kafkaOptions(broker.address, '')
-  const cluster = new Brokers({ ...connection, logger: undefined })
-  t.after(() => cluster.close())
-  await cluster.connect()
-  const session = await initProducer(cluster, id, 30_000)
-  await begin(cluster, session, [{ topic: 'elsewhere', partition: 0 }], undefined)
-  await writeUnannounced(cluster, session)
-  await end(cluster, session, isCommitted)
-}
-
-/** With verification switched off a broker takes what the coordinator was told nothing of. */
-async function writeUnannounced(cluster: Brokers, session: ProducerSession): Promise<void> {
-  const { transactionalId, producerId, producerEpoch: epoch } = session
-  const batch = new BatchWriter(1_000)
-  const record = { topic: 'out', key: 'forgotten', value: bytes('') }
-  batch.add(record, recordBytes(record, 0))
-  const stamp = { producerId: Number(producerId), epoch, sequence: 0 }
-  const place = { topic: 'out', partition: 1, batch: batch.stamped(stamp) }
-  const [leader] = (await cluster.allLeaders([place])).keys()
-  const request = produceRequest(transactionalId, [place], 5_000)
-  for (const { code } of await cluster.send(leader!, request)) checkCode(code, 'out/1')
-  const coordinator = await cluster.coordinator('group', 'g')
-  const anybody = { group: 'g', memberId: '', generation: -1 }
-  const moved = commitPositionsRequest(session, anybody, [{ topic: 'in', partition: 0, offset: 6 }])
-  for (const { code } of await coordinator.connectionPool.send(moved)) checkCode(code, 'in/0')
-}
-
-const OWNERS = {
-  'g-0': 'the member that comes next',
-  'g-3': 'a member that is gone for good',
-  'g-in-0': 'a version that had one id a partition',
-}
-
-for (const [id, owner] of Object.entries(OWNERS)) {
-  for (const isCommitted of [true, false]) {
-    const how = isCommitted ? 'committed' : 'aborted'
-    test(`a transaction of ${owner} whose end a broker forgot: ${how}, as it was`, async t => {
-      await assertForgottenEnd(t, isCommitted, id)
-    })
-  }
-}
-
-async function assertForgottenEnd(t: TestContext, isCommitted: boolean, id: string): Promise<void> {
-  const properties = { 'transaction.partition.verification.enable': 'false' }
-  const broker = await Broker.start({ properties })
-  t.after(() => broker.close())
-  const log = await logsOn(t, broker.address).open()
-  t.after(() => log.close())
-  await log.ensureTopics([
-    { name: 'in', partitions: 1 },
-    { name: 'out', partitions: 2 },
-    { name: 'elsewhere', partitions: 1 },
-  ])
-  await log.append(numbered('in', 10))
-  assert.deepEqual(await log.committed('g', 'in'), [0])
-  await forgottenEnd(t, broker, isCommitted, id)
-  const consumer = await log.consume({ group: 'g', topics: ['in'] })
-  const left = await pollCount(consumer, isCommitted ? 4 : 10)
-  assert.equal(left[0]!.offset, isCommitted ? 6 : 0)
-  await log.append([{ topic: 'out', partition: 1, key: 'after', value: bytes('') }])
-  const keys = (await readAll(log, 'out')).map(({ key }) => key)
-  assert.deepEqual(keys, isCommitted ? ['forgotten', 'after'] : ['after'])
+  assert.deepEqual({ more: less(keys, wanted), lost: less(wanted, keys) }, { more: [], lost: [] })
 }

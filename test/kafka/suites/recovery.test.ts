@@ -1,0 +1,243 @@
+/** What is left of a transaction whose end a broker forgot (KAFKA-20734), and who ends it, whatever dies meanwhile. */
+
+import assert from 'node:assert/strict'
+import { test } from 'node:test'
+import { setTimeout } from 'node:timers/promises'
+import { Brokers } from '../../../src/kafka/link/brokers.ts'
+import { BatchWriter, recordBytes } from '../../../src/kafka/wire/batch.ts'
+import { checkCode } from '../../../src/kafka/wire/model.ts'
+import { commitPositionsRequest, produceRequest } from '../../../src/kafka/wire/requests.ts'
+import { openSession, transactionState } from '../../../src/kafka/write/recovery.ts'
+import {
+  begin,
+  end,
+  initProducer,
+  type ProducerSession,
+} from '../../../src/kafka/write/transaction.ts'
+import type { Log } from '../../../src/log/log.ts'
+import { NO_EVENTS } from '../../../src/observe/logger.ts'
+import { bytes, numbered, pollCount, readAll, unique } from '../../log/helpers.ts'
+import { Broker } from '../broker.ts'
+import { Relay } from '../relay.ts'
+import { connected, until } from '../scene.ts'
+import { kafkaOptions, logsOn } from '../setup.ts'
+
+/** Topics and a group, in which a record `forgotten` and a position of 6 belong to one transaction of `id`. */
+type Names = { group: string; input: string; out: string; elsewhere: string; id: string }
+
+function namesFor(word: string): Names {
+  const [group, input, out, elsewhere] = ['g', 'in', 'out', 'elsewhere'].map(
+    name => `${word}-${name}`,
+  ) as [string, string, string, string]
+  return { group, input, out, elsewhere, id: `${group}-0` }
+}
+
+async function make(log: Log, { group, input, out, elsewhere }: Names): Promise<void> {
+  await log.ensureTopics([
+    { name: input, partitions: 1 },
+    { name: out, partitions: 2 },
+    { name: elsewhere, partitions: 1 },
+  ])
+  await log.append(numbered(input, 10))
+  assert.deepEqual(await log.committed(group, input), [0])
+}
+
+/** With verification switched off a broker takes what the coordinator was told nothing of. */
+const UNVERIFIED = { 'transaction.partition.verification.enable': 'false' }
+
+/** Leaves a transaction as KAFKA-20734 does: ended for its coordinator, open in a topic and in a position. */
+async function forgottenEnd(cluster: Brokers, names: Names, isCommitted: boolean): Promise<void> {
+  const session = await initProducer(cluster, names.id, 30_000)
+  await begin(cluster, session, [{ topic: names.elsewhere, partition: 0 }], undefined)
+  await write(cluster, session, names)
+  await end(cluster, session, isCommitted)
+}
+
+async function write(cluster: Brokers, session: ProducerSession, names: Names): Promise<void> {
+  const { transactionalId, producerId, producerEpoch: epoch } = session
+  const { group, input, out: topic } = names
+  const batch = new BatchWriter(1_000)
+  const record = { topic, key: 'forgotten', value: bytes('') }
+  batch.add(record, recordBytes(record, 0))
+  const stamp = { producerId: Number(producerId), epoch, sequence: 0 }
+  const place = { topic, partition: 1, batch: batch.stamped(stamp) }
+  const [leader] = (await cluster.allLeaders([place])).keys()
+  const request = produceRequest(transactionalId, [place], 5_000)
+  await until('the leader knows that it is one', 10_000, async () => {
+    const [produced] = await cluster.send(leader!, request)
+    if (produced!.code !== NOT_LEADER) checkCode(produced!.code, `${topic}/1`)
+    return produced!.code === 0
+  })
+  const coordinator = await cluster.coordinator('group', group)
+  const anybody = { group, memberId: '', generation: -1 }
+  const moved = commitPositionsRequest(session, anybody, [
+    { topic: input, partition: 0, offset: 6 },
+  ])
+  for (const { code } of await coordinator.connectionPool.send(moved)) checkCode(code, input)
+}
+
+const NOT_LEADER = 6
+
+/** Readers see it as it was ended, and what comes after it. */
+async function assertEnded(log: Log, names: Names, isCommitted: boolean): Promise<void> {
+  const { group, input, out: topic } = names
+  await log.append([{ topic, partition: 1, key: 'after', value: bytes('') }])
+  const keys = (await readAll(log, topic)).map(({ key }) => key)
+  assert.deepEqual(keys, isCommitted ? ['forgotten', 'after'] : ['after'])
+  assert.deepEqual(await log.committed(group, input), [isCommitted ? 6 : 0])
+}
+
+const OWNERS = {
+  'g-0': 'the member that comes next',
+  'g-3': 'a member that is gone for good',
+  'g-in-0': 'a version that had one id a partition',
+}
+
+for (const [id, owner] of Object.entries(OWNERS)) {
+  for (const isCommitted of [true, false]) {
+    const how = isCommitted ? 'committed' : 'aborted'
+    test(`a transaction of ${owner} whose end a broker forgot: ${how}, as it was`, async t => {
+      const broker = await Broker.start({ properties: UNVERIFIED })
+      t.after(() => broker.close())
+      const log = await logsOn(t, broker.address).open()
+      t.after(() => log.close())
+      const names = { group: 'g', input: 'in', out: 'out', elsewhere: 'elsewhere', id }
+      await make(log, names)
+      await forgottenEnd(await connected(t, broker.address), names, isCommitted)
+      const consumer = await log.consume({ group: 'g', topics: ['in'] })
+      const left = await pollCount(consumer, isCommitted ? 4 : 10)
+      assert.equal(left[0]!.offset, isCommitted ? 6 : 0)
+      await assertEnded(log, names, isCommitted)
+    })
+  }
+}
+
+/** The requests that change something: InitProducerId, AddPartitionsToTxn, AddOffsetsToTxn, EndTxn. */
+const CHANGING = [22, 24, 25, 26]
+/** `RECOVERY_DEATHS=2`: whoever comes after the first dies, too, at each of its requests. */
+const DEATHS = Number(process.env.RECOVERY_DEATHS ?? 1)
+
+function openFor(names: Names, cluster: Brokers, signal?: AbortSignal): Promise<ProducerSession> {
+  const { group, input, id, out, elsewhere } = names
+  const retry = { address: '', events: NO_EVENTS, logger: undefined, msMax: 30_000, signal }
+  const state = transactionState(id, { group, places: [{ topic: input, partition: 0 }] })
+  const topics = [
+    { name: out, partitions: 2, compacted: false },
+    { name: elsewhere, partitions: 1, compacted: false },
+  ]
+  return openSession(cluster, retry, state, topics, 30_000)
+}
+
+/** A process that opens a session. False where it has died first. */
+async function opens(
+  address: string,
+  names: Names,
+  death: Promise<unknown> = new Promise<never>(() => {}),
+): Promise<boolean> {
+  const { connection } = kafkaOptions(address, '')
+  const cluster = new Brokers({ ...connection, logger: undefined })
+  const dead = new AbortController()
+  try {
+    await cluster.connect()
+    const opening = openFor(names, cluster, dead.signal)
+    opening.catch(() => {})
+    return await Promise.race([opening.then(() => true), death.then(() => false)])
+  } finally {
+    dead.abort()
+    await cluster.close()
+  }
+}
+
+/** All processes that die, one after the other: which of its requests each does not live to send. */
+async function* deaths(
+  die: (at: readonly number[]) => Promise<boolean>,
+  before: readonly number[] = [],
+): AsyncGenerator<readonly number[]> {
+  for (let nth = 1; ; nth++) {
+    const at = [...before, nth]
+    if (await die(at)) return
+    yield at
+    if (at.length < DEATHS) yield* deaths(die, at)
+  }
+}
+
+for (const isCommitted of [true, false]) {
+  const how = isCommitted ? 'committed' : 'aborted'
+  test(`whoever completes a transaction dies before any of its requests: ${how}, as it was`, async t => {
+    const relay = await Relay.start()
+    t.after(() => relay.close())
+    const broker = await Broker.start({ properties: UNVERIFIED, relay })
+    t.after(() => broker.close())
+    const log = await logsOn(t, broker.address).open()
+    t.after(() => log.close())
+    const cluster = await connected(t, broker.address)
+    const die = async (at: readonly number[]): Promise<boolean> => {
+      const names = namesFor(unique(at.join('-')))
+      await make(log, names)
+      await forgottenEnd(cluster, names, isCommitted)
+      let hasDone = false
+      for (const nth of at) {
+        hasDone = await opens(relay.address, names, relay.dieAt(nth, CHANGING))
+        relay.revive()
+      }
+      assert.ok(await opens(broker.address, names))
+      t.diagnostic(`died before request ${at.join(', then ')}`)
+      await assertEnded(log, names, isCommitted)
+      return hasDone
+    }
+    let died = 0
+    for await (const at of deaths(die)) died += at.length > 0 ? 1 : 0
+    t.diagnostic(`${died} processes died`)
+    assert.ok(died >= (isCommitted ? 7 : 4), `${died} died`)
+  })
+}
+
+test('a process that had completed a transaction dies in one of its own: that one is aborted', async t => {
+  const broker = await Broker.start({ properties: UNVERIFIED })
+  t.after(() => broker.close())
+  const log = await logsOn(t, broker.address).open()
+  t.after(() => log.close())
+  const cluster = await connected(t, broker.address)
+  const names = namesFor('completed')
+  await make(log, names)
+  await forgottenEnd(cluster, names, true)
+  const session = await openFor(names, cluster)
+  await begin(cluster, session, [{ topic: names.out, partition: 1 }], names.group)
+  await write(cluster, session, names)
+  assert.ok(await opens(broker.address, names))
+  await assertEnded(log, names, true)
+})
+
+test('a process died in a transaction, the leader of a partition of it is away, and the next process dies, too: aborted', async t => {
+  const first = await Broker.start()
+  t.after(() => first.close())
+  const log = await logsOn(t, first.address).open()
+  t.after(() => log.close())
+  const names = namesFor('away')
+  await log.ensureTopics([{ name: names.input, partitions: 1 }])
+  await log.append(numbered(names.input, 10))
+  assert.deepEqual(await log.committed(names.group, names.input), [0])
+  const second = await Broker.start({ joins: first })
+  t.after(() => second.close())
+  const admin = first.client().admin()
+  await admin.connect()
+  t.after(() => admin.disconnect())
+  const replicaAssignment = [1, 2].map((broker, partition) => ({ partition, replicas: [broker] }))
+  await admin.createTopics({ topics: [{ topic: names.out, replicaAssignment }] })
+  await admin.createTopics({ topics: [{ topic: names.elsewhere }] })
+  await until('it has leaders', 20_000, async () => (await log.ends(names.out)).length === 2)
+  const cluster = await connected(t, first.address)
+  const session = await initProducer(cluster, names.id, 60_000)
+  await begin(cluster, session, [{ topic: names.out, partition: 1 }], names.group)
+  await write(cluster, session, names)
+  await second.kill()
+  await until('the partition has no leader', 20_000, async () => {
+    await cluster.refresh()
+    return (await cluster.leaders([{ topic: names.out, partition: 1 }])).leaderless.length > 0
+  })
+  // Nothing is given that could commit what the partition still has open.
+  assert.equal(await opens(first.address, names, setTimeout(5_000)), false)
+  await second.start()
+  assert.ok(await opens(first.address, names))
+  await assertEnded(log, names, false)
+})
