@@ -16,7 +16,7 @@ import type { Log } from '../log/log.ts'
 import type { Control } from '../record.ts'
 import { checkHasSignature, checkProtects, checkSameScores } from '../role/bundle-checks.ts'
 import { smallClustersWarning } from '../select/rule/quotas.ts'
-import { configFlag, print, warn, withLog } from './options.ts'
+import { configFlag, print, warn, withLog } from './helpers/options.ts'
 
 type Options = { config?: string; json?: boolean; bundle?: string; to?: string; off?: boolean }
 

@@ -5,7 +5,7 @@ import { Command } from 'commander'
 import { z } from 'zod'
 import { ConfigSchema, checkConfig } from '../config.ts'
 import { packageRoot } from '../version.ts'
-import { print } from './options.ts'
+import { print } from './helpers/options.ts'
 
 type Options = { config?: string; json?: boolean }
 

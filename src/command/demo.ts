@@ -17,7 +17,7 @@ import { type Summary, summaryLines, summaryOf } from '../observe/segments.ts'
 import { type RecentRow, type Snapshot, startView } from '../observe/view.ts'
 import type { Decision } from '../record.ts'
 import { packageRoot } from '../version.ts'
-import { integer, percent, positiveInteger, print } from './options.ts'
+import { integer, percent, positiveInteger, print } from './helpers/options.ts'
 import { stopOnSignals } from './run.ts'
 
 type Options = { examples?: number; percent: number; seed: number; path?: string; json?: boolean }

@@ -36,8 +36,8 @@ import { planWorkers } from '../score/residency.ts'
 import { checkNearSettings } from '../select/dedup/near-duplicates.ts'
 import { smallClustersWarning } from '../select/rule/quotas.ts'
 import { checkSettings, readActiveBundles } from '../select/state.ts'
-import { print, rolesOption } from './options.ts'
-import { placesOf, promptOf } from './prompt.ts'
+import { print, rolesOption } from './helpers/options.ts'
+import { placesOf, promptOf } from './helpers/prompt.ts'
 
 type Options = { config?: string; roles: Role[]; json?: boolean }
 

@@ -9,7 +9,7 @@ import type { Log } from '../log/log.ts'
 import type { Cluster, Decision } from '../record.ts'
 import { batchQuotas, budgetOf } from '../select/rule/quotas.ts'
 import { orderOf } from '../select/rule/rank.ts'
-import { print, withLog } from './options.ts'
+import { print, withLog } from './helpers/options.ts'
 
 type Options = { config?: string; json?: boolean }
 

@@ -16,8 +16,8 @@ import { XmasdError } from '../errors.ts'
 import { readExamples } from '../ingest/data/read.ts'
 import { VALUES } from '../math/singular-values.ts'
 import type { Metric } from '../score/metric.ts'
-import { print } from './options.ts'
-import { namesIn, notEmpty } from './output.ts'
+import { print } from './helpers/options.ts'
+import { namesIn, notEmpty } from './helpers/output.ts'
 import { checkBundleFits } from './select.ts'
 
 type Options = {

@@ -19,9 +19,15 @@ import { formatOf } from '../ingest/image/format.ts'
 import type { Log } from '../log/log.ts'
 import { startProgress } from '../observe/progress.ts'
 import { imageSource, startIdentifying } from '../score/pipeline.ts'
-import { conversationOf, type Exported, FORMATS, type Format, writeForm } from './export-form.ts'
-import { FLAGS, imagesOverride, inFlags, print, warn, withLog } from './options.ts'
-import { checkNotRead, writeJsonArray, writeWhole } from './output.ts'
+import {
+  conversationOf,
+  type Exported,
+  FORMATS,
+  type Format,
+  writeForm,
+} from './helpers/export-form.ts'
+import { FLAGS, imagesOverride, inFlags, print, warn, withLog } from './helpers/options.ts'
+import { checkNotRead, writeJsonArray, writeWhole } from './helpers/output.ts'
 
 type Options = {
   config?: string

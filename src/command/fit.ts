@@ -36,10 +36,10 @@ import {
   sizeReport,
   sizesOf,
   warningsOfSizes,
-} from './fit-report.ts'
-import { readProtected, readSource } from './fit-source.ts'
-import { configFlag, integer, percent, positiveInteger, print, warn } from './options.ts'
-import { namesIn, notEmpty } from './output.ts'
+} from './helpers/fit-report.ts'
+import { readProtected, readSource } from './helpers/fit-source.ts'
+import { configFlag, integer, percent, positiveInteger, print, warn } from './helpers/options.ts'
+import { namesIn, notEmpty } from './helpers/output.ts'
 
 type Options = {
   trajectories?: string

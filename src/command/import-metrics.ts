@@ -15,8 +15,8 @@ import { readExamples } from '../ingest/data/read.ts'
 import { VALUES } from '../math/singular-values.ts'
 import { shellWord } from '../observe/text.ts'
 import { instabilityOf, METRICS, type Metric } from '../score/metric.ts'
-import { print } from './options.ts'
-import { writeJsonLines } from './output.ts'
+import { print } from './helpers/options.ts'
+import { writeJsonLines } from './helpers/output.ts'
 
 type Options = {
   metrics: string

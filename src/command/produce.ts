@@ -17,7 +17,14 @@ import { logPlace } from '../log/open.ts'
 import { startProgress } from '../observe/progress.ts'
 import { checkBundleContinues } from '../role/bundle-checks.ts'
 import { chunks } from './export.ts'
-import { configFlag, DATA_HELP, FileNotes, positiveInteger, print, withLog } from './options.ts'
+import {
+  configFlag,
+  DATA_HELP,
+  FileNotes,
+  positiveInteger,
+  print,
+  withLog,
+} from './helpers/options.ts'
 
 const BATCH_RECORDS = 500
 const BATCH_BYTES_MAX = 8 * 1024 * 1024

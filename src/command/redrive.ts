@@ -5,7 +5,7 @@ import { ERROR_CODES, EXAMPLE_CODES } from '../errors.ts'
 import type { Log } from '../log/log.ts'
 import { startProgress } from '../observe/progress.ts'
 import { planRedrive, type RedriveFilter, type RedrivePlan, redrive } from '../role/redrive.ts'
-import { positiveInteger, print, withLog } from './options.ts'
+import { positiveInteger, print, withLog } from './helpers/options.ts'
 
 const TRIES = 3
 const RATE = 100

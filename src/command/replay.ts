@@ -17,8 +17,8 @@ import {
   positiveInteger,
   print,
   withLog,
-} from './options.ts'
-import { writeJsonArray } from './output.ts'
+} from './helpers/options.ts'
+import { writeJsonArray } from './helpers/output.ts'
 
 type Options = {
   config?: string

@@ -5,8 +5,8 @@ import { loadConfig } from '../config.ts'
 import { freeze, reportPage } from '../dashboard/frozen.ts'
 import { partsText } from '../observe/segments.ts'
 import { imageSource } from '../score/pipeline.ts'
-import { FLAGS, imagesOverride, inFlags, print, withLog } from './options.ts'
-import { writeWhole } from './output.ts'
+import { FLAGS, imagesOverride, inFlags, print, withLog } from './helpers/options.ts'
+import { writeWhole } from './helpers/output.ts'
 
 type Options = { config?: string; out: string; images?: string; json?: boolean }
 

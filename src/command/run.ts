@@ -9,7 +9,7 @@ import { createLogger, type Logger } from '../observe/logger.ts'
 import { createMetrics } from '../observe/metrics.ts'
 import { scoreSummaryOf, summaryLines, summaryOf, summaryText } from '../observe/segments.ts'
 import { endThreads } from '../score/workers/host.ts'
-import { print, rolesOption } from './options.ts'
+import { print, rolesOption } from './helpers/options.ts'
 
 type Options = { config?: string; roles: Role[]; untilIdle?: boolean; json?: boolean }
 

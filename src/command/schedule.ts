@@ -6,7 +6,7 @@ import { DEVICES, ENGINES } from '../engine/engine.ts'
 import { messageOf, XmasdError } from '../errors.ts'
 import { readExamples } from '../ingest/data/read.ts'
 import { type ScoredRecord, startPipeline } from '../score/pipeline.ts'
-import { FileNotes, FLAGS, inFlags, positiveInteger, print, warn } from './options.ts'
+import { FileNotes, FLAGS, inFlags, positiveInteger, print, warn } from './helpers/options.ts'
 
 type Options = {
   data: string

@@ -22,9 +22,9 @@ import {
   positiveInteger,
   print,
   warn,
-} from './options.ts'
-import { checkNotRead, isPlace, writeJsonLines } from './output.ts'
-import { showPrompt } from './prompt.ts'
+} from './helpers/options.ts'
+import { checkNotRead, isPlace, writeJsonLines } from './helpers/output.ts'
+import { showPrompt } from './helpers/prompt.ts'
 
 type Options = {
   proxy: string

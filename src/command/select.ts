@@ -30,8 +30,8 @@ import {
   type Rank,
   type Ranking,
 } from '../select/rule/rank.ts'
-import { FLAGS, finiteNumber, percent, positiveInteger, print } from './options.ts'
-import { checkNotRead, writeJsonArray } from './output.ts'
+import { FLAGS, finiteNumber, percent, positiveInteger, print } from './helpers/options.ts'
+import { checkNotRead, writeJsonArray } from './helpers/output.ts'
 
 type Options = {
   trajectories: string

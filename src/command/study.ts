@@ -8,6 +8,7 @@ import { Command, InvalidArgumentError, Option } from 'commander'
 import { loadConfig } from '../config.ts'
 import { XmasdError } from '../errors.ts'
 import { readExamples } from '../ingest/data/read.ts'
+import { aboutSeconds } from '../observe/progress.ts'
 import { shellWord } from '../observe/text.ts'
 import { ARMS, armsHelp, CONTROLS } from '../study/arms.ts'
 import { type StudyData, splitByPicture } from '../study/data.ts'
@@ -33,8 +34,8 @@ import {
   positiveInteger,
   print,
   warn,
-} from './options.ts'
-import { writeWhole } from './output.ts'
+} from './helpers/options.ts'
+import { writeWhole } from './helpers/output.ts'
 import { type ModelOptions, modelOf, positiveNumber, withModelOptions } from './train.ts'
 
 type Primary = { arm: string; percent: number }
@@ -169,7 +170,7 @@ async function run(options: Options): Promise<void> {
       total: number,
     ) => {
       const left = clock.left(done, total)
-      const about = left === undefined ? '' : ` (${durationSaid(left)} left)`
+      const about = left === undefined ? '' : ` (${aboutSeconds(left)} left)`
       warn(`run ${done + 1} of ${total}: seed ${seed}, ${arm} at ${percent} %${about}`)
     },
   } satisfies StudyOptions
@@ -211,15 +212,8 @@ function planSaid(plan: Plan, { percents, seeds, steps }: Options, notes: FileNo
   const cost =
     seconds === undefined
       ? ''
-      : `; ${durationSaid(seconds)} for what is missing${trained} (fewer --arms, --seeds or --steps take less)`
+      : `; ${aboutSeconds(seconds)} for what is missing${trained} (fewer --arms, --seeds or --steps take less)`
   return what + cost
-}
-
-/** "about 40 s", "about 12 min", "about 3.5 h" */
-function durationSaid(seconds: number): string {
-  if (seconds < 90) return `about ${Math.ceil(seconds)} s`
-  if (seconds < 90 * 60) return `about ${Math.round(seconds / 60)} min`
-  return `about ${(seconds / 3600).toFixed(1)} h`
 }
 
 /** What is left of a study: as estimated before the first run, then as the runs of this call took. */

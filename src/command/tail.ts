@@ -4,7 +4,7 @@ import { Argument, Command } from 'commander'
 import { loadConfig } from '../config.ts'
 import type { Log, LogRecord } from '../log/log.ts'
 import { TOPICS } from '../record.ts'
-import { positiveInteger, print, printJson, withLog } from './options.ts'
+import { positiveInteger, print, printJson, withLog } from './helpers/options.ts'
 
 type Options = { config?: string; lines: number; all?: boolean; follow?: boolean; json?: boolean }
 

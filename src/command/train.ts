@@ -4,7 +4,7 @@ import { join, resolve } from 'node:path'
 import { Command, InvalidArgumentError } from 'commander'
 import { loadConfig } from '../config.ts'
 import { readExamples } from '../ingest/data/read.ts'
-import { startProgress } from '../observe/progress.ts'
+import { aboutSeconds, startProgress } from '../observe/progress.ts'
 import { shellWord } from '../observe/text.ts'
 import {
   type Estimate,
@@ -16,8 +16,16 @@ import {
 } from '../train/run.ts'
 import { SMALL_PROXY } from '../train/shape.ts'
 import { TRAINING } from '../train/train.ts'
-import { DATA_HELP, FileNotes, FLAGS, integer, positiveInteger, print, warn } from './options.ts'
-import { namesIn, notEmpty } from './output.ts'
+import {
+  DATA_HELP,
+  FileNotes,
+  FLAGS,
+  integer,
+  positiveInteger,
+  print,
+  warn,
+} from './helpers/options.ts'
+import { namesIn, notEmpty } from './helpers/output.ts'
 
 type Options = ModelOptions & {
   data: string[]
@@ -150,19 +158,11 @@ export function modelOf(
 
 function describeCost({ samples, parameters, epochs, seconds }: Estimate, run: RunOptions): string {
   const { steps, batchSize, checkpoints } = run
-  const eta = seconds === undefined ? '' : `; about ${duration(seconds)}`
+  const eta = seconds === undefined ? '' : `; ${aboutSeconds(seconds)}`
   return (
     `training ${parameters} parameters on ${samples} examples: ${steps} steps of ${batchSize} ` +
     `(${epochs.toFixed(1)} epochs), ${checkpoints.length} checkpoints${eta}`
   )
-}
-
-function duration(seconds: number): string {
-  const minutes = Math.floor(seconds / 60)
-  if (minutes === 0) return `${Math.ceil(seconds)} s`
-  return minutes < 60
-    ? `${minutes} min ${Math.round(seconds % 60)} s`
-    : `${Math.floor(minutes / 60)} h ${minutes % 60} min`
 }
 
 /** Removes only what a training run writes. What an unfinished run has left needs no --force. */

@@ -78,3 +78,10 @@ function etaSeconds(started: number, done: number, total: number): string {
   const seconds = (performance.now() - started) / 1000
   return ((seconds / done) * (total - done)).toFixed(0)
 }
+
+/** "about 40 s", "about 12 min", "about 3.5 h" */
+export function aboutSeconds(seconds: number): string {
+  if (seconds < 90) return `about ${Math.ceil(seconds)} s`
+  if (seconds < 90 * 60) return `about ${Math.round(seconds / 60)} min`
+  return `about ${(seconds / 3600).toFixed(1)} h`
+}

@@ -12,10 +12,10 @@ import { writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import test from 'node:test'
 import { promisify } from 'node:util'
-import { checkNotRead, writeWhole } from '../../src/command/output.ts'
-import { XmasdError } from '../../src/errors.ts'
-import { run } from '../e2e/command.ts'
-import { temporaryFolder } from '../support.ts'
+import { checkNotRead, writeWhole } from '../../../src/command/helpers/output.ts'
+import { XmasdError } from '../../../src/errors.ts'
+import { run } from '../../e2e/command.ts'
+import { temporaryFolder } from '../../support.ts'
 
 test('where a symbolic link stands its target is replaced', async t => {
   const folder = temporaryFolder(t)

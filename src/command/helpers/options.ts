@@ -1,11 +1,11 @@
 /** What commands share: parsers of flags, an open log, what they print. */
 import { InvalidArgumentError, Option } from 'commander'
-import type { Config, Flags, Overrides } from '../config.ts'
-import { ROLES, type Role } from '../daemon/gauges.ts'
-import { XmasdError } from '../errors.ts'
-import type { Log } from '../log/log.ts'
-import { openLog, openLogToRead, topicSpecs } from '../log/open.ts'
-import { printable, printableJson, shellWord } from '../observe/text.ts'
+import type { Config, Flags, Overrides } from '../../config.ts'
+import { ROLES, type Role } from '../../daemon/gauges.ts'
+import { XmasdError } from '../../errors.ts'
+import type { Log } from '../../log/log.ts'
+import { openLog, openLogToRead, topicSpecs } from '../../log/open.ts'
+import { printable, printableJson, shellWord } from '../../observe/text.ts'
 
 /** What `--data` takes. */
 export const DATA_HELP =

@@ -1,17 +1,17 @@
 /** What `fit` clusters: the trajectories of a file, or all assignments of a log; and what it protects. */
-import { contentOfKey, type ProtectedExample, unitedProtected } from '../bundle/protected.ts'
-import type { Signature } from '../bundle/signature.ts'
+import { contentOfKey, type ProtectedExample, unitedProtected } from '../../bundle/protected.ts'
+import type { Signature } from '../../bundle/signature.ts'
 import {
   comparedAt,
   readTrajectories,
   readTrajectoriesMeta,
   type Trajectories,
   type TrajectoriesMeta,
-} from '../cluster/trajectories.ts'
-import { loadConfig } from '../config.ts'
-import { XmasdError } from '../errors.ts'
-import { readAssigned, type Source } from '../history/trajectories.ts'
-import { differenceOf, recordedIdentity } from '../score/identity.ts'
+} from '../../cluster/trajectories.ts'
+import { loadConfig } from '../../config.ts'
+import { XmasdError } from '../../errors.ts'
+import { readAssigned, type Source } from '../../history/trajectories.ts'
+import { differenceOf, recordedIdentity } from '../../score/identity.ts'
 import { warn, withLog } from './options.ts'
 
 export async function readSource(

@@ -4,9 +4,9 @@ import { existsSync, readFileSync } from 'node:fs'
 import { writeFile } from 'node:fs/promises'
 import { basename, dirname, extname, join } from 'node:path'
 import type { SchemaElement } from 'hyparquet-writer'
-import { messageOf, XmasdError } from '../errors.ts'
-import { type DecodeOptions, decodeExample } from '../ingest/form/decode.ts'
-import { IMAGE_MARK } from '../ingest/form/example.ts'
+import { messageOf, XmasdError } from '../../errors.ts'
+import { type DecodeOptions, decodeExample } from '../../ingest/form/decode.ts'
+import { IMAGE_MARK } from '../../ingest/form/example.ts'
 import { writeJsonArray, writeJsonLines, writeWhole } from './output.ts'
 
 /** The forms of JSON. */

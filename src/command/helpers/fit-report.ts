@@ -1,27 +1,27 @@
 /** What `fit` reports: cluster sizes, near-duplicate radii, and with --report how signatures compare. */
-import type { Signature } from '../bundle/signature.ts'
-import type { SimilarityModel } from '../bundle/similarity.ts'
+import type { Signature } from '../../bundle/signature.ts'
+import type { SimilarityModel } from '../../bundle/similarity.ts'
 import {
   type Compared,
   type Comparison,
   compareSignatures,
   judgeSignatures,
   type Verdict,
-} from '../cluster/compare.ts'
-import type { Share } from '../cluster/joint.ts'
-import { learnSimilarity } from '../cluster/learn-similarity.ts'
+} from '../../cluster/compare.ts'
+import type { Share } from '../../cluster/joint.ts'
+import { learnSimilarity } from '../../cluster/learn-similarity.ts'
 import {
   DEPENDENCE_MAX,
   SIZE_NAMES,
   type SizeDependence,
   sizeDependence,
-} from '../cluster/size-dependence.ts'
-import type { Trajectories } from '../cluster/trajectories.ts'
-import { permutation, seededRandom } from '../math/random.ts'
-import { type Points, rowsOf } from '../math/vectors.ts'
-import { startProgress } from '../observe/progress.ts'
-import type { Size } from '../record.ts'
-import { SMALL_CLUSTER_SIZE_MAX, smallClustersWarning } from '../select/rule/quotas.ts'
+} from '../../cluster/size-dependence.ts'
+import type { Trajectories } from '../../cluster/trajectories.ts'
+import { permutation, seededRandom } from '../../math/random.ts'
+import { type Points, rowsOf } from '../../math/vectors.ts'
+import { startProgress } from '../../observe/progress.ts'
+import type { Size } from '../../record.ts'
+import { SMALL_CLUSTER_SIZE_MAX, smallClustersWarning } from '../../select/rule/quotas.ts'
 
 /** A sample of this size gives the same figures in bounded time. */
 const EXAMPLES_MAX = 50_000

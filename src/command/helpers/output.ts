@@ -12,8 +12,8 @@ import {
 } from 'node:fs'
 import { rename } from 'node:fs/promises'
 import { pipeline } from 'node:stream/promises'
-import { messageOf, XmasdError } from '../errors.ts'
-import { filesOf } from '../ingest/data/files.ts'
+import { messageOf, XmasdError } from '../../errors.ts'
+import { filesOf } from '../../ingest/data/files.ts'
 
 const SIGNALS = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const
 
