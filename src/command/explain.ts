@@ -8,7 +8,7 @@ import { because, type Explanation, isSteadier } from '../history/explanation.ts
 import type { Log } from '../log/log.ts'
 import type { Cluster, Decision } from '../record.ts'
 import { batchQuotas, budgetOf } from '../select/rule/quotas.ts'
-import { orderOf } from '../select/rule/rank.ts'
+import { orderOf, RANK_WORDS, type Rank } from '../select/rule/rank.ts'
 import { print, withLog } from './helpers/options.ts'
 
 type Options = { config?: string; json?: boolean }
@@ -22,7 +22,7 @@ export function command(): Command {
     .action(async (key: string, options: Options) => {
       const config = loadConfig(options.config)
       const explanation = await withLog(config, log => explain(log, config, key))
-      print(options, explanation, describe(explanation))
+      print(options, explanation, describe(explanation, config.select.rank))
     })
 }
 
@@ -55,7 +55,7 @@ async function explain(log: Log, config: Config, wanted: string): Promise<Explan
     arm,
     decisions: ofKey,
   }
-  return { ...found, because: because(found, config.select.policy, isBaseline) }
+  return { ...found, because: because(found, config.select, isBaseline) }
 }
 
 async function readDecisions(
@@ -136,7 +136,7 @@ function stateOf({ keptNow, decisions }: Explanation): string {
   return decisions.length === 0 ? 'not decided yet' : keptNow ? 'kept' : 'not kept'
 }
 
-function describe(explanation: Explanation): string[] {
+function describe(explanation: Explanation, by: Rank): string[] {
   const { assignment, rank, clusterSize, quota, decisions } = explanation
   const { topic, partition, offset } = assignment.source
   const numbers = (values: number[]): string => values.map(x => x.toPrecision(5)).join(' ')
@@ -149,7 +149,7 @@ function describe(explanation: Explanation): string[] {
       ? []
       : [`  image gain  ${assignment.gain?.toPrecision(4) ?? 'none'}`]),
     `  cluster     ${assignment.cluster}: ${clusterSize} examples now, quota ${quota} by the batch rule` +
-      (rank === null ? '' : `; this one is number ${rank} by steadiness`),
+      (rank === null ? '' : `; this one is number ${rank} by ${RANK_WORDS[by]}`),
     ...(explanation.arm === 'random'
       ? ['  arm         random: decided at random, for comparison; it takes no part in quotas']
       : []),

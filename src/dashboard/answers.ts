@@ -171,7 +171,7 @@ export class Answers {
       decisions,
     }
     const isBaseline = columns.isInBaseline(row)
-    return { ...found, because: because(found, this.#config.select.policy, isBaseline) }
+    return { ...found, because: because(found, this.#config.select, isBaseline) }
   }
 
   /** 1 is the first that the batch rule takes of its cluster; null for text and for what does not count. */

@@ -2,7 +2,7 @@
 import type { Assignment, Decision } from '../record.ts'
 import type { PolicyName } from '../select/rule/policy.ts'
 import { SMALL_CLUSTER_SIZE_MAX } from '../select/rule/quotas.ts'
-import { orderOf, type Ranking } from '../select/rule/rank.ts'
+import { orderOf, RANK_WORDS, type Ranking } from '../select/rule/rank.ts'
 
 export type Explanation = {
   v: 1
@@ -30,7 +30,7 @@ export type Explanation = {
  */
 export function because(
   found: Omit<Explanation, 'because'>,
-  policy: PolicyName,
+  { policy, rank: by = 'instability' }: { policy: PolicyName } & Ranking,
   isBaseline = false,
 ): string {
   const { folded, decisions, keptNow, arm, assignment, rank, clusterSize, quota } = found
@@ -54,7 +54,7 @@ export function because(
   }
   if (rank === null) return `${cluster}, in the order of their ids`
   const isDue = keptNow !== rank <= quota
-  return `it is number ${rank} by steadiness, and ${cluster}${isDue ? ' from the next settlement on' : ''}`
+  return `it is number ${rank} by ${RANK_WORDS[by]}, and ${cluster}${isDue ? ' from the next settlement on' : ''}`
 }
 
 /** What an online policy saw when the example came. */

@@ -58,6 +58,8 @@ for (const policy of ['revisable', 'final']) {
       const sentence = `it is number 18 by steadiness, and cluster 3 keeps ${found.quota} of ${COUNT}`
       assert.equal(found.because, sentence)
       assert.ok(found.quota < found.rank)
+      const other = (await succeed(explain, { XMASD_SELECT_RANK: 'both' })).stdout
+      assert.ok(other.includes('it is number 18 by steadiness and image gain, and'), other)
     } else assert.match(found.because, /^on arrival .*; the decision is final$/)
   })
 }

@@ -11,6 +11,13 @@ import type { Assignment } from '../../record.ts'
 export const RANKS = ['instability', 'gain', 'both'] as const
 export type Rank = (typeof RANKS)[number]
 
+/** What an example is first by. */
+export const RANK_WORDS: Record<Rank, string> = {
+  instability: 'steadiness',
+  gain: 'image gain',
+  both: 'steadiness and image gain',
+}
+
 export type Ranking = {
   /** Default: instability. */
   rank?: Rank | undefined
