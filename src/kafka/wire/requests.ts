@@ -6,7 +6,7 @@
 
 import type { Aborted } from './batch.ts'
 import { Reader, Writer } from './bytes.ts'
-import { checkCode, groupBy } from './model.ts'
+import { checkCode, groupBy, type Place } from './model.ts'
 
 /** A request with its own coding, in the form that kafkajs sends. */
 export type Protocol<T> = {
@@ -217,12 +217,13 @@ const NULL = -1
 export const DESCRIBE_PRODUCERS = 61
 export const DESCRIBE_TRANSACTIONS = 65
 
-/** `state`: as Kafka names it, "CompleteCommit" for one. */
+/** `state`: as Kafka names it, "CompleteCommit" for one. `places`: where it has written, until it has ended. */
 export type FoundTransaction = {
   code: number
   state: string
   producerId: string
   producerEpoch: number
+  places: Place[]
 }
 
 /** What became of the last transaction of an id. */
@@ -239,7 +240,16 @@ export function transactionRequest(transactionalId: string): Protocol<FoundTrans
     input.compactText()
     const state = input.compactText()
     input.skip(4 + 8)
-    return { code, state, producerId: String(input.i64()), producerEpoch: input.i16() }
+    const [producerId, producerEpoch] = [String(input.i64()), input.i16()]
+    const places: Place[] = []
+    for (let topics = input.size(); topics > 0; topics--) {
+      const topic = input.compactText()
+      for (let left = input.size(); left > 0; left--) {
+        places.push({ topic, partition: input.i32() })
+      }
+      input.tags()
+    }
+    return { code, state, producerId, producerEpoch, places }
   })
 }
 

@@ -4,8 +4,8 @@ import type { Brokers } from '../link/brokers.ts'
 import type { RetryPolicy } from '../link/retry.ts'
 import type { KafkaTopic } from '../link/topics.ts'
 import {
+  isLedAgain,
   openSession,
-  RECHECK_MS,
   requireChecked,
   type TransactionState,
   transactionState,
@@ -79,7 +79,8 @@ export class Appender {
     const retry = { ...this.#options.retry, signal: this.#abort.signal }
     const session = await openSession(brokers, retry, this.#state, topics(), this.#timeoutMs)
     this.#session = session
-    if (this.#state.unchecked.length > 0) setTimeout(() => this.#doubt(), RECHECK_MS).unref()
+    const isWanted = (): boolean => this.#session === session && !this.#abort.signal.aborted
+    isLedAgain(brokers, this.#state, isWanted).then(isLed => isLed && this.#doubt())
     return session
   }
 

@@ -38,7 +38,7 @@ import { begin, end, fetchPositions, initProducer, type ProducerSession } from '
 /** The transactions of one id, as far as they are known. Kept from session to session. */
 export type TransactionState = {
   readonly transactionalId: string
-  /** The positions that they may move. Undefined for an id that no other process goes on with: its note is here alone. */
+  /** The positions that they may move. Undefined for an id that no other process goes on with: its note is kept in memory. */
   readonly moves: { group: string; places: readonly Place[] } | undefined
   /** The outcome of the last one; undefined when the coordinator has not told. */
   isCommitted: boolean | undefined
@@ -47,9 +47,6 @@ export type TransactionState = {
   /** Partitions that had no leader to ask when the session was opened. Nothing may be written to them. */
   unchecked: readonly Place[]
 }
-
-/** Partitions without a leader are checked again after this time. */
-export const RECHECK_MS = 1_000
 
 export function transactionState(
   transactionalId: string,
@@ -66,28 +63,35 @@ export function requireChecked({ unchecked }: TransactionState, places: readonly
   if (place !== undefined) throw leaderlessError(place)
 }
 
+const RECHECK_MS = 1_000
+
+/** Resolves to true when one of the unchecked partitions has a leader: a new session checks it. To false once it is unwanted. */
+export async function isLedAgain(
+  brokers: Brokers,
+  { unchecked }: TransactionState,
+  isWanted: () => boolean,
+): Promise<boolean> {
+  const isLed = async (): Promise<boolean> => {
+    await brokers.refreshLeaders()
+    const { leaderless } = await brokers.leaders(unchecked)
+    return leaderless.length < unchecked.length
+  }
+  while (unchecked.length > 0 && isWanted()) {
+    await setTimeout(RECHECK_MS, undefined, { ref: false })
+    if (isWanted() && (await isLed().catch(() => false))) return isWanted()
+  }
+  return false
+}
+
 /** Fences the previous session of this id and completes its transaction. `topics`: all that it may have written to. */
-export async function openSession(
+export function openSession(
   brokers: Brokers,
   retry: RetryPolicy,
   state: TransactionState,
   topics: readonly KafkaTopic[],
   timeoutMs: number,
 ): Promise<ProducerSession> {
-  const { transactionalId } = state
-  const completing = { brokers, retry, state, topics, timeoutMs }
-  const session = await withRetry(retry, brokers, async () => {
-    const isAborting = (await endLast(completing)) === 'open'
-    const opened = await initProducer(brokers, transactionalId, timeoutMs)
-    // Nearly always the coordinator asks to come again once it has aborted the open one.
-    if (isAborting) await complete(completing, opened, false)
-    return opened
-  })
-  // In one session: another one would abort the completing transaction half way.
-  await withRetry(retry, brokers, () => complete(completing, session, true))
-  if (state.noted !== noteId(session)) return session
-  // Whatever the noted one leaves open is committed.
-  return withRetry(retry, brokers, () => initProducer(brokers, transactionalId, timeoutMs))
+  return new Opening(brokers, retry, state, topics, timeoutMs).open()
 }
 
 /** The same for an id whose owner is gone. Does nothing for an id that no broker knows. */
@@ -118,137 +122,199 @@ async function lastOf(brokers: Brokers, id: string): Promise<FoundTransaction | 
   return found
 }
 
-type Completing = {
-  brokers: Brokers
-  retry: RetryPolicy
-  state: TransactionState
-  topics: readonly KafkaTopic[]
-  timeoutMs: number
+function knows({ versions }: Node, request: number): boolean {
+  return versions?.[request] !== undefined
 }
 
-/** Learns how the last transaction ended, and completes it where it was aborted. An open one is aborted by a new session. */
-async function endLast(completing: Completing): Promise<'ended' | 'open'> {
-  const { brokers, state } = completing
-  const last = await lastOf(brokers, state.transactionalId)
-  if (last === undefined || NOTHING_TOLD.includes(last.state)) return 'ended'
-  const session = { ...last, transactionalId: state.transactionalId, sequences: new Map() }
-  if (last.state === 'Ongoing' && (await isNoted(brokers, state, session))) {
-    state.isCommitted = true
-    await end(brokers, session, true)
-    return 'ended'
+const ROUNDS_MAX = 5
+/** By how much a fence that aborts raises the epoch, at most: by 1 on brokers of 4.4, by 2 on the first of 4. */
+const ABORT_EPOCHS_MAX = 2
+/** A coordinator reports a transaction complete a moment before its markers are visible. */
+const SEEN_MS = 200
+
+type Outcome = 'abort' | 'commit'
+type Open = { places: Place[]; isUnstable: boolean }
+/** Positions that were seen stable, by topic. */
+type Settled = Map<string, Map<number, number | undefined>>
+
+class Opening {
+  readonly #brokers: Brokers
+  readonly #retry: RetryPolicy
+  readonly #state: TransactionState
+  readonly #topics: readonly KafkaTopic[]
+  readonly #timeoutMs: number
+  /** Where an open transaction has written that is aborted: what else is open was committed. */
+  #touched: { epoch: number; places: ReadonlySet<string> } | undefined
+  /** A session was given before the remains of an aborted transaction were completed. */
+  #isAborting = false
+
+  constructor(
+    brokers: Brokers,
+    retry: RetryPolicy,
+    state: TransactionState,
+    topics: readonly KafkaTopic[],
+    timeoutMs: number,
+  ) {
+    this.#brokers = brokers
+    this.#retry = retry
+    this.#state = state
+    this.#topics = topics
+    this.#timeoutMs = timeoutMs
   }
-  state.isCommitted = last.state.endsWith('Commit')
-  if (state.isCommitted) return 'ended'
-  if (last.state === 'Ongoing') return 'open'
-  if (last.state !== 'CompleteAbort') throw new KafkaFailure('CONCURRENT_TRANSACTIONS', last.state)
-  await complete(completing, session, false)
-  return 'ended'
-}
 
-/** Whether what is open in this session is the transaction that completes committed ones. */
-async function isNoted(
-  brokers: Brokers,
-  { moves, noted }: TransactionState,
-  session: ProducerSession,
-): Promise<boolean> {
-  const id = noteId(session)
-  if (moves === undefined) return noted === id
-  const note = await lastOf(brokers, id)
-  return note?.state.endsWith('Commit') === true
-}
-
-async function note({ brokers, state, timeoutMs }: Completing, of: ProducerSession): Promise<void> {
-  const id = noteId(of)
-  if (state.noted === id) return
-  if (state.moves !== undefined) {
-    const session = await initProducer(brokers, id, timeoutMs)
-    await begin(brokers, session, [], state.moves.group)
-    await end(brokers, session, true)
+  async open(): Promise<ProducerSession> {
+    const session = await this.#next()
+    // In one session: another one would abort the completing transaction half way.
+    await this.#try(() => this.#complete(session, 'commit'))
+    // Whatever the noted session leaves open is committed: it is for nothing else.
+    return this.#state.noted === noteId(session) ? this.#next() : session
   }
-  state.noted = id
+
+  #try<T>(attempt: () => Promise<T>): Promise<T> {
+    return withRetry(this.#retry, this.#brokers, attempt)
+  }
+
+  /** A new session, given once what was aborted is completed. */
+  #next(): Promise<ProducerSession> {
+    const { transactionalId } = this.#state
+    return this.#try(async () => {
+      const open = await this.#endLast()
+      // With an open one the coordinator nearly always aborts it first, and asks to come again.
+      const session = await initProducer(this.#brokers, transactionalId, this.#timeoutMs)
+      if (open !== undefined) {
+        this.#isAborting = isFenced(open, session)
+        this.#forgetTouched(session.producerEpoch - 1)
+        this.#state.isCommitted = !this.#isAborting
+      }
+      if (this.#isAborting) await this.#complete(session, 'abort')
+      this.#isAborting = false
+      return session
+    })
+  }
+
+  /**
+   * Learns how the last transaction ended. Completes it where it was aborted, commits it where it completes committed
+   * ones, and gives it where it is open.
+   */
+  async #endLast(): Promise<ProducerSession | undefined> {
+    const state = this.#state
+    const { transactionalId } = state
+    const last = await lastOf(this.#brokers, transactionalId)
+    if (last === undefined || NOTHING_TOLD.includes(last.state)) return undefined
+    const session = { ...last, transactionalId, sequences: new Map<string, number>() }
+    if (last.state === 'Ongoing' && (await this.#isNoted(session))) {
+      state.isCommitted = true
+      await end(this.#brokers, session, true)
+      return undefined
+    }
+    state.isCommitted = last.state.endsWith('Commit')
+    if (state.isCommitted) return undefined
+    if (last.state === 'CompleteAbort') {
+      this.#forgetTouched(last.producerEpoch)
+      await this.#complete(session, 'abort')
+      return undefined
+    }
+    if (last.state === 'Ongoing') {
+      const places = new Set(last.places.map(placeKey))
+      this.#touched = { epoch: last.producerEpoch, places }
+      return session
+    }
+    throw new KafkaFailure('CONCURRENT_TRANSACTIONS', `${transactionalId} is in ${last.state}`)
+  }
+
+  /** Where `epoch` is too late for the transaction that was seen open to be the one that was aborted. */
+  #forgetTouched(epoch: number): void {
+    if (this.#touched !== undefined && epoch > this.#touched.epoch + ABORT_EPOCHS_MAX) {
+      this.#touched = undefined
+    }
+  }
+
+  /** Whether what is open in this session is a transaction that completes committed ones. */
+  async #isNoted(session: ProducerSession): Promise<boolean> {
+    const id = noteId(session)
+    if (this.#state.moves === undefined) return this.#state.noted === id
+    const note = await lastOf(this.#brokers, id)
+    return note?.state.endsWith('Commit') === true
+  }
+
+  async #note(of: ProducerSession): Promise<void> {
+    const id = noteId(of)
+    const { moves, noted } = this.#state
+    if (noted === id) return
+    if (moves !== undefined) {
+      const session = await initProducer(this.#brokers, id, this.#timeoutMs)
+      await begin(this.#brokers, session, [], moves.group)
+      await end(this.#brokers, session, true)
+    }
+    this.#state.noted = id
+  }
+
+  /** Throws LEADER_NOT_AVAILABLE where something that was aborted may be open in a partition that can't be asked. */
+  async #complete(session: ProducerSession, outcome: Outcome): Promise<void> {
+    const { moves, transactionalId: id } = this.#state
+    const coordinator = await this.#brokers.coordinator('transaction', id)
+    if (!knows(coordinator, DESCRIBE_TRANSACTIONS)) return
+    const settled: Settled = new Map()
+    for (let round = 0; round < ROUNDS_MAX; round++) {
+      // An unstable position may be another member's. One transaction of this id is enough, and does not affect others.
+      const find = () => this.#findOpen(session, outcome, round === 0 ? settled : undefined)
+      if (isNothing(await find())) return
+      await setTimeout(SEEN_MS)
+      const open = await find()
+      if (isNothing(open)) return
+      const { places, isUnstable } = open
+      const say = places.length > 0 ? 'warn' : 'debug'
+      this.#retry.logger?.[say]({ id, places, outcome }, 'completing a dangling transaction')
+      if (outcome === 'commit') await this.#note(session)
+      await begin(this.#brokers, session, places, isUnstable ? moves?.group : undefined)
+      await end(this.#brokers, session, outcome === 'commit')
+    }
+    throw new KafkaFailure('UNSTABLE_OFFSET_COMMIT', `${id} stays open`)
+  }
+
+  async #findOpen(
+    session: ProducerSession,
+    outcome: Outcome,
+    settled: Settled | undefined,
+  ): Promise<Open> {
+    const [places, isUnstable] = await Promise.all([
+      this.#openPlaces(session),
+      settled !== undefined && isAnyUnstable(this.#brokers, this.#state.moves, settled),
+    ])
+    if (outcome === 'commit') return { places, isUnstable }
+    const isMeant = (place: Place): boolean => this.#touched?.places.has(placeKey(place)) ?? true
+    const hidden = this.#state.unchecked.find(isMeant)
+    if (hidden !== undefined) throw leaderlessError(hidden)
+    return { places: places.filter(isMeant), isUnstable }
+  }
+
+  async #openPlaces({ producerId }: ProducerSession): Promise<Place[]> {
+    const places = this.#topics.flatMap(({ name: topic, partitions }) =>
+      Array.from({ length: partitions }, (_, partition) => ({ topic, partition })),
+    )
+    const { byLeader, leaderless } = await this.#brokers.leaders(places)
+    this.#state.unchecked = leaderless
+    const found = await Promise.all(
+      [...byLeader].map(([nodeId, led]) => producersOf(this.#brokers, nodeId, led)),
+    )
+    return found
+      .flat()
+      .filter(({ producers }) => producers.some(one => one.producerId === Number(producerId)))
+      .map(({ topic, partition }) => ({ topic, partition }))
+  }
+}
+
+/** Whether somebody else has ended what was open: a session that ends its own leaves the next epoch to the next one. */
+function isFenced(open: ProducerSession, next: ProducerSession): boolean {
+  return next.producerId !== open.producerId || next.producerEpoch !== open.producerEpoch + 1
 }
 
 function noteId({ transactionalId, producerId, producerEpoch }: ProducerSession): string {
   return `${transactionalId}-completed-by-${producerId}-${producerEpoch}`
 }
 
-function knows({ versions }: Node, request: number): boolean {
-  return versions?.[request] !== undefined
-}
-
-const ROUNDS_MAX = 5
-/** A coordinator reports a transaction complete a moment before its markers are visible. */
-const SEEN_MS = 200
-
-/** Throws LEADER_NOT_AVAILABLE where something that was aborted may be open in a partition that can't be asked. */
-async function complete(
-  completing: Completing,
-  session: ProducerSession,
-  isCommitted: boolean,
-): Promise<void> {
-  const { brokers, retry, state } = completing
-  const { moves, transactionalId: id } = state
-  const coordinator = await brokers.coordinator('transaction', id)
-  if (!knows(coordinator, DESCRIBE_TRANSACTIONS)) return
-  for (let round = 0; round < ROUNDS_MAX; round++) {
-    // An unstable position may be another member's. One transaction of this id is enough, and does not affect others.
-    const find = () => findOpen(completing, session, round === 0)
-    if (isNothing(await find())) return requireLeaders(state, isCommitted)
-    await setTimeout(SEEN_MS)
-    const open = await find()
-    if (isNothing(open)) return requireLeaders(state, isCommitted)
-    const { places, isUnstable } = open
-    const say = places.length > 0 ? 'warn' : 'debug'
-    retry.logger?.[say]({ id, places, isCommitted }, 'completing a dangling transaction')
-    if (isCommitted) await note(completing, session)
-    await begin(brokers, session, places, isUnstable ? moves?.group : undefined)
-    await end(brokers, session, isCommitted)
-  }
-  throw new KafkaFailure('UNSTABLE_OFFSET_COMMIT', `${id} stays open`)
-}
-
-/** What was committed may wait for the leader: all that is still open once a session is given was. */
-function requireLeaders({ unchecked }: TransactionState, isCommitted: boolean): void {
-  const [first] = unchecked
-  if (!isCommitted && first !== undefined) throw leaderlessError(first)
-}
-
-type Open = { places: Place[]; isUnstable: boolean }
-
 function isNothing({ places, isUnstable }: Open): boolean {
   return places.length === 0 && !isUnstable
-}
-
-async function findOpen(
-  { brokers, state, topics }: Completing,
-  session: ProducerSession,
-  mayBeUnstable: boolean,
-): Promise<Open> {
-  const [places, isUnstable] = await Promise.all([
-    openPlaces(brokers, state, session, topics),
-    mayBeUnstable && isAnyUnstable(brokers, state.moves),
-  ])
-  return { places, isUnstable }
-}
-
-async function openPlaces(
-  brokers: Brokers,
-  state: TransactionState,
-  { producerId }: ProducerSession,
-  topics: readonly KafkaTopic[],
-): Promise<Place[]> {
-  const places = topics.flatMap(({ name: topic, partitions }) =>
-    Array.from({ length: partitions }, (_, partition) => ({ topic, partition })),
-  )
-  const { byLeader, leaderless } = await brokers.leaders(places)
-  state.unchecked = leaderless
-  const found = await Promise.all(
-    [...byLeader].map(([nodeId, led]) => producersOf(brokers, nodeId, led)),
-  )
-  return found
-    .flat()
-    .filter(({ producers }) => producers.some(one => one.producerId === Number(producerId)))
-    .map(({ topic, partition }) => ({ topic, partition }))
 }
 
 async function producersOf(
@@ -264,12 +330,18 @@ async function producersOf(
   return found
 }
 
-async function isAnyUnstable(brokers: Brokers, moves: TransactionState['moves']): Promise<boolean> {
+async function isAnyUnstable(
+  brokers: Brokers,
+  moves: TransactionState['moves'],
+  settled: Settled,
+): Promise<boolean> {
   if (moves === undefined) return false
   try {
     for (const [topic, places] of groupBy(moves.places, one => one.topic)) {
       const numbers = places.map(({ partition }) => partition)
-      await fetchPositions(brokers, moves.group, topic, numbers)
+      const known = settled.get(topic) ?? new Map<number, number | undefined>()
+      settled.set(topic, known)
+      await fetchPositions(brokers, moves.group, topic, numbers, known)
     }
     return false
   } catch (error) {

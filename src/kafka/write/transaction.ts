@@ -86,9 +86,13 @@ export class EndLost extends Error {
   }
 }
 
-/** Aborts, as far as the brokers can be reached. */
-export async function abort(brokers: Brokers, session: ProducerSession): Promise<void> {
-  await end(brokers, session, false).catch(() => {})
+/** Aborts, as far as the brokers can be reached: by a fence, so that only a commit leaves the epoch as it was. */
+export async function abort(
+  brokers: Brokers,
+  { transactionalId }: ProducerSession,
+  timeoutMs: number,
+): Promise<void> {
+  await initProducer(brokers, transactionalId, timeoutMs).catch(() => {})
 }
 
 const BUSY_MS_MAX = 10_000

@@ -19,8 +19,8 @@ import type { AssignedPartition } from '../../kafka/read/partitions.ts'
 import { groupBy, placeOf } from '../../kafka/wire/model.ts'
 import type { GroupMember } from '../../kafka/wire/requests.ts'
 import {
+  isLedAgain,
   openSession,
-  RECHECK_MS,
   requireChecked,
   sweep,
   type TransactionState,
@@ -54,6 +54,8 @@ export type CommitterOptions = {
   /** Another member moved a partition, or it is new here. */
   onNews: (partition: AssignedPartition) => void
 }
+
+const FENCES_MAX = 5
 
 export type Move = { partition: AssignedPartition; offset: number }
 
@@ -148,10 +150,17 @@ export class Committer {
   }
 
   /** Before KIP-447 every partition had a transactional id of its own: fences its owner and completes its transaction. */
-  #retire({ topic, partition }: Place): Promise<void> {
-    const { group } = this.#options
+  async #retire({ topic, partition }: Place): Promise<void> {
+    const { group, retry } = this.#options
     const moves = { group, places: [{ topic, partition }] }
-    return this.#sweep(transactionState(`${group}-${topic}-${partition}`, moves))
+    for (let left = FENCES_MAX; ; left--) {
+      try {
+        return await this.#sweep(transactionState(`${group}-${topic}-${partition}`, moves))
+      } catch (error) {
+        // The member that had the partition before may still be at it.
+        if (left === 0 || verdictOn(error, retry.address).kind !== 'fenced') throw error
+      }
+    }
   }
 
   /** A connection broke: a new session completes what a dying broker may have left dangling, before the next commit. */
@@ -170,7 +179,8 @@ export class Committer {
       const state = this.#state!
       const session = await openSession(brokers, retry, state, topics(), transactionMsMax)
       if (state === this.#state) this.#session = session
-      if (state.unchecked.length > 0) setTimeout(() => this.doubt(), RECHECK_MS).unref()
+      const isWanted = (): boolean => this.#session === session && retry.signal?.aborted !== true
+      isLedAgain(brokers, state, isWanted).then(isLed => isLed && this.doubt())
     }
     return this.#session
   }
@@ -259,12 +269,12 @@ export class Committer {
   }
 
   async #afterFailure(error: unknown, pause: (error: unknown) => Promise<void>): Promise<void> {
-    const { brokers, events, retry, confirm } = this.#options
+    const { brokers, events, retry, confirm, transactionMsMax } = this.#options
     const session = this.#session
     this.#session = undefined
     const verdict = verdictOn(error, retry.address)
     if (verdict.kind === 'fatal') {
-      if (session !== undefined) await abort(brokers, session)
+      if (session !== undefined) await abort(brokers, session, transactionMsMax)
       throw verdict.error
     }
     events.onRetry(verdict.kind === 'retry' ? verdict.cause : 'transaction')

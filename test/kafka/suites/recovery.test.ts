@@ -1,11 +1,11 @@
 /** What is left of a transaction whose end a broker forgot (KAFKA-20734), and who ends it, whatever dies meanwhile. */
 
 import assert from 'node:assert/strict'
-import { test } from 'node:test'
+import { type TestContext, test } from 'node:test'
 import { setTimeout } from 'node:timers/promises'
 import { Brokers } from '../../../src/kafka/link/brokers.ts'
 import { BatchWriter, recordBytes } from '../../../src/kafka/wire/batch.ts'
-import { checkCode } from '../../../src/kafka/wire/model.ts'
+import { checkCode, type Place } from '../../../src/kafka/wire/model.ts'
 import { commitPositionsRequest, produceRequest } from '../../../src/kafka/wire/requests.ts'
 import { openSession, transactionState } from '../../../src/kafka/write/recovery.ts'
 import {
@@ -53,19 +53,24 @@ async function forgottenEnd(cluster: Brokers, names: Names, isCommitted: boolean
   await end(cluster, session, isCommitted)
 }
 
-async function write(cluster: Brokers, session: ProducerSession, names: Names): Promise<void> {
+async function write(
+  cluster: Brokers,
+  session: ProducerSession,
+  names: Names,
+  partition = 1,
+): Promise<void> {
   const { transactionalId, producerId, producerEpoch: epoch } = session
   const { group, input, out: topic } = names
   const batch = new BatchWriter(1_000)
   const record = { topic, key: 'forgotten', value: bytes('') }
   batch.add(record, recordBytes(record, 0))
   const stamp = { producerId: Number(producerId), epoch, sequence: 0 }
-  const place = { topic, partition: 1, batch: batch.stamped(stamp) }
+  const place = { topic, partition, batch: batch.stamped(stamp) }
   const [leader] = (await cluster.allLeaders([place])).keys()
   const request = produceRequest(transactionalId, [place], 5_000)
   await until('the leader knows that it is one', 10_000, async () => {
     const [produced] = await cluster.send(leader!, request)
-    if (produced!.code !== NOT_LEADER) checkCode(produced!.code, `${topic}/1`)
+    if (produced!.code !== NOT_LEADER) checkCode(produced!.code, `${topic}/${partition}`)
     return produced!.code === 0
   })
   const coordinator = await cluster.coordinator('group', group)
@@ -208,36 +213,70 @@ test('a process that had completed a transaction dies in one of its own: that on
   await assertEnded(log, names, true)
 })
 
-test('a process died in a transaction, the leader of a partition of it is away, and the next process dies, too: aborted', async t => {
-  const first = await Broker.start()
+/** Two brokers: the second leads partition 1 of the outputs, the first all else. */
+async function twoBrokers(
+  t: TestContext,
+  names: Names,
+): Promise<{ first: Broker; second: Broker; log: Log; cluster: Brokers }> {
+  const first = await Broker.start({ properties: UNVERIFIED })
   t.after(() => first.close())
   const log = await logsOn(t, first.address).open()
   t.after(() => log.close())
-  const names = namesFor('away')
-  await log.ensureTopics([{ name: names.input, partitions: 1 }])
-  await log.append(numbered(names.input, 10))
-  assert.deepEqual(await log.committed(names.group, names.input), [0])
-  const second = await Broker.start({ joins: first })
+  const { group, input, out, elsewhere } = names
+  await log.ensureTopics([{ name: input, partitions: 1 }])
+  await log.append(numbered(input, 10))
+  assert.deepEqual(await log.committed(group, input), [0])
+  const second = await Broker.start({ joins: first, properties: UNVERIFIED })
   t.after(() => second.close())
   const admin = first.client().admin()
   await admin.connect()
-  t.after(() => admin.disconnect())
   const replicaAssignment = [1, 2].map((broker, partition) => ({ partition, replicas: [broker] }))
-  await admin.createTopics({ topics: [{ topic: names.out, replicaAssignment }] })
-  await admin.createTopics({ topics: [{ topic: names.elsewhere }] })
-  await until('it has leaders', 20_000, async () => (await log.ends(names.out)).length === 2)
-  const cluster = await connected(t, first.address)
-  const session = await initProducer(cluster, names.id, 60_000)
-  await begin(cluster, session, [{ topic: names.out, partition: 1 }], names.group)
-  await write(cluster, session, names)
-  await second.kill()
+  await admin.createTopics({
+    topics: [
+      { topic: out, replicaAssignment },
+      { topic: elsewhere, replicaAssignment: replicaAssignment.slice(0, 1) },
+    ],
+  })
+  await admin.disconnect()
+  await until('it has leaders', 20_000, async () => (await log.ends(out)).length === 2)
+  return { first, second, log, cluster: await connected(t, first.address) }
+}
+
+async function untilLeaderless(cluster: Brokers, place: Place): Promise<void> {
   await until('the partition has no leader', 20_000, async () => {
     await cluster.refresh()
-    return (await cluster.leaders([{ topic: names.out, partition: 1 }])).leaderless.length > 0
+    return (await cluster.leaders([place])).leaderless.length > 0
   })
+}
+
+test('a process died in a transaction, the leader of a partition of it is away, and the next process dies, too: aborted', async t => {
+  const names = namesFor('away')
+  const { first, second, log, cluster } = await twoBrokers(t, names)
+  const place = { topic: names.out, partition: 1 }
+  const session = await initProducer(cluster, names.id, 60_000)
+  await begin(cluster, session, [place], names.group)
+  await write(cluster, session, names)
+  await second.kill()
+  await untilLeaderless(cluster, place)
   // Nothing is given that could commit what the partition still has open.
   assert.equal(await opens(first.address, names, setTimeout(5_000)), false)
   await second.start()
   assert.ok(await opens(first.address, names))
   await assertEnded(log, names, false)
+})
+
+test('a transaction breaks off beside a partition without a leader that holds a committed one: none takes the end of the other', async t => {
+  const names = namesFor('beside')
+  const { first, second, log, cluster } = await twoBrokers(t, names)
+  await forgottenEnd(cluster, names, true)
+  await second.kill()
+  await untilLeaderless(cluster, { topic: names.out, partition: 1 })
+  const session = await openFor(names, cluster)
+  await begin(cluster, session, [{ topic: names.out, partition: 0 }], names.group)
+  await write(cluster, session, names, 0)
+  // It has not written to the partition that can't be asked: nobody waits for it.
+  assert.ok(await opens(first.address, names))
+  await second.start()
+  assert.ok(await opens(first.address, names))
+  await assertEnded(log, names, true)
 })
