@@ -73,7 +73,7 @@ type Syncing = {
   memberId: string
   groupAssignment: { memberId: string; memberAssignment: Buffer }[]
 }
-type Initialising = { transactionalId: string; transactionTimeout: number }
+type Initialising = { transactionalId: string | null; transactionTimeout: number }
 type Config = { configName: string; configValue: string }
 type Configs = { resources: { resourceName: string; configEntries: Config[] }[] }
 

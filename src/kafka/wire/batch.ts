@@ -72,15 +72,15 @@ export class BatchWriter {
     }
   }
 
-  /** The batch, sealed for one transaction of `stamp`'s writer; again for another. */
-  stamped({ producerId, epoch, sequence }: Stamp): Buffer {
+  /** The batch, sealed for one transaction of `stamp`'s writer, or for none; again for another. */
+  stamped({ producerId, epoch, sequence }: Stamp, isTransactional = true): Buffer {
     const bytes = this.#bytes.subarray(0, this.#at)
     const now = BigInt(Date.now())
     bytes.writeBigInt64BE(0n, 0)
     bytes.writeInt32BE(this.#at - 12, 8)
     bytes.writeInt32BE(-1, 12)
     bytes[MAGIC_AT] = MAGIC
-    bytes.writeInt16BE(TRANSACTIONAL, ATTRIBUTES_AT)
+    bytes.writeInt16BE(isTransactional ? TRANSACTIONAL : 0, ATTRIBUTES_AT)
     bytes.writeInt32BE(this.#count - 1, 23)
     bytes.writeBigInt64BE(now, 27)
     bytes.writeBigInt64BE(now, 35)

@@ -105,12 +105,14 @@ export type ProducedPartition = { topic: string; partition: number; code: number
 
 /** One batch a partition; answered when all replicas in sync have it. */
 export function produceRequest(
-  transactionalId: string,
+  transactionalId: string | null,
   places: readonly ProducePlace[],
   timeoutMs: number,
 ): Protocol<ProducedPartition[]> {
   const write = (out: Writer): void => {
-    out.text(transactionalId).i16(-1).i32(timeoutMs)
+    if (transactionalId === null) out.i16(NULL)
+    else out.text(transactionalId)
+    out.i16(-1).i32(timeoutMs)
     out.grouped(places, place => out.i32(place.partition).bytes(place.batch))
   }
   return protocol({ apiKey: 0, apiName: 'Produce', apiVersion: 7 }, write, readProduce)
@@ -211,7 +213,7 @@ export function commitPositionsRequest(
   })
 }
 
-/** The size of a compact text that is null. */
+/** The size of a text that is null. */
 const NULL = -1
 
 export const DESCRIBE_PRODUCERS = 61

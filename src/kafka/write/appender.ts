@@ -1,10 +1,19 @@
-/** Appends records without moving a position, one transaction after the other, under a transactional id of its own. */
+/**
+ * Appends records without moving a position: one batch as it is, more in one transaction after the other, under a
+ * transactional id of its own. Nobody completes a transaction that a dead process left with a broker that forgot its end,
+ * so control records, which are one batch, are in none.
+ */
 import { randomUUID } from 'node:crypto'
 import type { Brokers } from '../link/brokers.ts'
+import type { Node } from '../link/connection.ts'
 import type { RetryPolicy } from '../link/retry.ts'
 import type { KafkaTopic } from '../link/topics.ts'
+import type { Stamp } from '../wire/batch.ts'
+import { checkCode } from '../wire/model.ts'
+import { DESCRIBE_TRANSACTIONS, produceRequest } from '../wire/requests.ts'
 import {
   isLedAgain,
+  knows,
   openSession,
   requireChecked,
   type TransactionState,
@@ -50,9 +59,35 @@ export class Appender {
   }
 
   append(outputs: readonly Output[]): Promise<void> {
-    const mine = this.#appending.then(() => this.#options.trying(() => this.#transact(outputs)))
+    const [first] = outputs
+    const isOne = outputs.length === 1 && first!.batches.length === 1
+    const attempt = isOne ? this.#sending(first!) : () => this.#transact(outputs)
+    const mine = this.#appending.then(() => this.#options.trying(attempt))
     this.#appending = mine.catch(() => {})
     return mine
+  }
+
+  /** Stored whole or not at all, and once, however often it is sent: its producer has no other. */
+  #sending(output: Output): () => Promise<void> {
+    const { brokers, onWritten } = this.#options
+    const { topic, partition, batches } = output
+    const batch = batches[0]!
+    let stamp: Stamp | undefined
+    return async () => {
+      const [nodeId] = (await brokers.allLeaders([output])).keys()
+      const node = await brokers.node(nodeId!)
+      // Brokers before 3.0 ask for a right of its own, and forget no end.
+      if (!knows(node, DESCRIBE_TRANSACTIONS)) return this.#transact([output])
+      stamp ??= await stampOfItsOwn(node, this.#timeoutMs)
+      const place = { topic, partition, batch: batch.stamped(stamp, false) }
+      for (const { code, offset } of await brokers.send(
+        nodeId!,
+        produceRequest(null, [place], this.#timeoutMs),
+      )) {
+        checkCode(code, `${topic}/${partition}`)
+        onWritten([{ topic, partition, end: offset + batch.count }])
+      }
+    }
   }
 
   /** A new session ends a transaction that broke off. It is sent again unless it was committed. */
@@ -94,4 +129,10 @@ export class Appender {
   close(): void {
     this.#abort.abort()
   }
+}
+
+async function stampOfItsOwn(node: Node, timeoutMs: number): Promise<Stamp> {
+  const options = { transactionalId: null, transactionTimeout: timeoutMs }
+  const { producerId, producerEpoch } = await node.initProducerId(options)
+  return { producerId: Number(producerId), epoch: producerEpoch, sequence: 0 }
 }

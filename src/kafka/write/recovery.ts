@@ -122,7 +122,7 @@ async function lastOf(brokers: Brokers, id: string): Promise<FoundTransaction | 
   return found
 }
 
-function knows({ versions }: Node, request: number): boolean {
+export function knows({ versions }: Node, request: number): boolean {
   return versions?.[request] !== undefined
 }
 

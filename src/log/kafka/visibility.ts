@@ -37,7 +37,7 @@ export class VisibilityBarrier {
       if (ends === undefined) return
       const seen = await this.#brokers.offsets(topic, [...ends.keys()], 'end')
       for (const [partition, end] of ends) {
-        if ((seen.get(partition) ?? 0) > end) ends.delete(partition)
+        if ((seen.get(partition) ?? 0) >= end) ends.delete(partition)
       }
       if (ends.size === 0) this.#ends.delete(topic)
       else await setTimeout(waitMs)

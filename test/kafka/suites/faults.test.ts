@@ -338,3 +338,19 @@ test('the answer to the end of a transaction is lost: what was appended is there
 })
 
 const END_TXN = 26
+const PRODUCE = 0
+
+test('the answer to a batch that is appended alone is lost: it is there once', async t => {
+  const relay = await Relay.start()
+  t.after(() => relay.close())
+  await startBroker(t, { relay })
+  const log = await logsOn(t, relay.address).open()
+  t.after(() => log.close())
+  await log.ensureTopics([{ name: 'in', partitions: 1 }])
+  for (const from of [0, 100]) {
+    relay.loseAnswerTo(PRODUCE)
+    await log.append(numbered('in', 100, from))
+    assert.ok(relay.isLost)
+  }
+  assert.equal((await readAll(log, 'in')).length, 200)
+})
