@@ -322,35 +322,22 @@ test('a batch that was damaged on the disk of a broker: its partition waits, the
   })
 })
 
-test('the answer to the end of a transaction is lost: what was appended is there once', async t => {
-  const relay = await Relay.start()
-  t.after(() => relay.close())
-  await startBroker(t, { relay })
-  const log = await logsOn(t, relay.address).open()
-  t.after(() => log.close())
-  await log.ensureTopics([{ name: 'in', partitions: 2 }])
-  for (const from of [0, 100]) {
-    relay.loseAnswerTo(END_TXN)
-    await log.append(numbered('in', 100, from))
-    assert.ok(relay.isLost)
-  }
-  assert.equal((await readAll(log, 'in')).length, 200)
-})
-
-const END_TXN = 26
-const PRODUCE = 0
-
-test('the answer to a batch that is appended alone is lost: it is there once', async t => {
-  const relay = await Relay.start()
-  t.after(() => relay.close())
-  await startBroker(t, { relay })
-  const log = await logsOn(t, relay.address).open()
-  t.after(() => log.close())
-  await log.ensureTopics([{ name: 'in', partitions: 1 }])
-  for (const from of [0, 100]) {
-    relay.loseAnswerTo(PRODUCE)
-    await log.append(numbered('in', 100, from))
-    assert.ok(relay.isLost)
-  }
-  assert.equal((await readAll(log, 'in')).length, 200)
-})
+for (const [what, request, partitions] of [
+  ['the end of a transaction', 26, 2],
+  ['a batch that is appended alone', 0, 1],
+] as const) {
+  test(`the answer to ${what} is lost: what was appended is there once`, async t => {
+    const relay = await Relay.start()
+    t.after(() => relay.close())
+    await startBroker(t, { relay })
+    const log = await logsOn(t, relay.address).open()
+    t.after(() => log.close())
+    await log.ensureTopics([{ name: 'in', partitions }])
+    for (const from of [0, 100]) {
+      relay.loseAnswerTo(request)
+      await log.append(numbered('in', 100, from))
+      assert.ok(relay.isLost)
+    }
+    assert.equal((await readAll(log, 'in')).length, 200)
+  })
+}

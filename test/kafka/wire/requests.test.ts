@@ -70,10 +70,13 @@ test('a fetch that is refused as a whole throws why', async () => {
 
 test('transactions and producers are read: how the last one ended, what is open', async () => {
   const transaction = await answered(transactionRequest('g-in-3'), out => {
-    out.tags().i32(0).size(1).i16(0).compactText('g-in-3').compactText('CompleteCommit')
-    out.i32(30_000).i64(1).i64(7).i16(2).size(0).tags().tags()
+    out.tags().i32(0).size(1).i16(0).compactText('g-in-3').compactText('Ongoing')
+    out.i32(30_000).i64(1).i64(7).i16(2).size(1).compactText('out').size(2).i32(0).i32(3)
+    out.tags().tags().tags()
   })
-  assert.deepEqual(transaction, { code: 0, state: 'CompleteCommit' })
+  const places = [0, 3].map(partition => ({ topic: 'out', partition }))
+  const wanted = { code: 0, state: 'Ongoing', producerId: '7', producerEpoch: 2, places }
+  assert.deepEqual(transaction, wanted)
   const producers = await answered(producersRequest([{ topic: 'out', partition: 2 }]), out => {
     out.tags().i32(0).size(1).compactText('out').size(1).i32(2).i16(0).i8(0).size(2)
     for (const [id, openFrom] of [
