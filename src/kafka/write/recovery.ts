@@ -209,14 +209,15 @@ class Opening {
     }
     state.isCommitted = last.state.endsWith('Commit')
     if (state.isCommitted) return undefined
+    this.#forgetTouched(last.producerEpoch)
     if (last.state === 'CompleteAbort') {
-      this.#forgetTouched(last.producerEpoch)
       await this.#complete(session, 'abort')
       return undefined
     }
     if (last.state === 'Ongoing') {
-      const places = new Set(last.places.map(placeKey))
-      this.#touched = { epoch: last.producerEpoch, places }
+      // Beside what is known: it may complete another one.
+      const places = [...(this.#touched?.places ?? []), ...last.places.map(placeKey)]
+      this.#touched = { epoch: last.producerEpoch, places: new Set(places) }
       return session
     }
     throw new KafkaFailure('CONCURRENT_TRANSACTIONS', `${transactionalId} is in ${last.state}`)
@@ -266,7 +267,9 @@ class Opening {
       const say = places.length > 0 ? 'warn' : 'debug'
       this.#retry.logger?.[say]({ id, places, outcome }, 'completing a dangling transaction')
       if (outcome === 'commit') await this.#note(session)
-      await begin(this.#brokers, session, places, isUnstable ? moves?.group : undefined)
+      // Partitions first: whoever finds it open learns from it what may be left.
+      await begin(this.#brokers, session, places, undefined)
+      await begin(this.#brokers, session, [], isUnstable ? moves?.group : undefined)
       await end(this.#brokers, session, outcome === 'commit')
     }
     throw new KafkaFailure('UNSTABLE_OFFSET_COMMIT', `${id} stays open`)

@@ -4,6 +4,7 @@ import assert from 'node:assert/strict'
 import { type TestContext, test } from 'node:test'
 import { setTimeout } from 'node:timers/promises'
 import { Brokers } from '../../../src/kafka/link/brokers.ts'
+import { withRetry } from '../../../src/kafka/link/retry.ts'
 import { BatchWriter, recordBytes } from '../../../src/kafka/wire/batch.ts'
 import { checkCode, type Place } from '../../../src/kafka/wire/model.ts'
 import { commitPositionsRequest, produceRequest } from '../../../src/kafka/wire/requests.ts'
@@ -45,9 +46,16 @@ async function make(log: Log, { group, input, out, elsewhere }: Names): Promise<
 /** With verification switched off a broker takes what the coordinator was told nothing of. */
 const UNVERIFIED = { 'transaction.partition.verification.enable': 'false' }
 
+const RETRY = { address: '', events: NO_EVENTS, logger: undefined, msMax: 30_000 }
+
+/** The first one that asks a new broker waits for its coordinator. */
+function sessionOf(cluster: Brokers, { id }: Names): Promise<ProducerSession> {
+  return withRetry(RETRY, cluster, () => initProducer(cluster, id, 60_000))
+}
+
 /** Leaves a transaction as KAFKA-20734 does: ended for its coordinator, open in a topic and in a position. */
 async function forgottenEnd(cluster: Brokers, names: Names, isCommitted: boolean): Promise<void> {
-  const session = await initProducer(cluster, names.id, 30_000)
+  const session = await sessionOf(cluster, names)
   await begin(cluster, session, [{ topic: names.elsewhere, partition: 0 }], undefined)
   await write(cluster, session, names)
   await end(cluster, session, isCommitted)
@@ -124,13 +132,12 @@ const DEATHS = Number(process.env.RECOVERY_DEATHS ?? 1)
 
 function openFor(names: Names, cluster: Brokers, signal?: AbortSignal): Promise<ProducerSession> {
   const { group, input, id, out, elsewhere } = names
-  const retry = { address: '', events: NO_EVENTS, logger: undefined, msMax: 30_000, signal }
   const state = transactionState(id, { group, places: [{ topic: input, partition: 0 }] })
   const topics = [
     { name: out, partitions: 2, compacted: false },
     { name: elsewhere, partitions: 1, compacted: false },
   ]
-  return openSession(cluster, retry, state, topics, 30_000)
+  return openSession(cluster, { ...RETRY, signal }, state, topics, 30_000)
 }
 
 /** A process that opens a session. False where it has died first. */
@@ -226,6 +233,9 @@ async function twoBrokers(
   await log.ensureTopics([{ name: input, partitions: 1 }])
   await log.append(numbered(input, 10))
   assert.deepEqual(await log.committed(group, input), [0])
+  // Before the second joins: what coordinates groups and transactions stays with the first.
+  const cluster = await connected(t, first.address)
+  await sessionOf(cluster, names)
   const second = await Broker.start({ joins: first, properties: UNVERIFIED })
   t.after(() => second.close())
   const admin = first.client().admin()
@@ -239,7 +249,7 @@ async function twoBrokers(
   })
   await admin.disconnect()
   await until('it has leaders', 20_000, async () => (await log.ends(out)).length === 2)
-  return { first, second, log, cluster: await connected(t, first.address) }
+  return { first, second, log, cluster }
 }
 
 async function untilLeaderless(cluster: Brokers, place: Place): Promise<void> {
@@ -253,7 +263,7 @@ test('a process died in a transaction, the leader of a partition of it is away, 
   const names = namesFor('away')
   const { first, second, log, cluster } = await twoBrokers(t, names)
   const place = { topic: names.out, partition: 1 }
-  const session = await initProducer(cluster, names.id, 60_000)
+  const session = await sessionOf(cluster, names)
   await begin(cluster, session, [place], names.group)
   await write(cluster, session, names)
   await second.kill()
