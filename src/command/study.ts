@@ -32,11 +32,12 @@ import {
   inFlags,
   percent,
   positiveInteger,
+  positiveNumber,
   print,
   warn,
 } from './helpers/options.ts'
 import { writeWhole } from './helpers/output.ts'
-import { type ModelOptions, modelOf, positiveNumber, withModelOptions } from './train.ts'
+import { type ModelOptions, modelOf, withModelOptions } from './train.ts'
 
 type Primary = { arm: string; percent: number }
 type Options = ModelOptions & {

@@ -1,7 +1,7 @@
 /** `train`: fine-tunes a small proxy in this process and keeps its checkpoints. */
 import { rmSync } from 'node:fs'
 import { join, resolve } from 'node:path'
-import { Command, InvalidArgumentError } from 'commander'
+import { Command } from 'commander'
 import { loadConfig } from '../config.ts'
 import { readExamples } from '../ingest/data/read.ts'
 import { aboutSeconds, startProgress } from '../observe/progress.ts'
@@ -20,8 +20,9 @@ import {
   DATA_HELP,
   FileNotes,
   FLAGS,
-  integer,
+  natural,
   positiveInteger,
+  positiveNumber,
   print,
   warn,
 } from './helpers/options.ts'
@@ -91,18 +92,6 @@ export function withModelOptions(command: Command): Command {
     .option('--patch-size <n>', 'side of a patch in pixels', positiveInteger, shape.patchSize)
     .option('--length <n>', 'longest sequence, in positions', positiveInteger, shape.lengthMax)
     .option('--learning-rate <x>', 'at its peak', positiveNumber, learningRate)
-}
-
-export function natural(text: string): number {
-  const value = integer(text)
-  if (value >= 0) return value
-  throw new InvalidArgumentError('It must be at least 0.')
-}
-
-export function positiveNumber(text: string): number {
-  const value = Number(text)
-  if (Number.isFinite(value) && value > 0) return value
-  throw new InvalidArgumentError('It must be a number above 0, such as 0.002.')
 }
 
 async function train(options: Options): Promise<void> {

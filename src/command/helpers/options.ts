@@ -38,10 +38,21 @@ export function integer(text: string): number {
   throw new InvalidArgumentError('It must be an integer.')
 }
 
-export function positiveInteger(text: string): number {
-  const value = integer(text)
-  if (value >= 1) return value
-  throw new InvalidArgumentError('It must be at least 1.')
+export const natural = integerFrom(0)
+export const positiveInteger = integerFrom(1)
+
+function integerFrom(least: number): (text: string) => number {
+  return text => {
+    const value = integer(text)
+    if (value >= least) return value
+    throw new InvalidArgumentError(`It must be at least ${least}.`)
+  }
+}
+
+export function positiveNumber(text: string): number {
+  const value = Number(text)
+  if (Number.isFinite(value) && value > 0) return value
+  throw new InvalidArgumentError('It must be a number above 0, such as 0.002.')
 }
 
 export function percent(text: string): number {

@@ -18,7 +18,7 @@ import {
 import type { Log } from '../../../src/log/log.ts'
 import { NO_EVENTS } from '../../../src/observe/logger.ts'
 import { bytes, numbered, pollCount, readAll, unique } from '../../log/helpers.ts'
-import { Broker } from '../broker.ts'
+import { Broker, type BrokerOptions } from '../broker.ts'
 import { Relay } from '../relay.ts'
 import { connected, until } from '../scene.ts'
 import { kafkaOptions, logsOn } from '../setup.ts'
@@ -51,6 +51,17 @@ const RETRY = { address: '', events: NO_EVENTS, logger: undefined, msMax: 30_000
 /** The first one that asks a new broker waits for its coordinator. */
 function sessionOf(cluster: Brokers, { id }: Names): Promise<ProducerSession> {
   return withRetry(RETRY, cluster, () => initProducer(cluster, id, 60_000))
+}
+
+async function start(
+  t: TestContext,
+  options: BrokerOptions = {},
+): Promise<{ broker: Broker; log: Log; cluster: Brokers }> {
+  const broker = await Broker.start({ properties: UNVERIFIED, ...options })
+  t.after(() => broker.close())
+  const log = await logsOn(t, broker.address).open()
+  t.after(() => log.close())
+  return { broker, log, cluster: await connected(t, broker.address) }
 }
 
 /** Leaves a transaction as KAFKA-20734 does: ended for its coordinator, open in a topic and in a position. */
@@ -110,13 +121,10 @@ for (const [id, owner] of Object.entries(OWNERS)) {
   for (const isCommitted of [true, false]) {
     const how = isCommitted ? 'committed' : 'aborted'
     test(`a transaction of ${owner} whose end a broker forgot: ${how}, as it was`, async t => {
-      const broker = await Broker.start({ properties: UNVERIFIED })
-      t.after(() => broker.close())
-      const log = await logsOn(t, broker.address).open()
-      t.after(() => log.close())
+      const { log, cluster } = await start(t)
       const names = { group: 'g', input: 'in', out: 'out', elsewhere: 'elsewhere', id }
       await make(log, names)
-      await forgottenEnd(await connected(t, broker.address), names, isCommitted)
+      await forgottenEnd(cluster, names, isCommitted)
       const consumer = await log.consume({ group: 'g', topics: ['in'] })
       const left = await pollCount(consumer, isCommitted ? 4 : 10)
       assert.equal(left[0]!.offset, isCommitted ? 6 : 0)
@@ -160,16 +168,17 @@ async function opens(
   }
 }
 
-/** All processes that die, one after the other: which of its requests each does not live to send. */
-async function* deaths(
+/** How many processes died, one after the other. `die`: which of its requests each does not live to send; true when the last has lived. */
+async function deaths(
   die: (at: readonly number[]) => Promise<boolean>,
   before: readonly number[] = [],
-): AsyncGenerator<readonly number[]> {
+): Promise<number> {
+  let died = 0
   for (let nth = 1; ; nth++) {
     const at = [...before, nth]
-    if (await die(at)) return
-    yield at
-    if (at.length < DEATHS) yield* deaths(die, at)
+    if (await die(at)) return died
+    died++
+    if (at.length < DEATHS) died += await deaths(die, at)
   }
 }
 
@@ -178,11 +187,7 @@ for (const isCommitted of [true, false]) {
   test(`whoever completes a transaction dies before any of its requests: ${how}, as it was`, async t => {
     const relay = await Relay.start()
     t.after(() => relay.close())
-    const broker = await Broker.start({ properties: UNVERIFIED, relay })
-    t.after(() => broker.close())
-    const log = await logsOn(t, broker.address).open()
-    t.after(() => log.close())
-    const cluster = await connected(t, broker.address)
+    const { broker, log, cluster } = await start(t, { relay })
     const die = async (at: readonly number[]): Promise<boolean> => {
       const names = namesFor(unique(at.join('-')))
       await make(log, names)
@@ -197,19 +202,14 @@ for (const isCommitted of [true, false]) {
       await assertEnded(log, names, isCommitted)
       return hasDone
     }
-    let died = 0
-    for await (const at of deaths(die)) died += at.length > 0 ? 1 : 0
+    const died = await deaths(die)
     t.diagnostic(`${died} processes died`)
     assert.ok(died >= (isCommitted ? 7 : 4), `${died} died`)
   })
 }
 
 test('a process that had completed a transaction dies in one of its own: that one is aborted', async t => {
-  const broker = await Broker.start({ properties: UNVERIFIED })
-  t.after(() => broker.close())
-  const log = await logsOn(t, broker.address).open()
-  t.after(() => log.close())
-  const cluster = await connected(t, broker.address)
+  const { broker, log, cluster } = await start(t)
   const names = namesFor('completed')
   await make(log, names)
   await forgottenEnd(cluster, names, true)
@@ -225,16 +225,12 @@ async function twoBrokers(
   t: TestContext,
   names: Names,
 ): Promise<{ first: Broker; second: Broker; log: Log; cluster: Brokers }> {
-  const first = await Broker.start({ properties: UNVERIFIED })
-  t.after(() => first.close())
-  const log = await logsOn(t, first.address).open()
-  t.after(() => log.close())
+  const { broker: first, log, cluster } = await start(t)
   const { group, input, out, elsewhere } = names
   await log.ensureTopics([{ name: input, partitions: 1 }])
   await log.append(numbered(input, 10))
   assert.deepEqual(await log.committed(group, input), [0])
   // Before the second joins: what coordinates groups and transactions stays with the first.
-  const cluster = await connected(t, first.address)
   await sessionOf(cluster, names)
   const second = await Broker.start({ joins: first, properties: UNVERIFIED })
   t.after(() => second.close())
