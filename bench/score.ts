@@ -191,16 +191,13 @@ function workSaved({ told }: Side): object {
 /** Examples of a batch at the default settings. */
 const BATCH = 64
 
-/**
- * What opening a checkpoint would take of a batch's time if it were read again for every one, as it is where
- * the memory does not hold the schedule: `openSeconds` counts the tower and the start of the workers, too.
- */
-function readShare({ told, seconds, checkpoints }: Side): object {
-  const openSeconds = told.distinct!.openSeconds / checkpoints
+/** What reading a checkpoint takes of a batch's time, where it is read again for every one. */
+async function readShare(side: Side): Promise<object> {
+  const openSeconds = await side.openSeconds!(await examplesOf('distinct', 0))
   const of = (set: ExampleSet): number =>
-    digits(openSeconds / (openSeconds + BATCH * median(seconds[set])))
+    digits(openSeconds / (openSeconds + BATCH * median(side.seconds[set])))
   const shares = SETS.map(set => [set, of(set)] as const)
-  say(`opening a checkpoint: ${openSeconds.toFixed(2)} s, of a batch ${JSON.stringify(shares)}`)
+  say(`reading a checkpoint: ${openSeconds.toFixed(2)} s, of a batch ${JSON.stringify(shares)}`)
   return { openSeconds: digits(openSeconds), ...Object.fromEntries(shares) }
 }
 
@@ -272,7 +269,6 @@ async function main(): Promise<object> {
     ...gainCost(sides),
     ...memoryRatio(sides),
     work: workSaved(ours),
-    reading: readShare(ours),
     ...keptLayers(),
     sides: Object.fromEntries(
       all.map(side => [side.name, describe(side, sides, worst.get(side)!)]),
@@ -281,8 +277,9 @@ async function main(): Promise<object> {
     ...{ threads: THREADS, workers: Number(options.workers), share: Number(options.share) },
     ...{ towerMoves: options['tower-moves'], cpu: cpus()[0]?.model },
   }
+  const reading = await readShare(ours)
   for (const side of all) await side.end()
-  return report
+  return { ...report, reading }
 }
 
 try {

@@ -49,21 +49,27 @@ export async function writeExamples(
 }
 
 /** The examples of `writeExamples` as ingest prepares them; with `gain` for the image gain, too. */
-export async function readSequences(
+export function readSequences(
   folder: string,
   schedule: Schedule,
   gain: boolean,
 ): Promise<Sequence[]> {
-  const given = {
-    ...{ 'proxy.path': schedule.dir, 'images.root': folder },
-    'proxy.imagePixels': 'checkpoint',
-  }
+  const records: object[] = JSON.parse(readFileSync(join(folder, FILE), 'utf8'))
+  return sequencesOf(records, folder, schedule, { gain, imagePixels: 'checkpoint' })
+}
+
+export async function sequencesOf(
+  records: readonly object[],
+  images: string,
+  schedule: Schedule,
+  how: { gain?: boolean; imagePixels?: 'checkpoint' } = {},
+): Promise<Sequence[]> {
+  const given = { 'proxy.path': schedule.dir, 'images.root': images }
   const config = loadConfig(undefined, {}, given)
-  const { template, pictures } = describeScores(config.proxy, schedule)
-  const proxy = { ...config.proxy, gain }
+  const proxy = { ...config.proxy, ...how }
+  const { template, pictures } = describeScores(proxy, schedule)
   const options = preparerOptions({ ...config, proxy }, schedule, template)
   const preparer = createPreparer(options, pictures)
-  const records: object[] = JSON.parse(readFileSync(join(folder, FILE), 'utf8'))
   const sequences: Sequence[] = []
   for (const record of records) {
     const { sequence } = await preparer.prepare(Buffer.from(JSON.stringify(record)))

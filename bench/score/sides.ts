@@ -23,15 +23,14 @@ export type Side = {
   checkpoints: number
   /** Scores the examples in `folder`, all or the first ones. */
   score(set: ExampleSet, folder: string): Promise<Values>
+  /** Seconds that reading a checkpoint again takes, on xmasd's side. */
+  openSeconds?(folder: string): Promise<number>
   peakBytes(): number
   end(): Promise<void>
 }
 
-/**
- * How many times xmasd's matrix products the published way computes, of the shape and of the whole model; and
- * how long the schedule took to open.
- */
-export type Told = { saved: number; savedWhole: number; openSeconds: number }
+/** How many times xmasd's matrix products the published way computes, of the shape and of the whole model. */
+export type Told = { saved: number; savedWhole: number }
 
 type Run = { seconds: number; cpuSeconds: number; tokens: number; values: Values; told?: Told }
 
@@ -69,12 +68,15 @@ export function startAgain({ seconds, cpuSeconds, tokens }: Side): void {
 /** `settings` are the child's: ScoringOptions and the name of the shape. */
 export function startOurs(name: string, script: string, settings: object): Side {
   const child = startChild(process.execPath, [script, JSON.stringify(settings)])
-  return sideOf(name, child, async folder => {
-    const { top5, saved, savedWhole, openSeconds, ...spent } = await child.ask<
+  const side = sideOf(name, child, async folder => {
+    const { top5, saved, savedWhole, ...spent } = await child.ask<
       Omit<Run, 'values' | 'told'> & Told & { top5: Values }
     >({ folder })
-    return { ...spent, values: top5, told: { saved, savedWhole, openSeconds } }
+    return { ...spent, values: top5, told: { saved, savedWhole } }
   })
+  const openSeconds = async (folder: string): Promise<number> =>
+    (await child.ask<{ openSeconds: number }>({ folder, opening: true })).openSeconds
+  return { ...side, openSeconds }
 }
 
 export type ReferenceOptions = {

@@ -83,7 +83,12 @@ function ranksOf(values: ArrayLike<number>): Float64Array {
   return ranks
 }
 
-/** Pearson's; null where the values of either do not differ. */
+/** Spearman's; null where the values of either do not differ. */
+export function rankCorrelation(a: ArrayLike<number>, b: ArrayLike<number>): number | null {
+  return correlation(ranksOf(a), ranksOf(b))
+}
+
+/** Pearson's, of ranks; null where the values of either do not differ. */
 function correlation(a: Float64Array, b: Float64Array): number | null {
   const mean = (a.length - 1) / 2 // of ranks
   let [ab, aa, bb] = [0, 0, 0]

@@ -94,6 +94,17 @@ for (const mode of MODES) {
   })
 }
 
+test('the score command gives LoRA checkpoints on webgpu, where the adapter stays beside its base', async t => {
+  const set = shared(t, 'goldens/families', 'lora-pattern')
+  const env = vulkan(t)
+  if (set === undefined || env === undefined) return
+  const part = firstExamples(t, set, 2)
+  symlinkSync(join(set, 'base'), join(part, 'base'))
+  const on = ['--device', 'webgpu', '--json']
+  const stdout = await scoreSet(t, part, 'paper', on, env, LORA_MAX)
+  assert.match(JSON.parse(stdout).why.at(-1), /every operator on it/)
+})
+
 for (const mode of MODES) {
   test(`the score command gives llava-siglip-qwen2 on the tensorflow addon in two workers, ${mode} mode`, async t => {
     const set = shared(t, 'goldens', 'llava-siglip-qwen2')

@@ -5,6 +5,7 @@
 import { createHash } from 'node:crypto'
 import { dirname } from 'node:path'
 import { InferenceSession, Tensor } from 'onnxruntime-node'
+import { XmasdError } from '../../errors.ts'
 import type { Checkpoint } from '../../proxy/checkpoint/schedule.ts'
 import {
   type Build,
@@ -18,6 +19,7 @@ import {
 } from '../engine.ts'
 import { buildGraph } from './graph.ts'
 import { encodeModel, type Graph, HOST } from './model.ts'
+import { type OpenWeights, OwnWeights } from './own-weights.ts'
 
 export type OnnxOptions = {
   /** Of one program's run. */
@@ -34,6 +36,7 @@ export function onnxEngine(options: OnnxOptions): Engine {
   const { device = 'cpu', fusedAttention = false } = options
   const attention = device === 'cpu' ? 'operator' : fusedAttention ? 'fused' : 'plain'
   const sessions = new SharedSessions()
+  const weights = new OwnWeights(options.threads)
   return {
     name: 'onnx',
     device,
@@ -42,74 +45,66 @@ export function onnxEngine(options: OnnxOptions): Engine {
       inputs: Record<Names, InputSpec>,
       build: Build<Names>,
     ) => {
-      const sumsInFloat64 = device !== 'webgpu'
-      const graph = buildGraph(checkpoint, inputs, build, {
-        attention,
-        sumsInFloat64,
-      })
+      const graph = buildGraph(checkpoint, inputs, build, { attention, merged: device === 'cpu' })
       const provider = providerOf(device, graph)
-      const own = sessionOptions(checkpoint, graph, provider, options)
-      return compile<Names>(checkpoint, graph, own, sessions)
+      const own = sessionOptions(checkpoint, provider, options)
+      return failing(checkpoint, async () => {
+        const opened = weights.open(graph.fed)
+        try {
+          const lease = await sessions.open(encodeModel(graph), own)
+          return programOf<Names>(checkpoint, graph, lease, opened)
+        } catch (error) {
+          opened.close()
+          throw error
+        }
+      })
     },
   }
 }
 
-async function compile<Names extends string>(
+function programOf<Names extends string>(
   checkpoint: Checkpoint,
   graph: Graph,
-  options: InferenceSession.SessionOptions,
-  sessions: SharedSessions,
-): Promise<Program<Names>> {
-  const fed = await failing(checkpoint, async () => readFed(graph))
-  const { session, release } = await failing(checkpoint, () =>
-    sessions.open(encodeModel(graph), options),
-  )
+  { session, release }: Lease,
+  weights: OpenWeights,
+): Program<Names> {
   return {
-    run: inputs => failing(checkpoint, () => run(session, graph, inputs, fed)),
-    release,
+    run: inputs =>
+      failing(checkpoint, async () => run(session, graph, inputs, await weights.tensors())),
+    release: async () => {
+      weights.close()
+      await release()
+    },
   }
 }
 
-function readFed({ fed }: Graph): Record<string, Tensor> {
-  return Object.fromEntries(
-    fed.map(({ name, type, shape, read }) => [name, new Tensor(type, read(), [...shape])]),
-  )
-}
-
-type Session = { session: InferenceSession; users: number }
+type Lease = { session: InferenceSession; release: () => Promise<void> }
 
 /** Checkpoints of one base have equal graphs: what is their own they feed. Such share one session. */
 class SharedSessions {
-  readonly #open = new Map<string, Promise<Session>>()
+  readonly #open = new Map<string, { session: Promise<InferenceSession>; users: number }>()
 
-  async open(
-    model: Uint8Array,
-    options: InferenceSession.SessionOptions,
-  ): Promise<{ session: InferenceSession; release: () => Promise<void> }> {
+  async open(model: Uint8Array, options: InferenceSession.SessionOptions): Promise<Lease> {
     const hash = createHash('sha256').update(JSON.stringify(options)).update(model)
     const key = hash.digest('hex')
-    const opening = this.#open.get(key) ?? create(model, options)
-    this.#open.set(key, opening)
-    const shared = await opening.catch(error => {
-      this.#open.delete(key)
+    const shared = this.#open.get(key) ?? {
+      session: InferenceSession.create(model, options),
+      users: 0,
+    }
+    this.#open.set(key, shared)
+    shared.users++
+    const leave = (): boolean => --shared.users === 0 && this.#open.delete(key)
+    const session = await shared.session.catch(error => {
+      leave()
       throw error
     })
-    shared.users++
     const release = async (): Promise<void> => {
-      if (--shared.users > 0) return
-      this.#open.delete(key)
-      if (options.enableProfiling === true) shared.session.endProfiling()
-      await shared.session.release()
+      if (!leave()) return
+      if (options.enableProfiling === true) session.endProfiling()
+      await session.release()
     }
-    return { session: shared.session, release }
+    return { session, release }
   }
-}
-
-async function create(
-  model: Uint8Array,
-  options: InferenceSession.SessionOptions,
-): Promise<Session> {
-  return { session: await InferenceSession.create(model, options), users: 0 }
 }
 
 function providerOf(device: Device, { nodes }: Graph): InferenceSession.ExecutionProviderConfig {
@@ -121,7 +116,6 @@ function providerOf(device: Device, { nodes }: Graph): InferenceSession.Executio
 /** External data is found by its plain name in this folder; links that leave it are refused. */
 function sessionOptions(
   checkpoint: Checkpoint,
-  { fed }: Graph,
   provider: InferenceSession.ExecutionProviderConfig,
   { threads, profile }: OnnxOptions,
 ): InferenceSession.SessionOptions {
@@ -135,11 +129,7 @@ function sessionOptions(
     logSeverityLevel: 3,
     ...(profile === undefined ? {} : { enableProfiling: true, profileFilePrefix: profile }),
     enableMemPattern: false, // one plan a shape would be kept, and shapes are many
-    extra: {
-      session: { model_external_initializers_file_folder_path: dirname(tensor.file) },
-      // Of a base that adapters change in each run, wider copies would be kept.
-      ...(fed.length > 0 && { optimization: { disable_specified_optimizers: 'ConstantFolding' } }),
-    },
+    extra: { session: { model_external_initializers_file_folder_path: dirname(tensor.file) } },
   }
 }
 
@@ -167,6 +157,7 @@ async function failing<T>(checkpoint: Checkpoint, work: () => Promise<T>): Promi
   try {
     return await work()
   } catch (error) {
+    if (error instanceof XmasdError) throw error
     throw engineFailure('onnxruntime', checkpoint, error)
   }
 }

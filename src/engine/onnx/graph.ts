@@ -3,9 +3,8 @@
  * into the checkpoint's .safetensors. Shapes as in `ops.ts`; O output channels.
  */
 import { basename } from 'node:path'
-import { readTensor } from '../../proxy/checkpoint/safetensors.ts'
 import type { Checkpoint } from '../../proxy/checkpoint/schedule.ts'
-import type { CheckpointTensor, StoredTensor } from '../../proxy/checkpoint/weights.ts'
+import type { CheckpointTensor } from '../../proxy/checkpoint/weights.ts'
 import type { Activation, Ops } from '../../proxy/ops.ts'
 import { type Build, type InputSpec, outputsOf } from '../engine.ts'
 import { type AttentionForm, type CausalShape, type Emitter, emitAttention } from './attention.ts'
@@ -26,8 +25,8 @@ const AXIS_END = 2 ** 31
 
 export type GraphOptions = {
   attention: AttentionForm
-  /** Whether the device has float64, for the sums of adapted weights. Default: no. */
-  sumsInFloat64?: boolean
+  /** Whether weights that an adapter adds to come as sums, or from their base, with the adapter beside them. */
+  merged: boolean
 }
 
 type Rotated = Parameters<Ops<Edge>['rotary']>[3]
@@ -81,10 +80,11 @@ class GraphOps implements Ops<Edge> {
 
   weight(name: string, shape?: readonly number[]): Edge {
     const tensor = this.#tensor(name)
-    if (tensor.lora === undefined && tensor.isReplaced !== true) {
+    const isFed = tensor.isReplaced === true || (tensor.lora !== undefined && this.#options.merged)
+    if (!isFed) {
       return this.#float32(this.#stored(name, tensor, shape ?? tensor.shape), tensor)
     }
-    const whole = this.#adapted(name, tensor)
+    const whole = this.#feed(name, tensor.shape, tensor)
     return shape === undefined ? whole : this.#once('Reshape', [whole, this.#integers(shape)])
   }
 
@@ -98,7 +98,7 @@ class GraphOps implements Ops<Edge> {
     const rows = this.#once('Reshape', [x, this.#integers([-1, shape[1]])]) // [B*T, C]
     const bias = this.has(`${name}.bias`) ? [this.weight(`${name}.bias`)] : []
     const operands = [rows, this.weight(`${name}.weight`, shape), ...bias]
-    const flat = this.#emit('Gemm', operands, { transB: 1 }) // [B*T, O]
+    const flat = this.#adapted(rows, name, this.#emit('Gemm', operands, { transB: 1 })) // [B*T, O]
     const leading = this.#once('Shape', [x], { start: 0, end: -1 })
     const full = this.#once('Concat', [leading, this.#integers([shape[0]])], { axis: 0 })
     return this.#emit('Reshape', [flat, full]) // [B, T, O]
@@ -107,8 +107,9 @@ class GraphOps implements Ops<Edge> {
   /** Looked up on the host: a vocabulary takes much of a GPU's memory, its few rows in use none. */
   embed(ids: Edge, name: string): Edge {
     const tensor = this.#tensor(name)
-    if (tensor.lora !== undefined || tensor.isReplaced === true) {
-      return this.#onHost('Gather', [this.#adapted(name, tensor), ids], { axis: 0 })
+    if (tensor.isReplaced === true) {
+      const table = this.#feed(name, tensor.shape, tensor)
+      return this.#onHost('Gather', [table, ids], { axis: 0 })
     }
     const table = this.#stored(name, tensor, tensor.shape)
     const rows = this.#onHost('Gather', [table, ids], { axis: 0 })
@@ -308,36 +309,22 @@ class GraphOps implements Ops<Edge> {
     return edge
   }
 
-  /**
-   * W + s · B A of a LoRA checkpoint, in every run: the runtime holds W once for all checkpoints, and of the
-   * sums one at a time. Summed in float64, and rounded once, where the device can.
-   */
-  #adapted(name: string, tensor: CheckpointTensor): Edge {
-    if (tensor.lora === undefined) return this.#feedTensor(name, tensor)
-    const { a, b, scale } = tensor.lora
-    const type = this.#options.sumsInFloat64 === true ? 'float64' : 'float32'
-    const wide = (x: Edge, isFloat32: boolean): Edge =>
-      isFloat32 && type === 'float32' ? x : this.#once('Cast', [x], { to: ELEMENT_TYPES[type] })
-    const base =
-      tensor.isReplaced === true
-        ? wide(this.#feedTensor(name, tensor), true)
-        : wide(this.#stored(name, tensor, tensor.shape), tensor.dtype === 'F32')
-    const down = wide(this.#feedTensor(`${name}.lora_A`, a), true)
-    const factor = type === 'float64' ? Float64Array.of(scale) : Float32Array.of(scale)
-    const by = this.#feed({ name: `${name}.scale`, type, shape: [1], read: () => factor })
-    const up = this.#once('Mul', [wide(this.#feedTensor(`${name}.lora_B`, b), true), by])
-    const sum = this.#once('Add', [base, this.#once('MatMul', [up, down])])
-    return type === 'float32' ? sum : this.#once('Cast', [sum], { to: ELEMENT_TYPES.float32 })
+  /** x W^T [B*T, O], and s · x A^T B^T where an adapter stands beside W. */
+  #adapted(x: Edge, name: string, product: Edge): Edge {
+    const weight = `${name}.weight`
+    const { lora } = this.#tensor(weight)
+    if (lora === undefined || this.#options.merged) return product
+    const [a, b] = (['a', 'b'] as const).map(side =>
+      this.#feed(`${weight}.lora_${side}`, lora[side].shape, lora[side]),
+    )
+    const scale = this.#feed(`${weight}.scale`, [1], lora.scale)
+    const down = this.#emit('Mul', [this.#emit('Gemm', [x, a!], { transB: 1 }), scale])
+    return this.#emit('Gemm', [down, b!, product], { transB: 1 })
   }
 
-  #feedTensor(name: string, { file, ...entry }: StoredTensor): Edge {
-    const { shape } = entry
-    return this.#feed({ name, type: 'float32', shape, read: () => readTensor(file, entry) })
-  }
-
-  #feed(fed: Fed): Edge {
-    this.fed.set(fed.name, fed)
-    return fed.name
+  #feed(name: string, shape: readonly number[], from: Fed['from']): Edge {
+    this.fed.set(name, { name, type: 'float32', shape, from })
+    return name
   }
 
   #float32(x: Edge, tensor: CheckpointTensor): Edge {

@@ -4,6 +4,7 @@
  */
 import protobuf from 'protobufjs'
 import type { Dtype } from '../../proxy/checkpoint/safetensors.ts'
+import type { CheckpointTensor } from '../../proxy/checkpoint/weights.ts'
 
 /** TensorProto.DataType */
 export const ELEMENT_TYPES = { float32: 1, int32: 6, int64: 7, bool: 9, float64: 11 } as const
@@ -43,9 +44,10 @@ export type GraphInput = {
 /** An input that is a checkpoint's own: what is no input is the same for all checkpoints of one base. */
 export type Fed = {
   name: string
-  type: 'float32' | 'float64'
+  type: 'float32'
   shape: readonly number[]
-  read(): Float32Array | Float64Array
+  /** A tensor as it is stored, W + s · B A where an adapter adds to it; or the one value s. */
+  from: CheckpointTensor | number
 }
 
 export type Graph = {

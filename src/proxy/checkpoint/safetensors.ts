@@ -68,16 +68,49 @@ export function readHeader(file: string): SafetensorsHeader {
 
 /** A tensor's values as float32: F32, F16 and BF16 exactly, F64 rounded. Reads only its own bytes. */
 export function readTensor(file: string, entry: SafetensorsEntry): Float32Array {
-  const bytes = readBytes(file, entry)
+  return floatsOf(file, entry, readBytes(file, entry))
+}
+
+/** Files that stay open, so that what is read later is what lay there first, whatever replaced them. */
+export class OpenFiles {
+  readonly #descriptors = new Map<string, number>()
+
+  /** Throws FILE_UNREADABLE. */
+  open(file: string): void {
+    if (!this.#descriptors.has(file)) this.#descriptors.set(file, openFile(file))
+  }
+
+  /** As `readTensor`, of a file that is open, into `target`, which has its size. */
+  readInto(target: Float32Array, file: string, entry: SafetensorsEntry): void {
+    const descriptor = this.#descriptors.get(file)
+    if (descriptor === undefined) throw new RangeError(`${file} is not open`)
+    const { dtype, offset, bytes } = entry
+    if (dtype !== 'F32' && dtype !== 'F16' && dtype !== 'BF16') {
+      target.set(floatsOf(file, entry, readExactly(file, descriptor, offset, bytes)))
+      return
+    }
+    // Halves stand in the upper half of the target, and become floats from the front.
+    const { buffer, byteOffset, byteLength } = target
+    const at = byteOffset + byteLength - bytes
+    readFully(file, descriptor, offset, Buffer.from(buffer, at, bytes))
+    if (dtype !== 'F32') widen(new Uint16Array(buffer, at, target.length), target, dtype)
+  }
+
+  close(): void {
+    for (const descriptor of this.#descriptors.values()) closeSync(descriptor)
+    this.#descriptors.clear()
+  }
+}
+
+function floatsOf(file: string, entry: SafetensorsEntry, bytes: Buffer): Float32Array {
   switch (entry.dtype) {
     case 'F32':
       return viewOf(bytes, Float32Array)
     case 'F64':
       return Float32Array.from(viewOf(bytes, Float64Array))
     case 'BF16':
-      return floatsOfBf16(viewOf(bytes, Uint16Array))
     case 'F16':
-      return Float32Array.from(viewOf(bytes, Uint16Array), floatOfHalf)
+      return floatsOfHalves(viewOf(bytes, Uint16Array), entry.dtype)
     default:
       throw invalid(file, `dtype ${entry.dtype} where F32, F16, BF16 or F64 is expected`)
   }
@@ -226,16 +259,7 @@ function checkCoverage(
 }
 
 function withFile<T>(file: string, read: (descriptor: number, fileBytes: number) => T): T {
-  let descriptor: number
-  try {
-    descriptor = openSync(file, 'r')
-  } catch (error) {
-    throw new XmasdError(
-      'FILE_UNREADABLE',
-      `cannot read ${file}: ${messageOf(error)}`,
-      'Check that the path is right and the file readable.',
-    )
-  }
+  const descriptor = openFile(file)
   try {
     const stat = fstatSync(descriptor)
     if (!stat.isFile()) throw invalid(file, 'it is not a file')
@@ -245,9 +269,27 @@ function withFile<T>(file: string, read: (descriptor: number, fileBytes: number)
   }
 }
 
+function openFile(file: string): number {
+  try {
+    return openSync(file, 'r')
+  } catch (error) {
+    throw new XmasdError(
+      'FILE_UNREADABLE',
+      `cannot read ${file}: ${messageOf(error)}`,
+      'Check that the path is right and the file readable.',
+    )
+  }
+}
+
 /** A buffer of its own, so that typed arrays may view it from byte 0. */
 function readExactly(file: string, descriptor: number, offset: number, bytes: number): Buffer {
   const buffer = Buffer.from(new ArrayBuffer(bytes))
+  readFully(file, descriptor, offset, buffer)
+  return buffer
+}
+
+function readFully(file: string, descriptor: number, offset: number, buffer: Buffer): void {
+  const bytes = buffer.length
   let done = 0
   while (done < bytes) {
     const got = readSync(descriptor, buffer, done, Math.min(bytes - done, 2 ** 30), offset + done)
@@ -256,7 +298,6 @@ function readExactly(file: string, descriptor: number, offset: number, bytes: nu
     }
     done += got
   }
-  return buffer
 }
 
 function viewOf<T>(
@@ -267,9 +308,21 @@ function viewOf<T>(
   return new type(buffer, byteOffset, byteLength / type.BYTES_PER_ELEMENT)
 }
 
+function floatsOfHalves(halves: Uint16Array, dtype: 'F16' | 'BF16'): Float32Array {
+  const floats = new Float32Array(halves.length)
+  widen(halves, floats, dtype)
+  return floats
+}
+
 /** bfloat16 is the upper half of a float32. */
-function floatsOfBf16(halves: Uint16Array): Float32Array {
-  return new Float32Array(Uint32Array.from(halves, half => half << 16).buffer)
+function widen(halves: Uint16Array, floats: Float32Array, dtype: 'F16' | 'BF16'): void {
+  if (dtype === 'BF16') {
+    const bits = new Uint32Array(floats.buffer, floats.byteOffset, floats.length)
+    for (let i = 0; i < halves.length; i++) bits[i] = halves[i]! << 16
+    return
+  }
+  const table = Float32Array.from({ length: 2 ** 16 }, (_, half) => floatOfHalf(half))
+  for (let i = 0; i < halves.length; i++) floats[i] = table[halves[i]!]!
 }
 
 /** IEEE binary16: 1 sign, 5 exponent (bias 15), 10 fraction bits. */

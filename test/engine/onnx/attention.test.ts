@@ -95,7 +95,7 @@ async function run(
   ) as Record<Name, InputSpec>
   const build: Build<Name> = (ops, { q, k, v, mask }) => ops.attention(q, k, v, shape, mask)
   const nothing = { step: 0, dir: '', tensors: new Map() }
-  const graph = buildGraph(nothing, specs, build, { attention: form })
+  const graph = buildGraph(nothing, specs, build, { attention: form, merged: true })
   const session = await InferenceSession.create(encodeModel(graph), { logSeverityLevel: 3 })
   const feeds = names.map(name => [
     name,

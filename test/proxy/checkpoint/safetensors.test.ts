@@ -5,6 +5,7 @@ import test from 'node:test'
 import fc from 'fast-check'
 import { XmasdError } from '../../../src/errors.ts'
 import {
+  OpenFiles,
   readBytes,
   readHeader,
   readTensor,
@@ -71,6 +72,26 @@ test('half precision widens exactly', t => {
   raw(file, { a: ['BF16', [4], 0, 8] }, halves([0x3f80, 0xc000, 0x4049, 1]))
   const bf16 = readTensor(file, readHeader(file).tensors.get('a')!)
   assert.deepEqual([...bf16], [1, -2, 3.140625, 2 ** -133])
+})
+
+test('a file that stays open gives the same floats, into a place that is given', t => {
+  const file = join(temporaryFolder(t), 'all.safetensors')
+  const [f16, bf16] = [halves([0x3c00, 0xc000, 1, 0x3555]), halves([0x3f80, 0xc000, 0x4049, 1])]
+  const doubles = Buffer.from(Float64Array.of(0.1, -2, 3, 4).buffer)
+  raw(
+    file,
+    { d: ['F64', [4], 0, 32], a: ['F16', [4], 32, 40], b: ['BF16', [4], 40, 48] },
+    Buffer.concat([doubles, f16, bf16]),
+  )
+  const files = new OpenFiles()
+  t.after(() => files.close())
+  files.open(file)
+  const place = new Float32Array(6) // what stands beside it stays
+  for (const entry of readHeader(file).tensors.values()) {
+    place.fill(7)
+    files.readInto(place.subarray(1, 5), file, entry)
+    assert.deepEqual([...place], [7, ...readTensor(file, entry), 7], entry.dtype)
+  }
 })
 
 test('every malformed file is refused with its name and the reason', t => {
