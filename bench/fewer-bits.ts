@@ -303,14 +303,13 @@ async function measureRates(): Promise<object> {
       return { rate: (2 * tokens * inputs * outputs) / Math.min(...times) / 1e9, values }
     }
     const [float32, integer] = [await run(false), await run(true)]
-    const apart = Math.max(
-      ...integer.values.map((value, i) => Math.abs(value - float32.values[i]!)),
-    )
-    const largest = Math.max(...float32.values.map(Math.abs))
+    const largestOf = (values: Float32Array) =>
+      values.reduce((most, x) => Math.max(most, Math.abs(x)), 0)
+    const apart = largestOf(integer.values.map((value, i) => value - float32.values[i]!))
     const name = `${tokens} x ${inputs} x ${outputs}`
     rates[name] = {
       ...{ float32: float32.rate, eightBits: integer.rate, ratio: integer.rate / float32.rate },
-      apart: apart / largest,
+      apart: apart / largestOf(float32.values),
     }
     say(`${name}, GFLOP/s: ${JSON.stringify(rates[name])}`)
   }

@@ -26,8 +26,7 @@ const mode = 'reference'
 const scoring = await startScoring({ mode, ...options })
 const { schedule } = scoring
 const { config } = schedule
-const rank = shapeOf(shape).lora?.rank ?? 0
-const size = { ...schedule, checkpoints: schedule.checkpoints.length, rank }
+const size = { ...schedule, checkpoints: schedule.checkpoints.length }
 for await (const line of createInterface({ input: process.stdin })) {
   const { folder, opening } = JSON.parse(line) as { folder: string; opening?: true }
   const sequences = await readSequences(folder, schedule, options.gain === true)

@@ -74,9 +74,9 @@ export function startOurs(name: string, script: string, settings: object): Side 
     >({ folder })
     return { ...spent, values: top5, told: { saved, savedWhole } }
   })
-  const openSeconds = async (folder: string): Promise<number> =>
+  side.openSeconds = async folder =>
     (await child.ask<{ openSeconds: number }>({ folder, opening: true })).openSeconds
-  return { ...side, openSeconds }
+  return side
 }
 
 export type ReferenceOptions = {

@@ -17,13 +17,10 @@ import {
   type Sequence,
 } from '../../src/score/batch.ts'
 
-/**
- * Whose products are counted, and of which model: `all` its layers, or those that the score reads. `rank` is
- * that of LoRA adapters on every layer of the text, which xmasd does not merge; 0 where there are none.
- */
-type Model = { config: ProxyConfig; all: boolean; rank: number }
+/** Whose products are counted, and of which model: `all` its layers, or those that the score reads. */
+type Model = { config: ProxyConfig; all: boolean }
 
-export type Schedule = { checkpoints: number; visionShared: boolean; rank: number }
+export type Schedule = { checkpoints: number; visionShared: boolean }
 
 /** How many times the products of xmasd the published way computes. */
 export function workSaved(
@@ -40,7 +37,7 @@ function publishedProducts(
   sequences: readonly Sequence[],
   { checkpoints }: Schedule,
 ): number {
-  const model = { config, all: true, rank: 0 }
+  const model = { config, all: true }
   const { text } = config
   const one = ({ ids: { length }, images }: Sequence): number =>
     towerProducts(model, images) +
@@ -54,9 +51,9 @@ function publishedProducts(
 function ownProducts(
   config: ProxyConfig,
   sequences: readonly Sequence[],
-  { checkpoints, visionShared, rank }: Schedule,
+  { checkpoints, visionShared }: Schedule,
 ): number {
-  const model = { config, all: false, rank }
+  const model = { config, all: false }
   const { text } = config
   const passes = planBatches(sequences, LIMITS).map(indices => indices.map(i => sequences[i]!))
   const score = passes.map(pass => {
@@ -98,19 +95,14 @@ function connectorProducts(model: Model, images: readonly Image[]): number {
 }
 
 /** Multiplications of a row with the weights whose names begin like this, tables left out. */
-function linear({ config, all, rank }: Model, prefix: string): number {
+function linear({ config, all }: Model, prefix: string): number {
   const { vision } = config
   const layersRun = all ? vision.layers : vision.layersRun
   const run = { ...config, vision: { ...vision, layersRun } }
   const isProduct = ({ name, shape }: Parameter): boolean =>
     name.startsWith(prefix) && shape.length > 1 && !/pos(ition)?_embed/.test(name)
   const weights = parametersOf(run, all ? 'logits' : 'projections').filter(isProduct)
-  const own = prefix.startsWith('text.') ? rank : 0
-  return sum(
-    weights.map(
-      ({ shape }) => shape.reduce((product, size) => product * size, 1) + own * sum(shape),
-    ),
-  )
+  return sum(weights.map(({ shape }) => shape.reduce((product, size) => product * size, 1)))
 }
 
 function sum(values: readonly number[]): number {

@@ -302,13 +302,15 @@ function dataInvalid(message: string): XmasdError {
 }
 
 /**
- * The examples with a trajectory that a bundle was fitted to: cluster, instability and image gain of each, [N].
- * A gain is NaN where an example has none; absent where the scores have none.
+ * The examples with a trajectory that a bundle was fitted to: cluster, instability, image gain and random number
+ * (`drawOf`) of each, [N]. A gain is NaN where an example has none; absent where the scores have none.
  */
 export type Members = {
   cluster: Int32Array
   instability: Float32Array
   gain?: Float32Array | undefined
+  /** Absent in bundles of earlier releases. */
+  draw?: Float32Array | undefined
 }
 
 /** Whether the members are as many of each cluster as the baseline says. */
@@ -319,18 +321,17 @@ export function membersFit(members: Members | undefined, sizes: readonly number[
     if (!(cluster >= 0 && cluster < counts.length)) return false
     counts[cluster]!++
   }
-  const { length } = members.cluster
-  const isWhole = [members.instability, members.gain ?? members.cluster].every(
-    values => values.length === length,
-  )
+  const { cluster, instability, gain = cluster, draw = cluster } = members
+  const isWhole = [instability, gain, draw].every(values => values.length === cluster.length)
   return isWhole && counts.every((count, cluster) => count === sizes[cluster])
 }
 
-export function writeMembers(file: string, { cluster, instability, gain }: Members): void {
+export function writeMembers(file: string, { cluster, instability, gain, draw }: Members): void {
   const shape = [cluster.length]
   writeSafetensors(file, {
     cluster: { shape, data: cluster },
     ...(gain && { gain: { shape, data: gain } }),
+    ...(draw && { draw: { shape, data: draw } }),
     instability: { shape, data: instability },
   })
 }
@@ -339,7 +340,7 @@ export function writeMembers(file: string, { cluster, instability, gain }: Membe
 export function readMembers(file: string): Members {
   const { tensors } = readHeader(file)
   const [cluster, instability] = [tensors.get('cluster'), tensors.get('instability')]
-  const gain = tensors.get('gain')
+  const [gain, draw] = [tensors.get('gain'), tensors.get('draw')]
   if (cluster === undefined || instability === undefined) {
     throw new Error(`${file} lacks cluster or instability`)
   }
@@ -347,6 +348,7 @@ export function readMembers(file: string): Members {
     cluster: Int32Array.from(readTensorFloat64(file, cluster)),
     instability: Float32Array.from(readTensorFloat64(file, instability)),
     ...(gain && { gain: Float32Array.from(readTensorFloat64(file, gain)) }),
+    ...(draw && { draw: Float32Array.from(readTensorFloat64(file, draw)) }),
   }
 }
 

@@ -20,6 +20,7 @@ import { startProgress } from '../observe/progress.ts'
 import { shellWord } from '../observe/text.ts'
 import { protectionOf } from '../select/dedup/protected.ts'
 import { smallClustersWarning } from '../select/rule/quotas.ts'
+import { drawOf } from '../select/rule/rank.ts'
 import {
   describeComparison,
   describeNear,
@@ -197,7 +198,10 @@ async function makeBundle(
     ...(standardisation === undefined ? {} : { standardisation }),
     baseline: { examples, textOnly, sizes },
     radii,
-    members: { cluster: assignment, instability, ...(meta?.gain === true ? { gain } : {}) },
+    members: {
+      ...{ cluster: assignment, instability, draw: Float32Array.from(keys, drawOf) },
+      ...(meta?.gain === true ? { gain } : {}),
+    },
     ...learned,
   })
   const { duplicates, redelivered } = counts

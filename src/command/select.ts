@@ -148,8 +148,8 @@ function* comparedOf(read: Trajectories, counted: readonly number[]): Generator<
   for (const index of counted) yield comparedAt(read, index)
 }
 
-function measuredAt({ instability, gain }: Trajectories, index: number): Gained {
-  return { instability: instability[index]!, gain: gain[index]! }
+function measuredAt({ instability, gain, keys }: Trajectories, index: number): Gained {
+  return { instability: instability[index]!, gain: gain[index]!, key: keys[index]! }
 }
 
 function rank(

@@ -85,7 +85,7 @@ function protectedBecause({ duplicateOf }: Decision): string {
   return `it is a copy of ${of}`
 }
 
-type Measured = Pick<Assignment, 'instability' | 'gain'>
+type Measured = Pick<Assignment, 'instability' | 'gain' | 'key'>
 
 /** 1 where `other` stands before `than` in the order of `select.rank`, else 0. `isBefore`: in log order. */
 export function isSteadier(

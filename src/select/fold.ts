@@ -205,7 +205,7 @@ export class Fold {
     }
     this.#store.append(isBaseline ? { ...row, isBaseline } : row)
     const decisions: Decision[] = []
-    const value = row.order ?? record.instability
+    const value = cluster === 'text' ? null : (row.order ?? record.instability)
     if (isBaseline) this.policy.claim!(cluster, value)
     else if (this.#holdout.has(content)) decisions.push(this.#holdOut(record, content, sequence))
     else this.policy.add(cluster, value, id, content)

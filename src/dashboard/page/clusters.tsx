@@ -214,6 +214,7 @@ const FIRST = {
   instability: 'the steadiest first',
   gain: 'the highest image gain first',
   both: 'the lowest instability / exp(image gain) first',
+  random: 'at random',
 } as const
 
 const SUBSET = {

@@ -1,11 +1,13 @@
 import assert from 'node:assert/strict'
+import { createHash } from 'node:crypto'
 import { test } from 'node:test'
 import fc from 'fast-check'
-import type { Assignment } from '../../../src/record.ts'
+import { type Assignment, keyOf } from '../../../src/record.ts'
 import type { SelectSettings } from '../../../src/select/fold.ts'
 import { POLICIES } from '../../../src/select/rule/policy.ts'
 import { selectBatch } from '../../../src/select/rule/quotas.ts'
 import {
+  drawOf,
   isMisaligned,
   orderOf,
   RANKS,
@@ -25,8 +27,10 @@ const records = fc.array(
       gain: fc.oneof({ weight: 5, arbitrary: fc.integer({ min: -3, max: 3 }) }, fc.constant(null)),
     })
     .map(({ gain, ...drawn }) => {
+      const content = createHash('sha256').update(String(drawn.content)).digest('hex')
       const record = recordOf({ id: 0, ...drawn }) as Assignment
-      return { ...record, gain: record.cluster === 'text' ? null : gain }
+      const key = keyOf(record.id, content)
+      return { ...record, key, content, gain: record.cluster === 'text' ? null : gain }
     }),
   { maxLength: 150 },
 )
@@ -85,6 +89,9 @@ function batchRule(
     if (one.cluster === 'text') return one
     if (ranking.rank === 'gain') return { ...one, instability: -gain }
     if (ranking.rank === 'instability') return one
+    if (ranking.rank === 'random') {
+      return { ...one, instability: Number.parseInt(one.content.slice(0, 6), 16) }
+    }
     return { ...one, instability: Math.log(Math.max(instability!, 1e-12)) - gain }
   })
   const { selected } = selectBatch(ordered, percent, examples.length - rest.length)
@@ -172,6 +179,30 @@ test('a baseline is ordered by the rank, without its misaligned examples, which 
   const state = new SelectState(new MemoryState(), settings)
   state.begin({ clusters: 2, textOnly: 0, members })
   assert.deepEqual(state.parts.baseline, { examples: 6, kept: 3 }) // of 5 it would be 2
+})
+
+test('draws are uniform over contents, exact in float32, and every key has one', () => {
+  const hashOf = (i: number) => createHash('sha256').update(String(i)).digest('hex')
+  const draws = Array.from({ length: 2_000 }, (_, i) => drawOf(keyOf('id', hashOf(i))))
+  assert.ok(draws.every(draw => draw > 0 && draw <= 1 && Math.fround(draw) === draw))
+  for (let tenth = 0; tenth < 10; tenth++) {
+    const count = draws.filter(draw => Math.ceil(10 * draw) === tenth + 1).length
+    assert.ok(Math.abs(count - 200) < 60, `${count} of 2,000 in tenth ${tenth}`) // 4.5 deviations
+  }
+  const [one, same, other] = ['a@x@0123456789abcdef', 'b@0123456789abcdef', 'a'].map(drawOf)
+  assert.equal(one, same)
+  assert.ok(other! > 0 && other! <= 1 && other !== one)
+})
+
+test('random draws need those of the bundle, where its examples count', () => {
+  const members = { cluster: Int32Array.of(0, 0), instability: Float32Array.of(1, 2) }
+  assert.throws(() => ranked({ rank: 'random' }, members), /fitted by an earlier release/)
+  const draw = Float32Array.of(0.5, 0.25)
+  const found = ranked({ rank: 'random' }, { ...members, draw })
+  assert.deepEqual(found, {
+    members: { cluster: members.cluster, instability: draw },
+    misaligned: 0,
+  })
 })
 
 test('a state made by another rank, or with another limit, is refused', () => {
