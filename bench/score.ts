@@ -194,8 +194,9 @@ const BATCH = 64
 /** What reading a checkpoint takes of a batch's time, where it is read again for every one. */
 async function readShare(side: Side): Promise<object> {
   const openSeconds = await side.openSeconds!(await examplesOf('distinct', 0))
+  const read = SHAPE.lora === undefined ? 0 : openSeconds / EXAMPLES // in the seconds of each example
   const of = (set: ExampleSet): number =>
-    digits(openSeconds / (openSeconds + BATCH * median(side.seconds[set])))
+    digits(openSeconds / (openSeconds + BATCH * (median(side.seconds[set]) - read)))
   const shares = SETS.map(set => [set, of(set)] as const)
   say(`reading a checkpoint: ${openSeconds.toFixed(2)} s, of a batch ${JSON.stringify(shares)}`)
   return { openSeconds: digits(openSeconds), ...Object.fromEntries(shares) }

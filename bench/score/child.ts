@@ -53,7 +53,10 @@ for await (const line of createInterface({ input: process.stdin })) {
 }
 await scoring.close()
 
-/** Of a checkpoint that is read again for every job, in this process: what a job of one example takes more. */
+/**
+ * Of a checkpoint that is read again for every job, in this process: what a job of one example takes more. LoRA
+ * checkpoints are, though they stay in memory.
+ */
 async function openSeconds(one: Sequence): Promise<number> {
   const { threads = 1, engine, precision } = options
   const secondsOf = async (checkpoints: typeof schedule.checkpoints, residents: number) => {
@@ -71,5 +74,6 @@ async function openSeconds(one: Sequence): Promise<number> {
     return seconds
   }
   const { checkpoints } = schedule
-  return (await secondsOf(checkpoints, 0)) - (await secondsOf(checkpoints.slice(0, 1), 1))
+  const residents = checkpoints[0]!.base === undefined ? 0 : checkpoints.length
+  return (await secondsOf(checkpoints, residents)) - (await secondsOf(checkpoints.slice(0, 1), 1))
 }

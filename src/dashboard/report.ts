@@ -153,7 +153,7 @@ function trajectoriesOf(model: Model): ReportCharts['trajectories'] {
   })
 }
 
-/** At most `most` of the steadiest that are kept and of the least steady that are not, by rank. */
+/** At most `most` of the first that are kept and of the last that are not, by rank. */
 export function endsOf(
   model: Model,
   cluster: Cluster,

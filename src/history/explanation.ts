@@ -59,9 +59,9 @@ export function because(
 
 /** What an online policy saw when the example came. */
 const ON_ARRIVAL: Record<Decision['reason'], string> = {
-  within_quota: 'on arrival it was among the steadiest of its cluster, within its quota',
+  within_quota: 'on arrival it was among the first of its cluster, within its quota',
   below_level: 'on arrival its cluster had too few examples to choose from',
-  over_quota: "on arrival steadier examples were to fill its cluster's quota",
+  over_quota: "on arrival other examples were to fill its cluster's quota",
   cluster_too_small: 'on arrival its cluster was too small to give any',
   quota_grew: "its cluster's quota grew",
   quota_shrank: "its cluster's quota shrank",

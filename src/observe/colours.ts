@@ -33,8 +33,8 @@ export function meaningOf(action: string, reason: string | null): Meaning {
 
 /** Reasons in words. */
 export const REASON_TEXTS: Record<string, string> = {
-  within_quota: 'among the steadiest of its cluster',
-  over_quota: 'steadier examples fill its cluster’s quota',
+  within_quota: 'among the first of its cluster',
+  over_quota: 'others fill its cluster’s quota',
   cluster_too_small: 'its cluster is too small to give any',
   quota_grew: 'its cluster’s quota grew',
   quota_shrank: 'its cluster’s quota shrank',

@@ -14,7 +14,7 @@ import { shellWord } from '../observe/text.ts'
 import { readAssignment } from '../record.ts'
 import { differenceOf, recordedIdentity } from '../score/identity.ts'
 import type { ScoringPipeline } from '../score/pipeline.ts'
-import { type Ranking, wantsGain } from '../select/rule/rank.ts'
+import { checkDraws, type Ranking, wantsGain } from '../select/rule/rank.ts'
 
 /** A proxy's scores, and how its prompts are made. */
 type Proxy = Pick<ScoringPipeline, 'scores' | 'prompt'>
@@ -144,6 +144,13 @@ export function checkGains({ id, manifest }: Bundle, select: Ranking): void {
   )
 }
 
+/** A baseline that counts is ranked as the stream is. Throws XmasdError BUNDLE_MISMATCH. */
+function checkBaseline({ members }: Bundle, select: Config['select']): void {
+  const { policy, baseline } = select
+  if (members === undefined || policy === 'revisable' || baseline === 'ignore') return
+  checkDraws(select, members.draw)
+}
+
 /**
  * A swap must not let copies of evaluation data in that were kept out before.
  *
@@ -173,6 +180,7 @@ export async function checkBundleContinues(
 ): Promise<void> {
   const { assignments, bundles } = config.log.topics
   checkGains(bundle, config.select)
+  checkBaseline(bundle, config.select)
   if ((await publishedIds(log, bundles)).has(bundle.id)) return
   const begun = await lastBundle(log, assignments)
   if (begun === undefined || begun === bundle.id) {

@@ -48,7 +48,9 @@ export async function openPrograms(engine: Engine, options: ProgramsOptions): Pr
   ): Promise<P> => {
     const load = (): Promise<P> => loading(checkpoint, stamps, compile)
     if (!stays) return streamed.hold(name, load)
-    const program = (resident.get(name) as P | undefined) ?? (await load())
+    const known = resident.get(name) as P | undefined
+    if (known !== undefined && isReadAgain(checkpoint)) checkUnchanged(checkpoint, stamps)
+    const program = known ?? (await load())
     resident.set(name, program)
     return program
   }
@@ -72,6 +74,13 @@ export async function openPrograms(engine: Engine, options: ProgramsOptions): Pr
       resident.clear()
     },
   }
+}
+
+/** Programs that share a session take turns in the place of their own weights. */
+function isReadAgain({ tensors }: Checkpoint): boolean {
+  return [...tensors.values()].some(
+    ({ lora, isReplaced }) => lora !== undefined || isReplaced === true,
+  )
 }
 
 /** A checkpoint that can't be loaded is no example's fault. */

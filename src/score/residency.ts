@@ -30,7 +30,7 @@ export type MemoryNeed = {
   score: number
   /** Of `score`, the activations. */
   pass: number
-  /** Of `tower` and of `score`, what all checkpoints share: one base's, of LoRA adapters. */
+  /** Of `tower` and of `score`, what all checkpoints share: all of it where they are LoRA adapters of one base. */
   shared: { tower: number; score: number }
   /** Pixels and features of one example of a job. */
   example: number
@@ -80,8 +80,8 @@ export function memoryNeed(
     score,
     pass,
     shared: {
-      tower: isShared ? tower - own(checkpoints[0]!, 'vision.') : 0,
-      score: isShared ? score - own(checkpoints[0]!, 'text.', 'connector.', 'head.') : 0,
+      tower: isShared ? tower : 0,
+      score: isShared ? score : 0,
     },
     example:
       FLOAT_BYTES *
@@ -102,17 +102,6 @@ function weights({ tensors }: Checkpoint, precision: Precision, ...prefixes: str
     const elementBytes = precision === 'bfloat16' && isCoarse(name) ? FLOAT_BYTES / 2 : FLOAT_BYTES
     bytes +=
       name === 'text.embed_tokens.weight' ? tensor.bytes : elementBytes * elements(tensor.shape)
-  }
-  return bytes
-}
-
-/** What a LoRA adapter holds of its own: its factors, and whole tensors. */
-function own({ tensors }: Checkpoint, ...prefixes: string[]): number {
-  let bytes = 0
-  for (const [name, { lora, isReplaced, shape }] of tensors) {
-    if (!prefixes.some(prefix => name.startsWith(prefix))) continue
-    if (lora !== undefined) bytes += FLOAT_BYTES * (elements(lora.a.shape) + elements(lora.b.shape))
-    if (isReplaced === true) bytes += FLOAT_BYTES * elements(shape)
   }
   return bytes
 }
@@ -154,7 +143,7 @@ export function planResidency(
   const slot = visionShared ? score : Math.max(tower, score)
   const none = shared + jobExamples.streamed * example + slot
   const left = bytesMax - featureBytesMax
-  const kept = Math.floor((left - none - base) / unit)
+  const kept = unit === 0 ? (none <= left ? 0 : -1) : Math.floor((left - none - base) / unit)
   const residents = all <= left ? checkpoints : Math.min(checkpoints - 1, kept)
   return {
     residency: residents < 0 ? undefined : { residents, featureBytesMax },

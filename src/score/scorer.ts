@@ -88,7 +88,8 @@ export async function loadScorer(options: ScorerOptions): Promise<Scorer> {
     schedule,
     score: (checkpoint, t) => {
       if (metric === 'loss') return lossScore(engine, config, checkpoint)
-      const withStates = t === checkpoints.length - 1
+      // Checkpoints of one base share a session where their programs are equal.
+      const withStates = t === checkpoints.length - 1 || checkpoint.base !== undefined
       const withLosses = hasGain({ gain, schedule }, t)
       return attentionScore(engine, config, mode, checkpoint, { withStates, withLosses })
     },

@@ -4,7 +4,7 @@ import type { Config } from '../../src/config.ts'
 import type { Log, LogRecord } from '../../src/log/log.ts'
 import { createLogger } from '../../src/observe/logger.ts'
 import type { Decision } from '../../src/record.ts'
-import { checkHasSignature } from '../../src/role/bundle-checks.ts'
+import { checkBundleContinues, checkHasSignature } from '../../src/role/bundle-checks.ts'
 import { Selections } from '../../src/role/bundle-swap.ts'
 import { POLICIES } from '../../src/select/rule/policy.ts'
 import { assignmentOf, EXAMPLES, SWAP_AT, site } from './site.ts'
@@ -66,6 +66,24 @@ test('a bundle is refused where the assignments of the log lack its signature', 
     code: 'BUNDLE_MISMATCH',
     message: /clusters by question, which assignments of this log lack, such as /,
   })
+})
+
+test('a random rank is refused at once where a baseline that counts has no draws', async t => {
+  const { log, config, bundles } = await site(t)
+  const [bundle] = bundles
+  const check = (select: Partial<Config['select']>) =>
+    checkBundleContinues(
+      log,
+      { ...config, select: { ...config.select, rank: 'random', ...select } },
+      bundle,
+      { readonly: true },
+    )
+  const refused = { code: 'BUNDLE_MISMATCH', message: /without the random numbers/ }
+  await assert.rejects(check({ policy: 'final' }), refused)
+  await assert.rejects(check({ policy: 'naive', baseline: 'learn' }), refused)
+  await check({ policy: 'revisable' })
+  await check({ policy: 'final', baseline: 'ignore' })
+  await check({ policy: 'final', rank: 'instability' })
 })
 
 test('a swap to a bundle that protects more evicts the copies that are kept, and keeps none again', async t => {

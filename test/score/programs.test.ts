@@ -1,6 +1,15 @@
 import assert from 'node:assert/strict'
 import { execFileSync } from 'node:child_process'
-import { linkSync, mkdirSync, renameSync, rmSync, truncateSync } from 'node:fs'
+import {
+  cpSync,
+  linkSync,
+  mkdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  truncateSync,
+  writeFileSync,
+} from 'node:fs'
 import { join } from 'node:path'
 import { type TestContext, test } from 'node:test'
 import { fileURLToPath } from 'node:url'
@@ -12,7 +21,7 @@ import type { Sequence } from '../../src/score/batch.ts'
 import { loadScorer, type Scored } from '../../src/score/scorer.ts'
 import { MALLOC } from '../../src/score/workers/host.ts'
 import { randomSequence, TINY, writeTinyProxy } from '../fixtures-tiny-proxy.ts'
-import { temporaryFolder } from '../support.ts'
+import { shared, temporaryFolder } from '../support.ts'
 import type { MemoryReport, MemoryTask } from './memory-child.ts'
 import { scoreInPasses } from './passes.ts'
 
@@ -88,6 +97,25 @@ for (const [change, apply] of Object.entries(CHANGES)) {
     await scorer.close()
   })
 }
+
+test('LoRA checkpoints are read again though they stay: one that has changed is CHECKPOINT_INVALID', async t => {
+  const set = shared(t, 'goldens/families', 'lora-plain')
+  if (set === undefined) return
+  const dir = temporaryFolder(t)
+  for (const part of ['base', 'run']) cpSync(join(set, part), join(dir, part), { recursive: true })
+  const schedule = openSchedule(join(dir, 'run'))
+  const { checkpoints } = schedule
+  const scorer = await loadScorer({ schedule, mode: 'reference', threads: 1 })
+  const [sequence] = sequencesOf(join(dir, 'run'), 1)
+  const [first] = await scorer.score([[sequence!]])
+  assert.deepEqual(await scorer.score([[sequence!]]), [first])
+  const file = join(checkpoints[1]!.dir, 'adapter_model.safetensors')
+  const bytes = readFileSync(file)
+  bytes[bytes.length - 2]! ^= 1
+  writeFileSync(file, bytes) // in its place: the descriptor would read it
+  await assert.rejects(scorer.score([[sequence!]]), { code: 'CHECKPOINT_INVALID' })
+  await scorer.close()
+})
 
 test('memory stays within the budget, and the scores are those of a schedule that is all in memory', t => {
   if (process.platform !== 'linux') return t.skip('reads /proc')

@@ -165,7 +165,7 @@ function More({ shown, of, show }: MoreProps) {
 
 const ENDS = 4
 
-/** The steadiest that are kept and the least steady that are not, by cluster. */
+/** The first that are kept and the last that are not, by rank, of each cluster. */
 function Ends({ frozen }: { frozen: Frozen }) {
   const [shown, setShown] = useState(CLUSTERS / 2)
   const groups = new Map<ExampleRow['cluster'], ExampleRow[]>()
@@ -174,7 +174,7 @@ function Ends({ frozen }: { frozen: Frozen }) {
   return (
     <Panel
       title="Examples"
-      note="Of each cluster the steadiest that are kept and the least steady that are not, with their instability."
+      note="Of each cluster the first that are kept and the last that are not, by rank, with their instability."
     >
       {clusters.slice(0, shown).map(([cluster, rows]) => {
         const counted = rows.filter(({ duplicateOf }) => duplicateOf === null)

@@ -309,11 +309,11 @@ class GraphOps implements Ops<Edge> {
     return edge
   }
 
-  /** x W^T [B*T, O], and s · x A^T B^T where an adapter stands beside W. */
+  /** x W^T [B*T, O], and s · x A^T B^T where an adapter stands beside W; what is fed is a sum already. */
   #adapted(x: Edge, name: string, product: Edge): Edge {
     const weight = `${name}.weight`
-    const { lora } = this.#tensor(weight)
-    if (lora === undefined || this.#options.merged) return product
+    const { lora, isReplaced = false } = this.#tensor(weight)
+    if (lora === undefined || isReplaced || this.#options.merged) return product
     const [a, b] = (['a', 'b'] as const).map(side =>
       this.#feed(`${weight}.lora_${side}`, lora[side].shape, lora[side]),
     )

@@ -76,8 +76,9 @@ export class OwnWeights {
    * block in its place: a run has read its rows before it writes them.
    */
   async #add(weight: Float32Array, { down, up, rank }: Factors): Promise<void> {
-    this.#merger ??= openMerger(this.#threads)
-    const merger = await this.#merger
+    const opening = this.#merger ?? openMerger(this.#threads)
+    const merger = await opening
+    this.#merger = opening
     const inputs = down.length / rank
     const outputs = up.length / rank
     const wide = new Tensor('float64', down, [rank, inputs])

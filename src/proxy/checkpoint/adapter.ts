@@ -197,6 +197,7 @@ export function adapted(
 
 type Factors = { a: StoredTensor; b: StoredTensor }
 
+const FLOATS = ['F32', 'F16', 'BF16', 'F64']
 const FACTOR = /^(?:base_model\.model\.)?(.+)\.lora_([AB])(?:\.\w+)?\.weight$/
 
 /** Factors by the module's name in the model that was trained, and the tensors of whole modules. */
@@ -210,6 +211,7 @@ function readAdapter(dir: string): {
   const halves = new Map<string, Partial<Factors>>()
   const whole: [string, StoredTensor][] = []
   for (const [key, tensor] of tensors) {
+    if (!FLOATS.includes(tensor.dtype)) throw invalid(dir, `tensor ${key} is ${tensor.dtype}`)
     const [, module, side] = FACTOR.exec(key) ?? []
     if (module === undefined) {
       if (/\.lora_|trainable_tokens/.test(key)) {

@@ -314,6 +314,9 @@ function floatsOfHalves(halves: Uint16Array, dtype: 'F16' | 'BF16'): Float32Arra
   return floats
 }
 
+/** Every binary16 as float32. */
+let halfTable: Float32Array | undefined
+
 /** bfloat16 is the upper half of a float32. */
 function widen(halves: Uint16Array, floats: Float32Array, dtype: 'F16' | 'BF16'): void {
   if (dtype === 'BF16') {
@@ -321,8 +324,8 @@ function widen(halves: Uint16Array, floats: Float32Array, dtype: 'F16' | 'BF16')
     for (let i = 0; i < halves.length; i++) bits[i] = halves[i]! << 16
     return
   }
-  const table = Float32Array.from({ length: 2 ** 16 }, (_, half) => floatOfHalf(half))
-  for (let i = 0; i < halves.length; i++) floats[i] = table[halves[i]!]!
+  halfTable ??= Float32Array.from({ length: 2 ** 16 }, (_, half) => floatOfHalf(half))
+  for (let i = 0; i < halves.length; i++) floats[i] = halfTable[halves[i]!]!
 }
 
 /** IEEE binary16: 1 sign, 5 exponent (bias 15), 10 fraction bits. */

@@ -263,9 +263,15 @@ export class OnlinePolicy implements Policy {
     const content = { high: high[i]!, low: low[i]! }
     if (code === PASSED_OVER) this.skip()
     else if (code === MISALIGNED) this.addMisaligned()
-    else if (isBaselineCode(code)) this.claim(clusterOfCode(code), instability[i]!)
-    else this.add(clusterOfCode(code), instability[i]!, '', content)
+    else if (isBaselineCode(code)) this.claim(clusterOfCode(code), valueAt(instability, i))
+    else this.add(clusterOfCode(code), valueAt(instability, i), '', content)
   }
+}
+
+/** Text-only examples have NaN there. */
+function valueAt(instability: ArrayLike<number>, i: number): number | null {
+  const value = instability[i]!
+  return Number.isNaN(value) ? null : value
 }
 
 /** Whether the bundle's data, where it holds them, is the beginning of the history. */

@@ -86,6 +86,16 @@ export function asMember({ instability, gain, key }: Gained): Gained {
   return { instability: rounded(instability), gain: rounded(gain), key } as Gained
 }
 
+/** @throws XmasdError BUNDLE_MISMATCH where the rank is random and a bundle's members have no draws */
+export function checkDraws({ rank }: Ranking, draw: RankedMembers['draw']): void {
+  if (rank !== 'random' || draw !== undefined) return
+  throw new XmasdError(
+    'BUNDLE_MISMATCH',
+    'select.rank is random, and the bundle was fitted by an earlier release, without the random numbers of its examples',
+    'fit the data again for new log.topics; or set select.baseline: ignore, policy: revisable or another rank',
+  )
+}
+
 /**
  * Without the misaligned ones, with what orders them in the place of instability.
  *
@@ -96,13 +106,7 @@ export function ranked(
   { cluster, instability, gain, draw }: RankedMembers,
 ): { members: { cluster: Int32Array; instability: Float32Array }; misaligned: number } {
   const isRandom = ranking.rank === 'random'
-  if (isRandom && draw === undefined) {
-    throw new XmasdError(
-      'BUNDLE_MISMATCH',
-      'select.rank is random, and the bundle was fitted by an earlier release, without the random numbers of its examples',
-      'fit it again; or set select.baseline: ignore, or another rank',
-    )
-  }
+  checkDraws(ranking, draw)
   if (!isRandom && !wantsGain(ranking)) return { members: { cluster, instability }, misaligned: 0 }
   const of = (i: number): Gained => ({ instability: instability[i]!, gain: gain?.[i] })
   const kept = [...cluster.keys()].filter(i => !isMisaligned(ranking, of(i)))

@@ -64,12 +64,14 @@ const rule = (rank: Rank = 'instability'): string[] => {
 
 for (const rank of ['instability', 'random'] as const) {
   test(`examples of the baseline are decided by its batch rule and counted once, rank ${rank}`, () => {
-    const { told, state } = folded(appended, 0, rank)
     const wanted = rule(rank)
-    assert.deepEqual([...told.kept].sort(), wanted)
-    assert.deepEqual(state.parts.baseline, { examples: BASELINE, kept: wanted.length })
-    assert.deepEqual(state.parts.stream, { examples: 0, kept: 0 })
-    assert.deepEqual([...state.subset()].map(({ key }) => key).sort(), wanted)
+    for (const reopens of [0, 1, 8]) {
+      const { told, state } = folded(appended, reopens, rank)
+      assert.deepEqual([...told.kept].sort(), wanted)
+      assert.deepEqual(state.parts.baseline, { examples: BASELINE, kept: wanted.length })
+      assert.deepEqual(state.parts.stream, { examples: 0, kept: 0 })
+      assert.deepEqual([...state.subset()].map(({ key }) => key).sort(), wanted)
+    }
   })
 }
 
