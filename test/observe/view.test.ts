@@ -46,7 +46,7 @@ test('a tall window holds more clusters, a wide one decisions beside them', () =
   assert.equal(tall.length, 50)
   const wide = linesOf(160, 24)
   assert.ok(wide.length <= 24)
-  assert.ok(wide.some(line => / 300 of .*drop .*e\d+ .*steadier/.test(line)))
+  assert.ok(wide.some(line => / 300 of .*drop .*e\d+ .*others fill/.test(line)))
   for (const line of wide) assert.ok([...line].length <= 160, line)
 })
 
