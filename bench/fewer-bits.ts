@@ -55,7 +55,6 @@ function say(text: string): void {
 /* Eight bits, as nodes of the graph. */
 
 const LARGEST = 127
-const MICROSOFT = ['QuickGelu']
 
 function node(
   type: string,
@@ -63,8 +62,7 @@ function node(
   output: string,
   attributes: Node['attributes'] = {},
 ): Node {
-  const domain = MICROSOFT.includes(type) ? 'com.microsoft' : ''
-  return { domain, type, inputs, output, attributes }
+  return { domain: '', type, inputs, output, attributes }
 }
 
 /** x [M, C] -> `${name}.steps` [M, 1] and `${name}.rounded`, x in steps: integers of -127 to 127. */
@@ -97,9 +95,9 @@ function inEightBits(graph: Graph, isChosen: (name: string) => boolean): Graph {
       node('Transpose', [`${at}.w.steps`], `${at}.across`, { perm: [1, 0] }),
       node('Mul', [`${at}.sum`, `${at}.x.steps`], `${at}.rows`),
     ]
-    if (bias === undefined) return [...product, node('Mul', [`${at}.rows`, `${at}.across`], at)]
-    const scaled = node('Mul', [`${at}.rows`, `${at}.across`], `${at}.scaled`)
-    return [...product, scaled, node('Add', [`${at}.scaled`, bias], at)]
+    const scaled = bias === undefined ? at : `${at}.scaled`
+    const last = node('Mul', [`${at}.rows`, `${at}.across`], scaled)
+    return [...product, last, ...(bias === undefined ? [] : [node('Add', [scaled, bias], at)])]
   })
   return { ...graph, nodes, initializers: [...graph.initializers, ...CONSTANTS] }
 }
@@ -182,8 +180,9 @@ function effectOf(exact: number[][], other: number[][], clusters: number): Effec
   const how = { clusters, seed: 0, signature: 'sum' } as const
   const { assignment } = fitClusters(pointsOf(exact), how)
   const groups = new Map<number, number[]>()
-  for (const i of mine.keys())
+  for (const i of mine.keys()) {
     groups.set(assignment[i]!, [...(groups.get(assignment[i]!) ?? []), i])
+  }
   let [sum, count] = [0, 0]
   for (const group of groups.values()) {
     const [a, b] = [mine, theirs].map(all => group.map(i => all[i]!))

@@ -9,6 +9,7 @@ import type { Device, EngineName, Precision } from '../engine/engine.ts'
 import { XmasdError } from '../errors.ts'
 import { familyOf } from '../proxy/checkpoint/config.ts'
 import { isCoarse } from '../proxy/checkpoint/parameters.ts'
+import { elements } from '../proxy/checkpoint/safetensors.ts'
 import { type Checkpoint, checkpointBytes, type Schedule } from '../proxy/checkpoint/schedule.ts'
 import type { ProxyConfig } from '../proxy/config.ts'
 import { type BatchLimits, LIMITS } from './batch.ts'
@@ -104,10 +105,6 @@ function weights({ tensors }: Checkpoint, precision: Precision, ...prefixes: str
       name === 'text.embed_tokens.weight' ? tensor.bytes : elementBytes * elements(tensor.shape)
   }
   return bytes
-}
-
-function elements(shape: readonly number[]): number {
-  return shape.reduce((product, n) => product * n, 1)
 }
 
 /** 8 buffers as wide as the model, 4 as wide as its feed-forward, 2 of every head's map (and the score's). */

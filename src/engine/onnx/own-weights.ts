@@ -6,7 +6,7 @@
  * Shapes: O outputs, I inputs, r rank.
  */
 import { InferenceSession, Tensor } from 'onnxruntime-node'
-import { OpenFiles } from '../../proxy/checkpoint/safetensors.ts'
+import { elements, OpenFiles } from '../../proxy/checkpoint/safetensors.ts'
 import type { LoraDelta } from '../../proxy/checkpoint/weights.ts'
 import { ELEMENT_TYPES, encodeModel, type Fed } from './model.ts'
 
@@ -114,10 +114,6 @@ function readFactors({ a, b, scale }: LoraDelta, files: OpenFiles): Factors {
 
 function emptyTensor(shape: readonly number[]): Tensor {
   return new Tensor('float32', new Float32Array(elements(shape)), [...shape])
-}
-
-function elements(shape: readonly number[]): number {
-  return shape.reduce((product, size) => product * size, 1)
 }
 
 function openMerger(threads: number): Promise<InferenceSession> {

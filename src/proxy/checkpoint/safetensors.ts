@@ -349,7 +349,8 @@ function isDtype(name: string): name is Dtype {
   return Object.hasOwn(DTYPE_BYTES, name)
 }
 
-function elements(shape: readonly number[]): number {
+/** How many values a tensor of this shape has. */
+export function elements(shape: readonly number[]): number {
   return shape.reduce((product, size) => product * size, 1)
 }
 

@@ -3,11 +3,11 @@
  * decides which are kept: `revisable.ts`, `../online/final.ts`, and `../online/random.ts` for `naive`. It knows
  * examples by sequence number; their keys and ids stay with the fold.
  */
+import type { Members } from '../../bundle/bundle.ts'
 import type { Part } from '../../observe/segments.ts'
 import type { Action, Cluster, Reason } from '../../record.ts'
 import type { Content } from '../columns/hash-table.ts'
 import type { Chunk } from '../columns/stored.ts'
-import type { RankedMembers } from './rank.ts'
 
 export const POLICIES = ['revisable', 'final', 'naive'] as const
 export type PolicyName = (typeof POLICIES)[number]
@@ -28,7 +28,7 @@ export type Beginning = {
   /** How many examples are text-only. */
   textOnly: number
   /** Cluster, instability and image gain of all others; undefined where the bundle does not hold them. */
-  members: RankedMembers | undefined
+  members: Members | undefined
 }
 
 /**

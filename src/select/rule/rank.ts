@@ -3,6 +3,7 @@
  * of two examples follows from the two alone, so that it never changes while a cluster grows.
  */
 import { createHash } from 'node:crypto'
+import type { Members } from '../../bundle/bundle.ts'
 import { XmasdError } from '../../errors.ts'
 import type { Assignment } from '../../record.ts'
 
@@ -71,15 +72,6 @@ function gainOf(example: Gained): number {
   return has(example) ? example.gain! : 0
 }
 
-/** The examples that a bundle was fitted to. */
-export type RankedMembers = {
-  cluster: Int32Array
-  instability: Float32Array
-  gain?: Float32Array | undefined
-  /** Their `drawOf`. Bundles of earlier releases lack it. */
-  draw?: Float32Array | undefined
-}
-
 /** As a bundle holds it, in float32: an example of its data that arrives has its place among them. */
 export function asMember({ instability, gain, key }: Gained): Gained {
   const rounded = (value: number | null | undefined) => (value == null ? value : Math.fround(value))
@@ -87,7 +79,7 @@ export function asMember({ instability, gain, key }: Gained): Gained {
 }
 
 /** @throws XmasdError BUNDLE_MISMATCH where the rank is random and a bundle's members have no draws */
-export function checkDraws({ rank }: Ranking, draw: RankedMembers['draw']): void {
+export function checkDraws({ rank }: Ranking, draw: Members['draw']): void {
   if (rank !== 'random' || draw !== undefined) return
   throw new XmasdError(
     'BUNDLE_MISMATCH',
@@ -103,7 +95,7 @@ export function checkDraws({ rank }: Ranking, draw: RankedMembers['draw']): void
  */
 export function ranked(
   ranking: Ranking,
-  { cluster, instability, gain, draw }: RankedMembers,
+  { cluster, instability, gain, draw }: Members,
 ): { members: { cluster: Int32Array; instability: Float32Array }; misaligned: number } {
   const isRandom = ranking.rank === 'random'
   checkDraws(ranking, draw)
