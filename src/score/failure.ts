@@ -81,9 +81,10 @@ export type RetryPolicy<Item, Result> = {
   blame(failure: Failure): Result | Promise<Result>
   /** The failure that a result is. Default: none is. */
   failureIn?(result: Result): Failure | undefined
+  /** How many parts a failed job is cut into. Default: 8, for few attempts, and few workers that the culprit ends. */
+  parts?: number
 }
 
-/** A failed job is cut into this many parts: few attempts, and few workers that the culprit ends. */
 const PARTS = 8
 
 /** One result an item, in order. */
@@ -99,7 +100,7 @@ export async function withRetry<Item, Result>(
     return Promise.all(first.result.map((one, i) => settled(items[i]!, one, policy, attempts)))
   }
   if (isAlone) return [await policy.blame(first.failure)]
-  const size = Math.ceil(items.length / PARTS)
+  const size = Math.ceil(items.length / (policy.parts ?? PARTS))
   const parts: Promise<Result[]>[] = []
   for (let at = 0; at < items.length; at += size) {
     parts.push(withRetry(items.slice(at, at + size), policy, true))

@@ -188,7 +188,8 @@ export async function startPipeline(
   const pool = new ReplaceablePool(ingest)
   const noting = { ...hooks, onNote: once(hooks.onNote) }
   const { gain = false } = config.proxy
-  const source = { pool, msMax: config.score.ingestMsMax, gain }
+  const { ingestMsMax: msMax } = config.score
+  const source = { pool, workers: ingestWorkers(config), msMax, gain }
   return {
     scores: said.scores,
     prompt: said.prompt,
@@ -254,9 +255,10 @@ export async function startIdentifying(
   hooks: PipelineHooks = {},
 ): Promise<Identifier> {
   const pool = await startIngest(config, undefined, hooks)
+  const source = { pool, workers: ingestWorkers(config), msMax: config.score.ingestMsMax }
   return {
     identify: async values => {
-      const found = await ingestAll(pool, 'key', keyed(values), config.score.ingestMsMax)
+      const found = await ingestAll(source, 'key', keyed(values))
       return found.map(one => (one.kind === 'key' ? one.key : undefined))
     },
     close: () => pool.close(),
@@ -361,25 +363,33 @@ function lateIngest(msMax: number): XmasdError {
   )
 }
 
-/** Records that one ingest job holds: few, so that all workers get their share of a batch. */
-const INGEST_RECORDS = 8
+/** Records of one ingest job at most: a message costs as much as preparing a small example. */
+const INGEST_RECORDS = 32
 /** Where no example of a shared job is done for this share of the limit, each is tried alone. */
 const SHARED_PATIENCE = 3 / 4
 
+/** `msMax`: what one example may take, alone. */
+type Ingest = { pool: Pick<IngestPool, 'run'>; workers: number; msMax: number }
+
 async function ingestAll(
-  pool: Pick<IngestPool, 'run'>,
+  { pool, workers, msMax }: Ingest,
   want: IngestJob['want'],
   keyedValues: readonly KeyedValue[],
-  exampleMsMax: number,
 ): Promise<Ingested[]> {
+  const size = Math.min(INGEST_RECORDS, Math.ceil(keyedValues.length / workers))
   const jobs: Promise<Ingested[]>[] = []
-  for (let at = 0; at < keyedValues.length; at += INGEST_RECORDS) {
-    const job = withRetry(keyedValues.slice(at, at + INGEST_RECORDS), {
-      attempt: (records, isAlone) =>
-        pool.run(
-          { want, records: records.map(alone) },
-          { msMax: isAlone ? exampleMsMax : SHARED_PATIENCE * exampleMsMax },
-        ),
+  for (let at = 0; at < keyedValues.length; at += size) {
+    const job = withRetry(keyedValues.slice(at, at + size), {
+      parts: INGEST_RECORDS,
+      attempt: async (records, isAlone) => {
+        const limit = { msMax: isAlone ? msMax : SHARED_PATIENCE * msMax }
+        const done: Ingested[] = []
+        while (done.length < records.length) {
+          const rest = records.slice(done.length).map(alone)
+          done.push(...(await pool.run({ want, records: rest }, limit)))
+        }
+        return done
+      },
       blame: (error): Ingested => ({ kind: 'failed', error }),
       failureIn: one => (one.kind === 'failed' ? one.error : undefined),
     })
@@ -395,13 +405,13 @@ function alone({ value, key }: KeyedValue): KeyedValue {
 }
 
 async function score(
-  ingest: { pool: Pick<IngestPool, 'run'>; msMax: number; gain: Gain },
+  ingest: Ingest & { gain: Gain },
   scoring: Scoring,
   records: readonly KeyedValue[],
   hooks: PipelineHooks,
 ): Promise<ScoredRecord[]> {
   const started = performance.now()
-  const ingested = await ingestAll(ingest.pool, 'prepared', records, ingest.msMax)
+  const ingested = await ingestAll(ingest, 'prepared', records)
   const prepared = performance.now()
   hooks.onStage?.('ingest', (prepared - started) / 1000)
   const noted = ingested.find(one => one.kind === 'prepared' && one.prepared.notes.length > 0)

@@ -38,11 +38,17 @@ export function colourLayout(image: Rgb): Float64Array {
 
 /** Y, Cb and Cr (ITU-R BT.601) of the grid's cells, [3] of [CELLS, CELLS]. */
 function meanColours({ width, height, data }: Rgb): Float64Array[] {
-  const [columns, rows] = [sampled(width), sampled(height)]
-  const [red, green, blue] = [0, 1, 2].map(() => new Float64Array(CELLS * CELLS)) as Planes
+  const columns = sampled(width)
+  const rows = sampled(height)
+  const luma = new Float64Array(CELLS * CELLS)
+  const blue = new Float64Array(CELLS * CELLS)
+  const red = new Float64Array(CELLS * CELLS)
   for (let cell = 0; cell < CELLS * CELLS; cell++) {
-    const [cellY, cellX] = [Math.floor(cell / CELLS), cell % CELLS]
-    let [r, g, b] = [0, 0, 0]
+    const cellY = Math.floor(cell / CELLS)
+    const cellX = cell % CELLS
+    let r = 0
+    let g = 0
+    let b = 0
     for (let y = rows.starts[cellY]!; y < rows.starts[cellY + 1]!; y++) {
       for (let x = columns.starts[cellX]!; x < columns.starts[cellX + 1]!; x++) {
         const at = (rows.positions[y]! * width + columns.positions[x]!) * 3
@@ -52,16 +58,12 @@ function meanColours({ width, height, data }: Rgb): Float64Array[] {
         b += points * data[at + 2]!
       }
     }
-    red[cell] = r
-    green[cell] = g
-    blue[cell] = b
+    luma[cell] = (0.299 * r + 0.587 * g + 0.114 * b) / POINTS ** 2
+    blue[cell] = (-0.168736 * r + -0.331264 * g + 0.5 * b) / POINTS ** 2
+    red[cell] = (0.5 * r + -0.418688 * g + -0.081312 * b) / POINTS ** 2
   }
-  const mix = (r: number, g: number, b: number): Float64Array =>
-    red.map((value, i) => (r * value + g * green[i]! + b * blue[i]!) / POINTS ** 2)
-  return [mix(0.299, 0.587, 0.114), mix(-0.168736, -0.331264, 0.5), mix(0.5, -0.418688, -0.081312)]
+  return [luma, blue, red]
 }
-
-type Planes = [Float64Array, Float64Array, Float64Array]
 
 /**
  * What is sampled along a side: each cell's pixels, those of cell c from `starts[c]` on, and how many of
@@ -97,15 +99,17 @@ function lowFrequencies(grid: Float64Array, count: number): Float64Array {
   const rows = new Float64Array(CELLS * count) // [y, u]
   for (let y = 0; y < CELLS; y++) {
     for (let u = 0; u < count; u++) {
-      for (let x = 0; x < CELLS; x++)
-        rows[y * count + u]! += grid[y * CELLS + x]! * WAVES[u * CELLS + x]!
+      let sum = 0
+      for (let x = 0; x < CELLS; x++) sum += grid[y * CELLS + x]! * WAVES[u * CELLS + x]!
+      rows[y * count + u] = sum
     }
   }
   const values = new Float64Array(count * count) // [v, u]
   for (let v = 0; v < count; v++) {
     for (let u = 0; u < count; u++) {
-      for (let y = 0; y < CELLS; y++)
-        values[v * count + u]! += rows[y * count + u]! * WAVES[v * CELLS + y]!
+      let sum = 0
+      for (let y = 0; y < CELLS; y++) sum += rows[y * count + u]! * WAVES[v * CELLS + y]!
+      values[v * count + u] = sum
     }
   }
   return values

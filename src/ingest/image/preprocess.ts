@@ -198,12 +198,12 @@ export function normalise(
 ): Float32Array {
   const plane = image.width * image.height
   const values = new Float32Array(3 * plane)
+  const table = new Float32Array(256)
   for (let c = 0; c < 3; c++) {
     const [shift, scale] = [Math.fround(mean[c]!), Math.fround(std[c]!)]
-    const table = Float32Array.from(
-      { length: 256 },
-      (_, level) => Math.fround(Math.fround(level * rescale) - shift) / scale,
-    )
+    for (let level = 0; level < 256; level++) {
+      table[level] = Math.fround(Math.fround(level * rescale) - shift) / scale
+    }
     for (let i = 0; i < plane; i++) values[c * plane + i] = table[image.data[i * 3 + c]!]!
   }
   return values

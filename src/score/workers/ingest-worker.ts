@@ -1,5 +1,4 @@
 /** An ingest worker: fetches, decodes, hashes, resizes and tokenises the examples it is sent. */
-import type { Transferable } from 'node:worker_threads'
 import type { PixelBudget } from '../../ingest/image/picture.ts'
 import type { PixelRoom } from '../../ingest/image/pixels.ts'
 import {
@@ -31,6 +30,7 @@ function preparerOf({ model, imagePixels, ...options }: ModelPreparer): Preparer
 /** The bytes of an example, and the key of its record on the log. */
 export type KeyedValue = { value: Uint8Array; key?: string | null | undefined }
 
+/** Answered by the first of its records, or all of them: see ANSWER_BYTES. */
 export type IngestJob = { want: 'prepared' | 'key'; records: readonly KeyedValue[] }
 
 export type Ingested =
@@ -38,8 +38,12 @@ export type Ingested =
   | { kind: 'key'; key: string }
   | { kind: 'failed'; error: Failure }
 
-/** Smaller images are decoded without asking: 8 of them take less than what a process has anyway. */
-const RESERVED_BYTES_MIN = 4 * 2 ** 20
+/** Examples of a job under way at once. */
+const TOGETHER = 16
+/** Once what is ready has so many bytes, no other example is begun: a message holds all of it twice. */
+const ANSWER_BYTES = 16 * 2 ** 20
+/** Smaller images are decoded without asking: those of 16 take less than what a process has anyway. */
+const RESERVED_BYTES_MIN = 2 * 2 ** 20
 /** While an image is decoded and resized its pixels exist twice, and its file beside them. */
 const HELD_TIMES = 2.5
 
@@ -89,13 +93,24 @@ await runWorkerLoop<IngestWorkerData, IngestJob, Ingested[]>(
           context.progress(true)
         }
       }
-      const result = await Promise.all(records.map(one))
-      return { result, transfer: result.flatMap(buffersOf) }
+      const result: Ingested[] = []
+      let begun = 0
+      let bytes = 0
+      const inTurn = async (): Promise<void> => {
+        while (begun < records.length && bytes < ANSWER_BYTES) {
+          const i = begun++
+          const ingested = await one(records[i]!)
+          bytes += bytesOf(ingested)
+          result[i] = ingested
+        }
+      }
+      await Promise.all(Array.from({ length: TOGETHER }, inTurn))
+      return { result }
     }
   },
 )
 
-function buffersOf(ingested: Ingested): Transferable[] {
-  if (ingested.kind !== 'prepared' || ingested.prepared.sequence === null) return []
-  return ingested.prepared.sequence.images.map(({ patches }) => patches.buffer as ArrayBuffer)
+function bytesOf(ingested: Ingested): number {
+  if (ingested.kind !== 'prepared' || ingested.prepared.sequence === null) return 0
+  return ingested.prepared.sequence.images.reduce((sum, { patches }) => sum + patches.byteLength, 0)
 }

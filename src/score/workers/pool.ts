@@ -224,9 +224,10 @@ class WorkerPool<Job, Result> implements Pool<Job, Result> {
     const nowMs = performance.now()
     for (const member of this.#members) {
       const { clock, host, asking } = member
+      const starvedMs = host.starvedMs() // of an idle one, too: what was before a job hardly counts for it
       if (clock === undefined) continue
       const isHeld = asking > 0 && this.#options.budget?.holds(member) !== true
-      if (!clock.look({ nowMs, starvedMs: host.starvedMs(), isHeld })) continue
+      if (!clock.look({ nowMs, starvedMs, isHeld })) continue
       member.clock = undefined
       const { late = lateWorker } = this.#options
       member.lastError = late(member.task?.msMax ?? LOAD_MS_MAX)
@@ -272,7 +273,6 @@ class WorkerPool<Job, Result> implements Pool<Job, Result> {
     try {
       member.host.post(message, task.transfer)
       member.task = task
-      member.host.starvedMs() // what was before does not count for this one
       member.clock = new Clock(task.msMax, performance.now())
     } catch (error) {
       task.reject(error instanceof Error ? error : new Error(messageOf(error)))
