@@ -52,6 +52,8 @@ export type FoldedRecord = {
   outputs: OutRecord[]
 }
 
+type FoldedInto = Pick<FoldedRecord, 'assignment' | 'folded'>
+
 /** Records between two commits of a fold that catches up. */
 const CATCH_UP_COMMIT_RECORDS = 65_536
 /** Records folded between two turns of the event loop: some 10 ms of work. */
@@ -108,26 +110,44 @@ export class Selections {
     return this.#shadow && differenceOf(this.#active.state, this.#shadow.state)
   }
 
-  /** Folds the record into all folds. Throws as `Fold.fold`, `fetchBundle`, and `Consumer.commit`. */
-  async fold(record: LogRecord): Promise<FoldedRecord> {
-    const { topics } = this.#parts.config.log
+  /**
+   * Folds the record into all folds; a promise only where it has to wait, for a bundle or a swap: one a
+   * record is a tenth of this role's time. Throws as `Fold.fold`, `fetchBundle`, and `Consumer.commit`.
+   */
+  fold(record: LogRecord): FoldedRecord | Promise<FoldedRecord> {
     const value = readAssignment(record)
+    const isReady = this.#shadow === undefined && this.#near?.isLearned !== false
+    if ('control' in value || !isReady) return this.#foldInTurn(record, value)
+    this.#first ??= value.bundle
+    const active = this.#foldInto(this.#active, record, value, this.#near?.identify)
+    return active instanceof Promise
+      ? active.then(one => this.#published(record, one))
+      : this.#published(record, active)
+  }
+
+  async #foldInTurn(record: LogRecord, value: RecordedAssignment | Control): Promise<FoldedRecord> {
     const shadow = this.#shadow
     if (!('control' in value)) await this.#begin(value.bundle)
     const active = await this.#foldInto(this.#active, record, value, this.#near?.identify)
-    const { folded, assignment } = active
     const shadowed = shadow && (await this.#foldInto(shadow, record, value, this.#recallNear))
     if ('control' in value && value.control === 'swap') {
-      folded.decisions.push(...(await this.#swap(value.bundle, record)))
+      active.folded.decisions.push(...(await this.#swap(value.bundle, record)))
     }
     if ('control' in value && value.control === 'shadow') {
       this.#shadow = value.bundle === null ? undefined : await this.#catchUp(value.bundle, record)
     }
+    return this.#published(record, active, shadowed?.folded.decisions)
+  }
+
+  #published(
+    record: LogRecord,
+    { folded, assignment }: FoldedInto,
+    shadowed: readonly Decision[] = [],
+  ): FoldedRecord {
+    const { topics } = this.#parts.config.log
     const trace = folded.decisions.length === 0 ? {} : traceOf(record)
     const outputs = folded.decisions.flatMap(one => decisionOutputs(one, topics, trace))
-    for (const one of shadowed?.folded.decisions ?? []) {
-      outputs.push(decisionRecord(one, topics.shadow))
-    }
+    for (const one of shadowed) outputs.push(decisionRecord(one, topics.shadow))
     return { assignment, folded, outputs }
   }
 
@@ -138,26 +158,34 @@ export class Selections {
     this.#near.learn(similarityModelOf((await this.#bundles.get(this.#first)).manifest))
   }
 
-  async #foldInto(
+  #foldInto(
     selection: Selection,
     { offset }: LogRecord,
     value: RecordedAssignment | Control,
     findNear: FindNear | undefined,
-  ): Promise<{ folded: Folded; assignment: RecordedAssignment | undefined }> {
+  ): FoldedInto | Promise<FoldedInto> {
     const { state } = selection
     if ('control' in value) return { folded: state.fold(value, offset), assignment: undefined }
     selection.bundle ??= value.bundle
+    const { bundle } = selection
+    const fold = (assignment: RecordedAssignment): FoldedInto => {
+      const findProtected = selection.protection?.find
+      return { folded: state.fold(assignment, offset, { findNear, findProtected }), assignment }
+    }
+    const isOpen = selection.protection !== undefined && !state.wantsBeginning
+    const assignment = isOpen
+      ? this.#bundles.reassign(value, bundle)
+      : this.#opened(selection, bundle).then(() => this.#bundles.reassign(value, bundle))
+    return assignment instanceof Promise ? assignment.then(fold) : fold(assignment)
+  }
+
+  /** Reads what the first assignment of a fold needs of its bundle. */
+  async #opened(selection: Selection, bundle: string): Promise<void> {
+    const { state, scope } = selection
     if (state.wantsBeginning) {
-      const isFirst = selection.scope === null
-      state.begin(await this.#bundles.beginning(selection.bundle, { isFirst }))
+      state.begin(await this.#bundles.beginning(bundle, { isFirst: scope === null }))
     }
-    selection.protection ??= {
-      find: protectionOf(await this.#bundles.get(selection.bundle)),
-    }
-    const findProtected = selection.protection.find
-    const reassigned = this.#bundles.reassign(value, selection.bundle)
-    const assignment = reassigned instanceof Promise ? await reassigned : reassigned
-    return { folded: state.fold(assignment, offset, { findNear, findProtected }), assignment }
+    selection.protection ??= { find: protectionOf(await this.#bundles.get(bundle)) }
   }
 
   async #swap(bundle: string, control: LogRecord): Promise<Decision[]> {

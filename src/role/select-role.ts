@@ -218,7 +218,8 @@ class Role implements SelectRole {
     const folded: Folded[] = []
     const outputs: OutRecord[] = []
     for (const [i, record] of records.entries()) {
-      const one = await this.#opened.fold(record)
+      const folding = this.#opened.fold(record)
+      const one = folding instanceof Promise ? await folding : folding
       folded.push(one.folded)
       outputs.push(...one.outputs)
       const counting = this.#gauges.folded(this.#opened, one)
@@ -250,12 +251,19 @@ class Role implements SelectRole {
 
   #count(folded: readonly Folded[]): void {
     const { metrics, logger } = this.#parts
+    const outcomes = new Map<string, number>()
+    const reasons = new Map<string, number>()
     for (const { outcome, decisions } of folded) {
-      if (outcome !== 'settled') metrics.examples.inc({ outcome })
+      if (outcome !== 'settled') addOne(outcomes, outcome)
       for (const { key, action, reason } of decisions) {
-        metrics.decisions.inc({ action, reason })
+        addOne(reasons, `${action} ${reason}`)
         logger.debug({ key, action, reason }, 'decision')
       }
+    }
+    for (const [outcome, count] of outcomes) metrics.examples.inc({ outcome }, count)
+    for (const [name, count] of reasons) {
+      const [action, reason] = name.split(' ') as [string, string]
+      metrics.decisions.inc({ action, reason }, count)
     }
     this.#gauges.show(this.#opened)
   }
@@ -263,6 +271,10 @@ class Role implements SelectRole {
   async close(): Promise<void> {
     await this.#consumer.close()
   }
+}
+
+function addOne(counts: Map<string, number>, name: string): void {
+  counts.set(name, (counts.get(name) ?? 0) + 1)
 }
 
 /** Logs position, rate and time left now and then. */
