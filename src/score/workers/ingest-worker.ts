@@ -38,10 +38,10 @@ export type Ingested =
   | { kind: 'key'; key: string }
   | { kind: 'failed'; error: Failure }
 
-/** Examples of a job under way at once. */
-const TOGETHER = 16
+/** Examples of a job under way at once: more where they are small, as waits cost more than work there. */
+const [TOGETHER_MIN, TOGETHER_MAX] = [8, 16]
 /** Once what is ready has so many bytes, no other example is begun: a message holds all of it twice. */
-const ANSWER_BYTES = 16 * 2 ** 20
+const ANSWER_BYTES = 32 * 2 ** 20
 /** Smaller images are decoded without asking: those of 16 take less than what a process has anyway. */
 const RESERVED_BYTES_MIN = 2 * 2 ** 20
 /** While an image is decoded and resized its pixels exist twice, and its file beside them. */
@@ -81,6 +81,8 @@ await runWorkerLoop<IngestWorkerData, IngestJob, Ingested[]>(
       if (preparer === undefined) throw new RangeError('this worker has no preparer')
       return { kind: 'prepared', prepared: await preparer.prepare(value, { key, room }) }
     }
+    /** Of the examples so far. */
+    let bytesLargest: number | undefined
     return async ({ want, records }, context) => {
       const one = async (record: KeyedValue): Promise<Ingested> => {
         const room = roomOver(context)
@@ -100,11 +102,14 @@ await runWorkerLoop<IngestWorkerData, IngestJob, Ingested[]>(
         while (begun < records.length && bytes < ANSWER_BYTES) {
           const i = begun++
           const ingested = await one(records[i]!)
-          bytes += bytesOf(ingested)
           result[i] = ingested
+          bytes += bytesOf(ingested)
+          bytesLargest = Math.max(bytesLargest ?? 0, bytesOf(ingested))
         }
       }
-      await Promise.all(Array.from({ length: TOGETHER }, inTurn))
+      const areSmall = bytesLargest !== undefined && TOGETHER_MAX * bytesLargest <= ANSWER_BYTES
+      const length = areSmall ? TOGETHER_MAX : TOGETHER_MIN
+      await Promise.all(Array.from({ length }, inTurn))
       return { result }
     }
   },
