@@ -5,7 +5,7 @@ import { fileURLToPath } from 'node:url'
 import { stripVTControlCharacters } from 'node:util'
 import type { Device } from '../../src/engine/engine.ts'
 import type { ChildLine, ChildTask } from '../../src/score/device/child.ts'
-import { TYPICAL_PROXY } from '../../src/score/device/choice.ts'
+import { typicalProxy } from '../../src/score/device/choice.ts'
 import { scriptAt } from '../../src/version.ts'
 import type { Command } from './command.ts'
 
@@ -99,7 +99,7 @@ const SAID_MAX = 2000
 /** The test of docs/devices.md with CLIP-L/336 and a Llama, also where the device is slow. */
 export function runSelfTest(device: Exclude<Device, 'cpu'>): Promise<SelfTest> {
   const threads = availableParallelism()
-  const task: ChildTask = { device, config: TYPICAL_PROXY, threads, evenIfSlow: true }
+  const task: ChildTask = { device, config: typicalProxy(), threads, evenIfSlow: true }
   const script = fileURLToPath(scriptAt('score/device/child.js'))
   const child = spawn(process.execPath, [script, JSON.stringify(task)], {
     stdio: ['ignore', 'pipe', 'pipe'],

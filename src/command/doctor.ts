@@ -25,8 +25,8 @@ import {
   chooseTensorflowDevice,
   GPUS,
   type Gpu,
-  TYPICAL_PROXY,
   tryDevice,
+  typicalProxy,
   type Verdict,
 } from '../score/device/choice.ts'
 import { PROBE } from '../score/identity.ts'
@@ -268,7 +268,7 @@ function findDisk(config: Config): Found {
 async function findDevices(config: Config): Promise<Finding[]> {
   const { engine, device: wish } = config.proxy
   const schedule = scheduleOf(config.proxy)
-  const proxy = schedule?.config ?? TYPICAL_PROXY
+  const proxy = schedule?.config ?? typicalProxy()
   const verdicts = new Map<Gpu, Verdict>()
   for (const gpu of engine === 'onnx' ? GPUS : []) {
     verdicts.set(gpu, await tryDevice(gpu, proxy, { evenIfSlow: wish === gpu }))

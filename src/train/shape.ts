@@ -2,9 +2,11 @@
 import { XmasdError } from '../errors.ts'
 import type { Template } from '../ingest/template.ts'
 import { normalDeviates, seededRandom, seedOf } from '../math/random.ts'
-import { TRAINED } from '../proxy/checkpoint/config.ts'
+import { proxyOf } from '../proxy/checkpoint/config.ts'
 import { parametersOf } from '../proxy/checkpoint/parameters.ts'
+import { elements } from '../proxy/checkpoint/safetensors.ts'
 import type { ProxyConfig } from '../proxy/config.ts'
+import { affine, type Parameter } from '../proxy/model.ts'
 
 /** A small CLIP + Llama. Widths in channels, sizes in pixels, layers of each side. */
 export type ProxyShape = {
@@ -49,52 +51,30 @@ export const TRAINING_TEMPLATE: Template = {
 /** As `readProxyConfig` reads the config.json of a checkpoint that `saveCheckpoint` wrote. Throws CONFIG_INVALID where sizes don't fit. */
 export function configOf(shape: ProxyShape): ProxyConfig {
   checkShape(shape)
-  const visionHeads = visionHeadsOf(shape)
-  return {
-    kind: TRAINED.kind,
-    vision: {
-      family: 'clip',
-      width: shape.visionWidth,
-      intermediate: 2 * shape.visionWidth,
-      layers: shape.visionLayers,
-      heads: visionHeads,
-      imageSize: shape.imageSize,
-      patchSize: shape.patchSize,
-      activation: 'quick_gelu',
-      epsilon: 1e-5,
-      layersRun: shape.visionLayers,
-      dropFirstRow: true,
+  const { heads, visionWidth } = shape
+  return proxyOf({
+    image_token_index: IMAGE_ID,
+    vision_feature_layer: -1,
+    vision_config: {
+      hidden_size: visionWidth,
+      intermediate_size: 2 * visionWidth,
+      num_hidden_layers: shape.visionLayers,
+      num_attention_heads: visionWidth % heads === 0 ? heads : 1,
+      image_size: shape.imageSize,
+      patch_size: shape.patchSize,
     },
-    connector: { activation: 'gelu' },
-    text: {
-      family: 'llama',
-      width: shape.width,
-      intermediate: 2 * shape.width,
-      layers: shape.layers,
-      heads: shape.heads,
-      kvHeads: shape.kvHeads,
-      headDim: shape.width / shape.heads,
-      ropeTheta: 10_000,
-      rotaryDims: shape.width / shape.heads,
-      ropeScaling: { kind: 'default' },
-      epsilon: 1e-5,
-      norm: 'rms',
-      headNorm: 'none',
-      parallelResidual: false,
-      mlp: 'gated',
-      activation: 'silu',
-      vocab: VOCAB_SIZE,
-      tiedHead: true,
+    text_config: {
+      hidden_size: shape.width,
+      intermediate_size: 2 * shape.width,
+      num_hidden_layers: shape.layers,
+      num_attention_heads: heads,
+      num_key_value_heads: shape.kvHeads,
+      rms_norm_eps: 1e-5,
+      max_position_embeddings: shape.lengthMax,
+      vocab_size: VOCAB_SIZE,
+      tie_word_embeddings: true,
     },
-    imageTokens: Math.floor(shape.imageSize / shape.patchSize) ** 2,
-    imageTokenId: IMAGE_ID,
-    lengthMax: shape.lengthMax,
-    aspect: 'square',
-  }
-}
-
-function visionHeadsOf({ heads, visionWidth }: ProxyShape): number {
-  return visionWidth % heads === 0 ? heads : 1
+  })
 }
 
 function checkShape(shape: ProxyShape): void {
@@ -128,31 +108,18 @@ export type ParameterValues = { shape: readonly number[]; data: Float32Array }
  */
 export function initialParameters(config: ProxyConfig, seed: number): Map<string, ParameterValues> {
   return new Map(
-    shapesOf(config).map(([name, shape]) => [
+    shapesOf(config).map(({ name, shape }) => [
       name,
       { shape, data: initial(config, name, shape, seed) },
     ]),
   )
 }
 
-function shapesOf(config: ProxyConfig): [name: string, shape: readonly number[]][] {
-  const { text, vision } = config
-  const read = parametersOf(config)
-    .filter(({ name, required }) => required || name.startsWith('connector.'))
-    .map(({ name, shape }): [string, readonly number[]] => [name, shape])
-  const at = `text.layers.${text.layers - 1}.`
-  const [wide, narrow] = [text.heads * text.headDim, text.kvHeads * text.headDim]
+function shapesOf(config: ProxyConfig): Parameter[] {
+  const read = parametersOf(config, 'logits')
   return [
-    ...read,
-    [`${at}self_attn.v_proj.weight`, [narrow, text.width]],
-    [`${at}self_attn.o_proj.weight`, [text.width, wide]],
-    [`${at}post_attention_layernorm.weight`, [text.width]],
-    [`${at}mlp.gate_proj.weight`, [text.intermediate, text.width]],
-    [`${at}mlp.up_proj.weight`, [text.intermediate, text.width]],
-    [`${at}mlp.down_proj.weight`, [text.width, text.intermediate]],
-    ['text.norm.weight', [text.width]],
-    ['vision.post_layernorm.weight', [vision.width]],
-    ['vision.post_layernorm.bias', [vision.width]],
+    ...read.filter(({ name, required }) => required || name.startsWith('connector.')),
+    ...affine('vision.post_layernorm', [config.vision.width]),
   ]
 }
 
@@ -164,7 +131,7 @@ function initial(
   shape: readonly number[],
   seed: number,
 ): Float32Array {
-  const size = shape.reduce((product, n) => product * n, 1)
+  const size = elements(shape)
   if (name.endsWith('.bias')) return new Float32Array(size)
   if (/norm\d?\.weight$|layrnorm\.weight$/.test(name)) return new Float32Array(size).fill(1)
   const { layers } = name.startsWith('vision.') ? config.vision : config.text

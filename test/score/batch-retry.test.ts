@@ -4,7 +4,7 @@ import { test } from 'node:test'
 import { fileURLToPath } from 'node:url'
 import { type ErrorCode, XmasdError } from '../../src/errors.ts'
 import type { Sequence } from '../../src/score/batch.ts'
-import { TYPICAL_PROXY } from '../../src/score/device/choice.ts'
+import { typicalProxy } from '../../src/score/device/choice.ts'
 import { type Failure, withRetry } from '../../src/score/failure.ts'
 import type { Scored, ScoreJob } from '../../src/score/scorer.ts'
 import { BLAMED_IN_A_ROW_MAX, createBatchRetry, type OutOfMemory } from '../../src/score/scoring.ts'
@@ -42,7 +42,7 @@ function retrying(failureOf: (numbers: number[], job: ScoreJob) => ErrorCode | u
         return numbers.map(number => ({ losses: [number] }))
       },
     },
-    config: TYPICAL_PROXY,
+    config: typicalProxy(),
     limits: { tokensMax: 64, examplesMax: 64 },
     onOutOfMemory: event => events.push(event),
   })
@@ -140,7 +140,7 @@ function numberless(isBroken = false) {
           return { error: error as Failure }
         }),
     },
-    config: TYPICAL_PROXY,
+    config: typicalProxy(),
     limits: { tokensMax: 64, examplesMax: 64 },
   })
 }

@@ -1,7 +1,8 @@
 /** The list of families, and the proxy of a checkpoint folder. */
+import { devNull } from 'node:os'
 import { join } from 'node:path'
 import { XmasdError } from '../../errors.ts'
-import { ConfigReader, type ProxyConfig, readJson } from '../config.ts'
+import { ConfigReader, type Json, type ProxyConfig, readJson } from '../config.ts'
 import { internvl } from '../family/internvl.ts'
 import { llava } from '../family/llava.ts'
 import { llavaLlama } from '../family/llava-llama.ts'
@@ -59,6 +60,11 @@ export function readProxyConfig(checkpointDir: string): ProxyConfig {
   const quantised = reader.section('quantization_config')
   if (quantised !== undefined) throw refuseQuantised(quantised)
   return family.readConfig(reader, checkpointDir)
+}
+
+/** A proxy like those that `xmasd train` leaves, from config.json alone: no file lies beside it. */
+export function proxyOf(json: Json): ProxyConfig {
+  return familyOf(TRAINED).readConfig(new ConfigReader('config.json', json), devNull)
 }
 
 /** Layers without q and k have no cross-modal attention. */

@@ -1,6 +1,6 @@
 /**
  * Which device scores: cuda, then webgpu, then cpu, or the one that is asked for by name. A GPU is tried
- * in a child process first (`device-test.ts`), and taken unasked only where it is right and faster than
+ * in a child process first (`trial.ts`), and taken unasked only where it is right and faster than
  * the CPU, so that a software driver never is. Nothing is started where its libraries are not there.
  */
 import { spawn } from 'node:child_process'
@@ -8,7 +8,7 @@ import { availableParallelism } from 'node:os'
 import { fileURLToPath } from 'node:url'
 import type { Device } from '../../engine/engine.ts'
 import { XmasdError } from '../../errors.ts'
-import { TRAINED } from '../../proxy/checkpoint/config.ts'
+import { proxyOf } from '../../proxy/checkpoint/config.ts'
 import type { ProxyConfig } from '../../proxy/config.ts'
 import { scriptAt } from '../../version.ts'
 import type { ChildLine, ChildTask } from './child.ts'
@@ -218,44 +218,15 @@ function refused(device: Gpu, detail: string, fix: string): Verdict {
 }
 
 /** What devices are tried with where there is no proxy yet: CLIP-L/336 and a Llama with shared heads. */
-export const TYPICAL_PROXY: ProxyConfig = {
-  kind: TRAINED.kind,
-  vision: {
-    family: 'clip',
-    width: 1024,
-    intermediate: 4096,
-    layers: 24,
-    heads: 16,
-    imageSize: 336,
-    patchSize: 14,
-    activation: 'quick_gelu',
-    epsilon: 1e-5,
-    layersRun: 23,
-    dropFirstRow: true,
-  },
-  connector: { activation: 'gelu' },
-  text: {
-    family: 'llama',
-    width: 2048,
-    intermediate: 5632,
-    layers: 22,
-    heads: 32,
-    kvHeads: 4,
-    headDim: 64,
-    ropeTheta: 10_000,
-    rotaryDims: 64,
-    ropeScaling: { kind: 'default' },
-    epsilon: 1e-5,
-    norm: 'rms',
-    headNorm: 'none',
-    parallelResidual: false,
-    mlp: 'gated',
-    activation: 'silu',
-    vocab: 32_000,
-    tiedHead: false,
-  },
-  imageTokens: 576,
-  imageTokenId: 32_000,
-  lengthMax: 2048,
-  aspect: 'pad',
+export function typicalProxy(): ProxyConfig {
+  return proxyOf({
+    image_aspect_ratio: 'pad',
+    text_config: {
+      hidden_size: 2048,
+      intermediate_size: 5632,
+      num_hidden_layers: 22,
+      num_key_value_heads: 4,
+      rms_norm_eps: 1e-5,
+    },
+  })
 }

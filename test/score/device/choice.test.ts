@@ -9,7 +9,7 @@ import {
   chooseTensorflowDevice,
   type Gpu,
   runChild,
-  TYPICAL_PROXY,
+  typicalProxy,
   type Verdict,
   verdictOf,
 } from '../../../src/score/device/choice.ts'
@@ -91,7 +91,7 @@ test('auto takes cuda, then webgpu, then cpu; a slow device only by name', async
   const choose = async (
     wish: Parameters<typeof chooseDevice>[0],
     there: Parameters<typeof machine>[0],
-  ) => (await chooseDevice(wish, TYPICAL_PROXY, machine(there))).device
+  ) => (await chooseDevice(wish, typicalProxy(), machine(there))).device
   assert.equal(await choose('auto', { cuda: {}, webgpu: {} }), 'cuda')
   assert.equal(await choose('auto', { webgpu: {} }), 'webgpu')
   assert.equal(await choose('auto', { webgpu: { isFaster: false } }), 'cpu')
@@ -103,7 +103,7 @@ test('auto takes cuda, then webgpu, then cpu; a slow device only by name', async
 
 test('a device asked for by name that is not there is refused, with what to do', async () => {
   for (const choose of [
-    chooseDevice('webgpu', TYPICAL_PROXY, machine({ cuda: {} })),
+    chooseDevice('webgpu', typicalProxy(), machine({ cuda: {} })),
     chooseTensorflowDevice('webgpu'),
   ]) {
     await assert.rejects(choose, (error: unknown) => {
