@@ -366,7 +366,7 @@ function byteLevel(addPrefixSpace: boolean, usesRegex: boolean): Splitter[] {
 }
 
 /** GPT-2's letters for bytes: printable Latin-1 stands for itself, the others follow U+0100. */
-const BYTE_LETTERS: readonly string[] = (() => {
+export const BYTE_LETTERS: readonly string[] = (() => {
   let others = 0x100
   return Array.from({ length: 256 }, (_, byte) => {
     const isPrintable = /[!-~¡-¬®-ÿ]/.test(String.fromCharCode(byte))

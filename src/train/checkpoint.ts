@@ -1,6 +1,7 @@
 /** Checkpoints in Hugging Face form, as a Trainer leaves them. */
 import { mkdirSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { BYTE_LETTERS } from '../ingest/encoder.ts'
 import { TRAINED } from '../proxy/checkpoint/config.ts'
 import { type TensorToWrite, writeSafetensors } from '../proxy/checkpoint/safetensors.ts'
 import type { ProxyConfig } from '../proxy/config.ts'
@@ -91,7 +92,7 @@ function imageProcessorJson({ vision }: ProxyConfig): object {
  */
 
 function tokenizerJson(): object {
-  const bytes = Array.from({ length: 256 }, (_, byte) => [printable(byte), SPECIALS.length + byte])
+  const bytes = BYTE_LETTERS.map((letter, byte) => [letter, SPECIALS.length + byte])
   const byteLevel = { type: 'ByteLevel', add_prefix_space: false, use_regex: false }
   const bos = { SpecialToken: { id: '<s>', type_id: 0 } }
   return {
@@ -145,17 +146,4 @@ function specialTokensJson(): object {
 function addedToken(content: string): object {
   const flags = { single_word: false, lstrip: false, rstrip: false, normalized: false }
   return { content, ...flags, special: true }
-}
-
-/**
- * The character that stands for a byte in a byte-level vocabulary (GPT-2's table): itself where it
- * prints, else the next free one from U+0100 on.
- */
-function printable(byte: number): string {
-  const prints = (b: number): boolean =>
-    (b >= 0x21 && b <= 0x7e) || (b >= 0xa1 && b <= 0xac) || b >= 0xae
-  if (prints(byte)) return String.fromCharCode(byte)
-  let before = 0
-  for (let b = 0; b < byte; b++) if (!prints(b)) before++
-  return String.fromCharCode(0x100 + before)
 }
