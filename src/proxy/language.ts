@@ -22,11 +22,6 @@ export function embedSequence<V>(
 /** q [B, T, H*D], k and v [B, T, kvHeads*D]; q and k after rotary -> [B, T, H*D] */
 export type Attend<V> = (q: V, k: V, v: V, shape: AttentionShape) => V
 
-/** Each sequence on its own. Right padding needs no mask: no row reads the padded positions. */
-export function causalAttention<V>(ops: Ops<V>): Attend<V> {
-  return (q, k, v, shape) => ops.attention(q, k, v, { ...shape, causal: true })
-}
-
 export type DecoderInput<V> = {
   x: V
   cos: V

@@ -50,7 +50,8 @@ export function rotaryTables(
 ): { cos: Float32Array; sin: Float32Array } {
   const frequencies = ropeInverseFrequencies(ropeTheta, rotaryDims, ropeScaling)
   const axes = ropeAxes ?? Array<number>(frequencies.length).fill(0)
-  return turnedBy(frequencies, axes, positions, tokens, ropeAmplitude(ropeScaling))
+  const amplitude = ropeScaling.kind === 'yarn' ? ropeScaling.amplitude : 1
+  return turnedBy(frequencies, axes, positions, tokens, amplitude)
 }
 
 /** The same by `frequencies` [F], each of which turns by the position on its axis. */
@@ -92,11 +93,6 @@ export function ropeInverseFrequencies(
   return scaling.kind === 'yarn'
     ? blended(plain, theta, scaling)
     : plain.map(frequency => scaled(frequency, scaling))
-}
-
-/** Factor of every rotated channel. */
-export function ropeAmplitude(scaling: RopeScaling): number {
-  return scaling.kind === 'yarn' ? scaling.amplitude : 1
 }
 
 /** `yarn`: as `llama3`, but blended linearly over the pairs instead of over their turns. */

@@ -6,15 +6,6 @@ import { type ConnectorConfig, patchesPerImage, type VisionConfig } from './conf
 import { affine, type Connector, linear, type Parameter, parameter, type Tower } from './model.ts'
 import { float32, type Ops } from './ops.ts'
 
-/**
- * The hidden state that the connector reads: after `layersRun` encoder layers, without post norm.
- * patches [B, N, 3*P*P] (channel-major within a patch) -> [B, N (CLIP: +1) (-1 without the first row), C]
- */
-export function visionTower<V>(ops: Ops<V>, config: VisionConfig, patches: V): V {
-  const x = encoder(ops, config, embedPatches(ops, config, patches)) // CLIP [B, 1+N, C]
-  return config.dropFirstRow ? ops.dropFirstRow(x) : x
-}
-
 export function encoder<V>(ops: Ops<V>, config: VisionConfig, embedded: V): V {
   let x = embedded
   for (let layer = 0; layer < config.layersRun; layer++) x = encoderLayer(ops, config, layer, x)
@@ -91,7 +82,15 @@ export const SQUARE_TOWER: Tower = {
     patches: float32('M', patchesPerImage(vision), 3 * vision.patchSize ** 2),
   }),
   tables: () => ({}),
-  run: (ops, { vision }, { patches }) => [visionTower(ops, vision, patches!)],
+  /**
+   * The hidden state that the connector reads: after `layersRun` encoder layers, without post norm.
+   * patches [B, N, 3*P*P] (channel-major within a patch)
+   * -> [B, N (CLIP: +1) (-1 without the first row), C]
+   */
+  run(ops, { vision }, { patches }) {
+    const x = encoder(ops, vision, embedPatches(ops, vision, patches!)) // CLIP [B, 1+N, C]
+    return [vision.dropFirstRow ? ops.dropFirstRow(x) : x]
+  },
   width: ({ vision }) => vision.width,
 }
 

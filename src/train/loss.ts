@@ -7,7 +7,7 @@ import type { HostTensor } from '../engine/engine.ts'
 import { oneHot, tensorflowOps, type WeightSource } from '../engine/tensorflow/ops.ts'
 import { familyOf } from '../proxy/checkpoint/config.ts'
 import { type ProxyConfig, patchesPerImage } from '../proxy/config.ts'
-import { causalAttention, decoder, embedSequence, languageHead } from '../proxy/language.ts'
+import { type Attend, decoder, embedSequence, languageHead } from '../proxy/language.ts'
 import { rotaryTables } from '../proxy/rope.ts'
 import { distinctImages, ImageTable, packingOf, stackPatches } from '../score/batch.ts'
 import type { Sample } from './samples.ts'
@@ -99,7 +99,9 @@ export function answerLogits(
   const [cos, sin] = [turned.cos, turned.sin].map(table =>
     tf.tensor(table, [count, tokens, config.text.rotaryDims / 2]),
   ) as [tf.Tensor, tf.Tensor]
-  const attend = causalAttention(ops)
+  // Each sequence on its own. Right padding needs no mask: no row reads the padded positions.
+  const attend: Attend<tf.Tensor> = (q, k, v, shape) =>
+    ops.attention(q, k, v, { ...shape, causal: true })
   const hidden = decoder(ops, config.text, { x, cos, sin, attend }, () => {}, false)
   const rows = tf.tensor2d(batch.predictors, [1, batch.predictors.length], 'int32')
   const logits = languageHead(ops, config.text, ops.gatherFlatRows(hidden, rows)) // [1, P, V]

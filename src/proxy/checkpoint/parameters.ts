@@ -46,7 +46,7 @@ export function isCoarse(name: string): boolean {
 export function parametersOf(config: ProxyConfig, reach: Reach = 'projections'): Parameter[] {
   return [
     ...visionParameters(config),
-    ...connectorParameters(config),
+    ...familyOf(config).connector.parameters(config),
     ...textParameters(config, reach),
   ]
 }
@@ -54,10 +54,6 @@ export function parametersOf(config: ProxyConfig, reach: Reach = 'projections'):
 /** Checkpoints whose vision parameters are equal share the features of an image. */
 export function visionParameters(config: ProxyConfig): Parameter[] {
   return familyOf(config).tower.parameters(config)
-}
-
-function connectorParameters(config: ProxyConfig): Parameter[] {
-  return familyOf(config).connector.parameters(config)
 }
 
 function textParameters({ text }: ProxyConfig, reach: Reach): Parameter[] {

@@ -48,12 +48,8 @@ function hasVulkanDriver(env: Environment): boolean {
   if (named !== undefined) return split(named).some(hasManifest)
   const data = env.XDG_DATA_HOME ?? join(homedir(), '.local/share')
   const shared = split(env.XDG_DATA_DIRS ?? '/usr/local/share:/usr/share')
-  const folders = [...split(env.VK_ADD_DRIVER_FILES), ...['/etc', data, ...shared].map(icds)]
-  return folders.some(hasManifest)
-}
-
-function icds(folder: string): string {
-  return join(folder, 'vulkan/icd.d')
+  const icds = ['/etc', data, ...shared].map(folder => join(folder, 'vulkan/icd.d'))
+  return [...split(env.VK_ADD_DRIVER_FILES), ...icds].some(hasManifest)
 }
 
 /** A manifest, or a folder that holds one. */
