@@ -80,7 +80,7 @@ export function encodeModel(graph: Graph): Uint8Array {
       { domain: 'com.microsoft', version: 1 },
     ],
   }
-  const type = protobuf.Root.fromJSON(ONNX).lookupType('onnx.ModelProto')
+  const type = protobuf.parse(ONNX).root.lookupType('onnx.ModelProto')
   return type.encode(model).finish()
 }
 
@@ -130,69 +130,53 @@ function inputProto({ name, type, shape }: GraphInput | Fed): object {
   return { name, type: { tensorType: { elemType: ELEMENT_TYPES[type], shape: { dim } } } }
 }
 
-type Fields = Record<string, { type: string; id: number; rule?: 'repeated' }>
-
-function one(type: string, id: number): Fields[string] {
-  return { type, id }
+/** As onnx.proto3 says them, without the fields that are not written here. */
+const ONNX = `
+syntax = "proto3";
+package onnx;
+message ModelProto {
+  int64 ir_version = 1;
+  string producer_name = 2;
+  GraphProto graph = 7;
+  repeated OperatorSetIdProto opset_import = 8;
 }
-function many(type: string, id: number): Fields[string] {
-  return { type, id, rule: 'repeated' }
+message OperatorSetIdProto { string domain = 1; int64 version = 2; }
+message GraphProto {
+  repeated NodeProto node = 1;
+  string name = 2;
+  repeated TensorProto initializer = 5;
+  repeated ValueInfoProto input = 11;
+  repeated ValueInfoProto output = 12;
 }
-
-const MESSAGES: Record<string, Fields> = {
-  ModelProto: {
-    irVersion: one('int64', 1),
-    producerName: one('string', 2),
-    graph: one('GraphProto', 7),
-    opsetImport: many('OperatorSetIdProto', 8),
-  },
-  OperatorSetIdProto: { domain: one('string', 1), version: one('int64', 2) },
-  GraphProto: {
-    node: many('NodeProto', 1),
-    name: one('string', 2),
-    initializer: many('TensorProto', 5),
-    input: many('ValueInfoProto', 11),
-    output: many('ValueInfoProto', 12),
-  },
-  NodeProto: {
-    input: many('string', 1),
-    output: many('string', 2),
-    name: one('string', 3),
-    opType: one('string', 4),
-    attribute: many('AttributeProto', 5),
-    domain: one('string', 7),
-  },
-  AttributeProto: {
-    name: one('string', 1),
-    f: one('float', 2),
-    i: one('int64', 3),
-    s: one('bytes', 4),
-    ints: many('int64', 8),
-    type: one('int32', 20),
-  },
-  TensorProto: {
-    dims: many('int64', 1),
-    dataType: one('int32', 2),
-    int64Data: many('int64', 7),
-    name: one('string', 8),
-    rawData: one('bytes', 9),
-    externalData: many('StringStringEntryProto', 13),
-    dataLocation: one('int32', 14),
-  },
-  StringStringEntryProto: { key: one('string', 1), value: one('string', 2) },
-  ValueInfoProto: { name: one('string', 1), type: one('TypeProto', 2) },
-  TypeProto: { tensorType: one('TensorTypeProto', 1) },
-  TensorTypeProto: { elemType: one('int32', 1), shape: one('TensorShapeProto', 2) },
-  TensorShapeProto: { dim: many('DimensionProto', 1) },
-  DimensionProto: { dimValue: one('int64', 1), dimParam: one('string', 2) },
+message NodeProto {
+  repeated string input = 1;
+  repeated string output = 2;
+  string name = 3;
+  string op_type = 4;
+  repeated AttributeProto attribute = 5;
+  string domain = 7;
 }
-
-const ONNX: protobuf.INamespace = {
-  nested: {
-    onnx: {
-      nested: Object.fromEntries(
-        Object.entries(MESSAGES).map(([name, fields]) => [name, { fields }]),
-      ),
-    },
-  },
+message AttributeProto {
+  string name = 1;
+  float f = 2;
+  int64 i = 3;
+  bytes s = 4;
+  repeated int64 ints = 8;
+  int32 type = 20;
 }
+message TensorProto {
+  repeated int64 dims = 1;
+  int32 data_type = 2;
+  repeated int64 int64_data = 7;
+  string name = 8;
+  bytes raw_data = 9;
+  repeated StringStringEntryProto external_data = 13;
+  int32 data_location = 14;
+}
+message StringStringEntryProto { string key = 1; string value = 2; }
+message ValueInfoProto { string name = 1; TypeProto type = 2; }
+message TypeProto { TensorTypeProto tensor_type = 1; }
+message TensorTypeProto { int32 elem_type = 1; TensorShapeProto shape = 2; }
+message TensorShapeProto { repeated DimensionProto dim = 1; }
+message DimensionProto { int64 dim_value = 1; string dim_param = 2; }
+`
