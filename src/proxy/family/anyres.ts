@@ -1,6 +1,7 @@
 /**
- * Pictures in tiles as LLaVA-NeXT and LLaVA-OneVision cut them: the whole picture first, then tiles of it on
- * the grid that suits it best; a learned row ends each line of the field that the tiles make.
+ * Hugging Face's LlavaNextForConditionalGeneration and LlavaOnevisionForConditionalGeneration. Both cut
+ * pictures in tiles: the whole picture first, then tiles of it on the grid that suits it best; a learned
+ * row ends each line of the field that the tiles make.
  */
 
 import {
@@ -15,23 +16,107 @@ import { inBlocks, padToSquare, placed } from '../../ingest/image/preprocess.ts'
 import { cropped, resize } from '../../ingest/image/resize.ts'
 import { type ConfigReader, type ProxyConfig, patchesPerImage } from '../config.ts'
 import { type Family, namedBy } from '../model.ts'
-import { featureRows } from '../vision.ts'
+import { featureRows, MLP_CONNECTOR, SQUARE_TOWER } from '../vision.ts'
 import { LLAVA_MODULES, shrunkSquare } from './llava.ts'
-import { lengthMaxOf, readText } from './parts.ts'
-import { type Look, tilePatches } from './pictures.ts'
+import { lengthMaxOf, readText, readVision } from './parts.ts'
+import {
+  CLIP_LOOK,
+  HALF_LOOK,
+  type Look,
+  processorReader,
+  readLook,
+  tilePatches,
+} from './pictures.ts'
 
 /** Width and height of a field of tiles, in pixels. */
-export type Pinpoint = readonly [height: number, width: number]
+type Pinpoint = readonly [height: number, width: number]
 
 type Size = { width: number; height: number }
 
 const named = namedBy(LLAVA_MODULES)
 
-export const ANYRES_NAMES: Family['nameOf'] = path =>
-  path[0] === 'image_newline' ? 'connector.newline' : named(path)
+/** What both have. */
+const ANYRES = {
+  nameOf: path => (path[0] === 'image_newline' ? 'connector.newline' : named(path)),
+  tower: SQUARE_TOWER,
+  connector: MLP_CONNECTOR,
+  usual: config => ({ patches: patchesPerImage(config.vision), cut: wholeCut(config) }),
+  shrunk(config, gridMax) {
+    const small = shrunkSquare(config, gridMax)
+    return { ...small, imageTokens: small.imageTokens + 1 }
+  },
+} satisfies Partial<Family>
+
+/** LlavaNextConfig's. */
+const NEXT_PINPOINTS: readonly Pinpoint[] = [
+  [336, 672],
+  [672, 336],
+  [672, 672],
+  [1008, 336],
+  [336, 1008],
+]
+
+/** LLaVA 1.6. */
+export const llavaNext: Family = {
+  kind: 'llava_next',
+  readConfig(top, checkpointDir) {
+    const vision = readVision(top, ['default', 'full'])
+    return {
+      kind: 'llava_next',
+      ...readAnyres(top, checkpointDir, vision, 32_000),
+      more: { pinpoints: readPinpoints(top, NEXT_PINPOINTS).flat() },
+    }
+  },
+  ...ANYRES,
+  pictures(config, checkpointDir, budget) {
+    const reader = processorReader(checkpointDir)
+    const pinpoints = readFields(reader, config, NEXT_PINPOINTS, budget)
+    return anyresPictures(config, { look: readLook(reader, CLIP_LOOK), pinpoints })
+  },
+}
+
+/** LlavaOnevisionConfig's: up to 6 × 6 tiles of 384. */
+const TILES = [1, 2, 3, 4, 5, 6]
+const ONEVISION_PINPOINTS: readonly Pinpoint[] = TILES.flatMap(rows =>
+  TILES.map((columns): Pinpoint => [384 * rows, 384 * columns]),
+)
+
+export const llavaOnevision: Family = {
+  kind: 'llava_onevision',
+  readConfig(top, checkpointDir) {
+    const vision = readVision(top, ['default', 'full'], { layer: -1, strategy: 'full' })
+    return {
+      kind: 'llava_onevision',
+      ...readAnyres(top, checkpointDir, vision, 151_646),
+      blends: true,
+      more: {
+        pinpoints: readPinpoints(top, ONEVISION_PINPOINTS).flat(),
+        tilesMax: readTilesMax(top),
+      },
+    }
+  },
+  ...ANYRES,
+  pictures(config, checkpointDir, budget) {
+    const reader = processorReader(checkpointDir)
+    return anyresPictures(config, {
+      look: readLook(reader, HALF_LOOK),
+      pinpoints: readFields(reader, config, ONEVISION_PINPOINTS, budget),
+      tilesMax: config.more!.tilesMax as number,
+      onePadded: true,
+    })
+  },
+}
+
+/** `anyres_max_N`. Throws PROXY_UNSUPPORTED. */
+function readTilesMax(top: ConfigReader): number {
+  const aspect = top.text('vision_aspect_ratio', 'anyres_max_9')
+  const found = /^anyres_max_(\d+)$/.exec(aspect)?.[1]
+  if (found === undefined) throw top.unsupported('vision_aspect_ratio', 'anyres_max_N')
+  return Number(found)
+}
 
 /** `image_grid_pinpoints`, flat. Throws PROXY_INVALID. */
-export function readPinpoints(reader: ConfigReader, otherwise: readonly Pinpoint[]): Pinpoint[] {
+function readPinpoints(reader: ConfigReader, otherwise: readonly Pinpoint[]): Pinpoint[] {
   const key = 'image_grid_pinpoints'
   if (!reader.has(key)) return [...otherwise]
   return reader.list(key).map(pair => {
@@ -42,7 +127,7 @@ export function readPinpoints(reader: ConfigReader, otherwise: readonly Pinpoint
 }
 
 /** The configuration that both have; each adds its `kind` and its `more`. Throws PROXY_INVALID. */
-export function readAnyres(
+function readAnyres(
   top: ConfigReader,
   checkpointDir: string,
   vision: ProxyConfig['vision'],
@@ -60,17 +145,6 @@ export function readAnyres(
     aspect: 'square',
     newline: true,
   } as const
-}
-
-/** The fields that a budget of pixels allows; none by default: the whole picture alone. */
-export function allowed(pinpoints: readonly Pinpoint[], budget: PixelBudget): readonly Pinpoint[] {
-  if (budget === 'checkpoint') return pinpoints
-  return pinpoints.filter(([height, width]) => height * width <= (budget ?? 0))
-}
-
-export function pinpointsOf({ more }: ProxyConfig): Pinpoint[] {
-  const flat = more!.pinpoints as readonly number[]
-  return Array.from({ length: flat.length / 2 }, (_, i) => [flat[2 * i]!, flat[2 * i + 1]!])
 }
 
 /** The field that keeps most of a picture's pixels; of equal ones that with least around them. */
@@ -216,33 +290,31 @@ function taps(
   return { low, high: Math.min(low + 1, whole - 1), share: at - low }
 }
 
-export function usualCut(config: ProxyConfig): { patches: number; cut: Cut } {
-  return { patches: patchesPerImage(config.vision), cut: wholeCut(config) }
-}
-
-export function shrunkAnyres(config: ProxyConfig, gridMax: number): ProxyConfig {
-  const small = shrunkSquare(config, gridMax)
-  return { ...small, imageTokens: small.imageTokens + 1 }
-}
-
 /** The features of a tile must be those of its patches. Throws PROXY_UNSUPPORTED. */
 function checkTiles(top: ConfigReader, vision: ProxyConfig['vision']): void {
   if (featureRows(vision) === (vision.imageSize / vision.patchSize) ** 2) return
   throw top.unsupported('vision_feature_select_strategy', 'one feature for each patch of a tile')
 }
 
-/** The processor's fields of tiles, which must be the model's. Throws PROXY_INVALID. */
-export function readFields(
+/**
+ * The processor's fields of tiles, which must be the model's, as far as a budget of pixels allows them;
+ * none by default: the whole picture alone. Throws PROXY_INVALID.
+ */
+function readFields(
   reader: ConfigReader,
-  config: ProxyConfig,
+  { more }: ProxyConfig,
   otherwise: readonly Pinpoint[],
-): Pinpoint[] {
+  budget: PixelBudget,
+): readonly Pinpoint[] {
   const own = readPinpoints(reader, otherwise)
-  if (String(own) === String(pinpointsOf(config))) return own
-  throw reader.invalid('image_grid_pinpoints', "the model's config.json says others")
+  if (String(own) !== String(more!.pinpoints)) {
+    throw reader.invalid('image_grid_pinpoints', "the model's config.json says others")
+  }
+  if (budget === 'checkpoint') return own
+  return own.filter(([height, width]) => height * width <= (budget ?? 0))
 }
 
-export type AnyresOptions = {
+type AnyresOptions = {
   look: Look
   /** Fields of tiles; where there is none a picture stands whole. */
   pinpoints: readonly Pinpoint[]
@@ -252,7 +324,7 @@ export type AnyresOptions = {
   onePadded?: boolean
 }
 
-export function anyresPictures(config: ProxyConfig, options: AnyresOptions): Pictures {
+function anyresPictures(config: ProxyConfig, options: AnyresOptions): Pictures {
   const { look, pinpoints, tilesMax, onePadded = false } = options
   const { imageSize: side, patchSize } = config.vision
   const placeholder = '<image>'
