@@ -7,7 +7,7 @@ import type { Centroids } from '../bundle/hnsw.ts'
 import { type Signature, type Standardisation, standardisedPoints } from '../bundle/signature.ts'
 import { type Points, squaredDistance } from '../math/vectors.ts'
 import { type Learned, learnSignature } from './joint.ts'
-import { assignAll, type KmeansOptions, kmeans } from './kmeans.ts'
+import { assignAll, type KmeansOptions, kmeans, moveToMeans } from './kmeans.ts'
 
 export type Clustering = {
   centroids: Centroids
@@ -70,20 +70,14 @@ export function fitLabelled(
   points: Points,
   labels: readonly number[],
 ): Clustering & { agreement: number } {
-  const { data, count, dimensions } = points
+  const { count, dimensions } = points
   const numbers = [...new Set(labels)].sort((a, b) => a - b)
   const clusterOf = new Map(numbers.map((label, cluster) => [label, cluster]))
-  const own = labels.map(label => clusterOf.get(label)!)
-  const sums = new Float64Array(numbers.length * dimensions)
-  const sizes = new Array<number>(numbers.length).fill(0)
-  for (const [point, cluster] of own.entries()) {
-    sizes[cluster]!++
-    for (let d = 0; d < dimensions; d++) {
-      sums[cluster * dimensions + d]! += data[point * dimensions + d]!
-    }
-  }
-  const means = Float32Array.from(sums, (sum, i) => sum / sizes[Math.floor(i / dimensions)]!)
-  const fitted = fitGiven(points, { data: means, count: numbers.length, dimensions })
+  const own = Int32Array.from(labels, label => clusterOf.get(label)!)
+  const means = new Float64Array(numbers.length * dimensions)
+  moveToMeans(points, { centroids: means, assignment: own })
+  const centroids = { data: Float32Array.from(means), count: numbers.length, dimensions }
+  const fitted = fitGiven(points, centroids)
   const agreeing = own.filter((cluster, point) => cluster === fitted.assignment[point]).length
   return { ...fitted, agreement: agreeing / count }
 }

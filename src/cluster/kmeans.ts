@@ -6,16 +6,13 @@
 import { seededRandom } from '../math/random.ts'
 import { type Points, squaredDistance } from '../math/vectors.ts'
 
-export type LloydResult = {
+export type KmeansResult = {
   /** [K, T]. */
   centroids: Float64Array
   /** [N], the nearest of `centroids`. */
   assignment: Int32Array
   /** Sum of squared distances at each iteration's assignment. */
   objectives: number[]
-}
-
-export type KmeansResult = LloydResult & {
   /** Sum of squared distances to `centroids`. */
   objective: number
   isConverged: boolean
@@ -24,13 +21,11 @@ export type KmeansResult = LloydResult & {
 export type KmeansOptions = {
   clusters: number
   seed: number
-  iterationsMax?: number
-  /** Stops where an iteration lowers the objective by less than this share. */
-  toleranceShare?: number
   onProgress?: (step: { phase: 'seeding' | 'iterating'; done: number; total: number }) => void
 }
 
-export const ITERATIONS_MAX = 50
+const ITERATIONS_MAX = 50
+/** Stops where an iteration lowers the objective by less than this share. */
 const TOLERANCE_SHARE = 1e-5
 
 /**
@@ -42,35 +37,22 @@ const TOLERANCE_SHARE = 1e-5
  */
 export function kmeans(points: Points, options: KmeansOptions): KmeansResult {
   if (points.count === 0) throw new RangeError('no points')
-  const { iterationsMax = ITERATIONS_MAX, toleranceShare = TOLERANCE_SHARE, onProgress } = options
   const centroids = seedCentroids(points, options)
   const state = startLloyd(points, centroids)
   const objectives: number[] = []
   let isConverged = false
-  for (let done = 0; done < iterationsMax && !isConverged; done++) {
+  for (let done = 0; done < ITERATIONS_MAX && !isConverged; done++) {
     const { objective, moved } = assignNearest(points, state)
     objectives.push(objective)
     const last = objectives.at(-2) ?? Number.POSITIVE_INFINITY
-    const isStill = moved === 0 || last - objective < toleranceShare * last
+    const isStill = moved === 0 || last - objective < TOLERANCE_SHARE * last
     const reseeded = reseedEmpty(points, state)
     isConverged = done > 0 && reseeded === 0 && isStill
     moveToMeans(points, state)
-    onProgress?.({ phase: 'iterating', done: done + 1, total: iterationsMax })
+    options.onProgress?.({ phase: 'iterating', done: done + 1, total: ITERATIONS_MAX })
   }
   const { objective } = assignNearest(points, state)
   return { centroids, assignment: state.assignment, objectives, objective, isConverged }
-}
-
-/** Plain Lloyd from given centroids for a number of iterations: an empty cell keeps its place. */
-export function lloyd(points: Points, start: Float64Array, iterations: number): LloydResult {
-  const state = startLloyd(points, Float64Array.from(start))
-  const objectives: number[] = []
-  for (let done = 0; done < iterations; done++) {
-    objectives.push(assignNearest(points, state).objective)
-    moveToMeans(points, state)
-  }
-  assignNearest(points, state)
-  return { centroids: state.centroids, assignment: state.assignment, objectives }
 }
 
 /** Nearest centroid of each point, ties to the lower number, and the sum of squared distances. */
@@ -90,12 +72,12 @@ type Lloyd = {
   distances: Float64Array
 }
 
-function startLloyd({ count }: Points, centroids: Float64Array): Lloyd {
+export function startLloyd({ count }: Points, centroids: Float64Array): Lloyd {
   return { centroids, assignment: new Int32Array(count), distances: new Float64Array(count) }
 }
 
 /** Starts at a point's previous cluster: most other distances exceed that bound after a few terms. */
-function assignNearest(points: Points, state: Lloyd): { objective: number; moved: number } {
+export function assignNearest(points: Points, state: Lloyd): { objective: number; moved: number } {
   const { data, count, dimensions } = points
   const { centroids, assignment, distances } = state
   const clusters = centroids.length / dimensions
@@ -125,7 +107,11 @@ function assignNearest(points: Points, state: Lloyd): { objective: number; moved
   return { objective, moved }
 }
 
-function moveToMeans({ data, count, dimensions }: Points, { centroids, assignment }: Lloyd): void {
+/** An empty cell keeps its place. */
+export function moveToMeans(
+  { data, count, dimensions }: Points,
+  { centroids, assignment }: Pick<Lloyd, 'centroids' | 'assignment'>,
+): void {
   const clusters = centroids.length / dimensions
   const sums = new Float64Array(centroids.length)
   const sizes = new Int32Array(clusters)
