@@ -16,12 +16,14 @@ export type InputSpec = { type: 'float32' | 'int32'; shape: readonly (number | s
 export const int32 = (...shape: (string | number)[]): InputSpec => ({ type: 'int32', shape })
 export const float32 = (...shape: (string | number)[]): InputSpec => ({ type: 'float32', shape })
 
+/** Of a mask: far below any product, yet finite: exp() of it is exactly 0. */
+export const MASKED = -1e30
+
 export type AttentionShape = { heads: number; kvHeads: number; headDim: number }
 
 export interface Ops<V> {
   /** A parameter of the checkpoint by canonical name; `shape` reinterprets it (same element count). */
   weight(name: string, shape?: readonly number[]): V
-  has(name: string): boolean
   /** x [..., C] @ `${name}.weight` [O, C]^T + `${name}.bias` where the checkpoint has one -> [..., O] */
   linear(x: V, name: string): V
   /** As `linear`, with the weight read as `shape` [O, C]. */

@@ -74,7 +74,7 @@ class GraphOps implements Ops<Edge> {
     this.#options = options
   }
 
-  has(name: string): boolean {
+  #has(name: string): boolean {
     return this.#checkpoint.tensors.has(name)
   }
 
@@ -96,7 +96,7 @@ class GraphOps implements Ops<Edge> {
   /** Gemm is two-dimensional but takes [O, C] weights as they stand; MatMul would copy them. */
   linearAs(x: Edge, name: string, shape: readonly [number, number]): Edge {
     const rows = this.#once('Reshape', [x, this.#integers([-1, shape[1]])]) // [B*T, C]
-    const bias = this.has(`${name}.bias`) ? [this.weight(`${name}.bias`)] : []
+    const bias = this.#has(`${name}.bias`) ? [this.weight(`${name}.bias`)] : []
     const operands = [rows, this.weight(`${name}.weight`, shape), ...bias]
     const flat = this.#adapted(rows, name, this.#emit('Gemm', operands, { transB: 1 })) // [B*T, O]
     const leading = this.#once('Shape', [x], { start: 0, end: -1 })
@@ -148,7 +148,7 @@ class GraphOps implements Ops<Edge> {
   }
 
   layerNorm(x: Edge, name: string, epsilon: number): Edge {
-    const bias = this.has(`${name}.bias`) ? [this.weight(`${name}.bias`)] : []
+    const bias = this.#has(`${name}.bias`) ? [this.weight(`${name}.bias`)] : []
     const inputs = [x, this.weight(`${name}.weight`), ...bias]
     return this.#emit('LayerNormalization', inputs, { axis: -1, epsilon: { float: epsilon } })
   }

@@ -39,9 +39,7 @@ export function tensorflowEngine(options: TensorflowOptions = {}): Engine {
     ) => {
       const started = await startTensorflow(backend)
       if (precision === 'bfloat16' && started === 'wasm') throw needsAddon()
-      const tape = record(Object.keys(inputs) as Names[], build, name =>
-        checkpoint.tensors.has(name),
-      )
+      const tape = record(Object.keys(inputs) as Names[], build)
       return compile(checkpoint, inputs, tape, { backend, precision })
     },
   }

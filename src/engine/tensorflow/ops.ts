@@ -11,7 +11,7 @@
  * of a head, N rows.
  */
 import * as tf from '@tensorflow/tfjs-core'
-import type { Activation, AttentionShape, Ops } from '../../proxy/ops.ts'
+import { type Activation, type AttentionShape, MASKED, type Ops } from '../../proxy/ops.ts'
 
 /** A parameter by canonical name: a variable while training, a constant otherwise. */
 export type WeightSource = (name: string) => tf.Tensor | undefined
@@ -58,7 +58,6 @@ export function tensorflowOps(
   }
   return {
     weight: shaped,
-    has: name => weights(name) !== undefined,
     linear: (x, name) => linearBy(x, weight(`${name}.weight`), name),
     linearAs: (x, name, shape) => linearBy(x, shaped(`${name}.weight`, shape), name),
     embed: (ids, name) => gatherRowsOf(weight(name), ids),
@@ -361,10 +360,11 @@ function rowsOf(x: tf.Tensor, from: number, count: number): tf.Tensor {
   )
 }
 
-/** [N, from+N]: 0 up to each query's own position, -1e30 after it. */
+/** [N, from+N]: 0 up to each query's own position, `MASKED` after it. */
 function causalMask(from: number, rows: number): tf.Tensor {
   const end = from + rows
   const mask = new Float32Array(rows * end)
-  for (let row = 0; row < rows; row++) mask.fill(-1e30, row * end + from + row + 1, (row + 1) * end)
+  for (let row = 0; row < rows; row++)
+    mask.fill(MASKED, row * end + from + row + 1, (row + 1) * end)
   return tf.tensor2d(mask, [rows, end])
 }

@@ -8,7 +8,7 @@ import { type Build, outputsOf } from '../engine.ts'
 /** A value of the tape: an input, or what a step gives. */
 class Slot {}
 
-type Method = Exclude<keyof Ops<Slot>, 'has'>
+type Method = keyof Ops<Slot>
 
 type Step = {
   method: Method
@@ -25,11 +25,10 @@ export type Tape<Names extends string> = {
   outputs: readonly Slot[]
 }
 
-/** Writes down what `build` does with `names`. `has` says which parameters there are. */
+/** Writes down what `build` does with `names`. */
 export function record<Names extends string>(
   names: readonly Names[],
   build: Build<Names>,
-  has: (name: string) => boolean,
 ): Tape<Names> {
   const steps: Step[] = []
   const step =
@@ -40,7 +39,7 @@ export function record<Names extends string>(
       return output
     }
   const recorder = new Proxy({} as Ops<Slot>, {
-    get: (_, method) => (method === 'has' ? has : step(method as Method)),
+    get: (_, method) => step(method as Method),
   })
   const inputs = Object.fromEntries(names.map(name => [name, new Slot()])) as Record<Names, Slot>
   const outputs = outputsOf(build(recorder, inputs))
