@@ -2,7 +2,8 @@
  * The shapes of bench:score: what the files of a checkpoint say, and how the examples are built. A shape is
  * a row of `SHAPES`.
  */
-import type { Json, ProxyConfig } from '../../src/proxy/config.ts'
+import type { Json } from '../../src/ingest/form/json.ts'
+import type { ProxyConfig } from '../../src/proxy/config.ts'
 
 /** Canonical names of tensors begin like the first, their names on disk like the second. */
 type Names = readonly (readonly [canonical: string, disk: string])[]

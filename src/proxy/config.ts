@@ -6,6 +6,7 @@ import { existsSync, readFileSync } from 'node:fs'
 import { homedir } from 'node:os'
 import { isAbsolute, join, resolve } from 'node:path'
 import { messageOf, XmasdError } from '../errors.ts'
+import { isObject, type Json } from '../ingest/form/json.ts'
 import type { Activation } from './ops.ts'
 import type { RopeScaling } from './rope.ts'
 
@@ -82,8 +83,6 @@ export function patchesPerImage({ imageSize, patchSize }: VisionConfig): number 
   return Math.floor(imageSize / patchSize) ** 2
 }
 
-export type Json = Record<string, unknown>
-
 /** The JSON object in `file`; `otherwise` where the file is missing. Throws CHECKPOINT_INVALID. */
 export function readJson(file: string, otherwise?: Json): Json {
   let text: string
@@ -105,10 +104,6 @@ export function readJson(file: string, otherwise?: Json): Json {
 function unreadable(file: string, reason: string): XmasdError {
   const hint = 'Save or copy this checkpoint again, or remove its folder.'
   return new XmasdError('CHECKPOINT_INVALID', `${file} ${reason}`, hint)
-}
-
-function isObject(value: unknown): value is Json {
-  return typeof value === 'object' && value !== null && !Array.isArray(value)
 }
 
 /** Where a model may lie that a file of `dir` names: a folder, or a model of the hub in Hugging Face's cache. */

@@ -2,8 +2,21 @@
  * Vision towers of CLIP's and SigLIP's kind, and the connectors that go with them. Shapes: B tiles, N
  * patches, C channels, P patch size.
  */
-import { type ConnectorConfig, patchesPerImage, type VisionConfig } from './config.ts'
-import { affine, type Connector, linear, type Parameter, parameter, type Tower } from './model.ts'
+import {
+  type ConnectorConfig,
+  type ProxyConfig,
+  patchesPerImage,
+  type VisionConfig,
+} from './config.ts'
+import {
+  affine,
+  type Connector,
+  linear,
+  type Parameter,
+  parameter,
+  shrunkText,
+  type Tower,
+} from './model.ts'
 import { float32, type Ops } from './ops.ts'
 
 export function encoder<V>(ops: Ops<V>, config: VisionConfig, embedded: V): V {
@@ -133,4 +146,22 @@ export function shrunkVision(vision: VisionConfig, gridMax: number): VisionConfi
     layersRun: 2,
     imageSize: grid * vision.patchSize,
   }
+}
+
+/* Towers whose f × f neighbouring patches become one token. */
+
+export function factorOf({ more }: ProxyConfig): number {
+  return more!.factor as number
+}
+
+/** Channels of f × f patches. */
+export function joinedWidth(config: ProxyConfig): number {
+  return config.vision.width * factorOf(config) ** 2
+}
+
+export function shrunkJoined(config: ProxyConfig, gridMax: number): ProxyConfig {
+  const factor = factorOf(config)
+  const vision = shrunkVision(config.vision, factor * Math.max(1, Math.floor(gridMax / factor)))
+  const imageTokens = patchesPerImage(vision) / factor ** 2
+  return { ...config, vision, text: shrunkText(config.text), imageTokens }
 }

@@ -14,6 +14,7 @@ import type { Sequence } from '../ingest/prepare.ts'
 import { familyOf } from '../proxy/checkpoint/config.ts'
 import type { ProxyConfig } from '../proxy/config.ts'
 import type { Family } from '../proxy/model.ts'
+import { MASKED } from '../proxy/ops.ts'
 import { type Rope, rotaryTables } from '../proxy/rope.ts'
 import type { ScoreInputs } from './attention.ts'
 
@@ -29,9 +30,6 @@ export type PackedBatch = {
   /** Everything the score reads but the features. */
   inputs: Record<Exclude<keyof ScoreInputs<never>, 'features'>, HostTensor>
 }
-
-/** Far below any product, yet finite: exp() of it is exactly 0. */
-const MASKED = -1e30
 
 /** Tokens up to and including the last image's; without one, all but the last. */
 export function prefixLength({ ids, columns }: Sequence): number {
@@ -321,15 +319,18 @@ export class ImageTable {
   }
 }
 
-/** One tile of each image: [M, N, X] */
-export function stackPatches(images: readonly Image[], patchCount: number): HostTensor {
-  const size = images[0]!.patches.length
-  const data = new Float32Array(images.length * size)
-  for (const [m, { patches }] of images.entries()) {
-    if (patches.length !== size) throw new RangeError('images of one proxy have one size')
+/** Tiles of one grid, each of `patchCount` patches: [M, N, X] */
+export function stackPatches(
+  tiles: readonly Pick<Image, 'patches'>[],
+  patchCount: number,
+): HostTensor {
+  const size = tiles[0]!.patches.length
+  const data = new Float32Array(tiles.length * size)
+  for (const [m, { patches }] of tiles.entries()) {
+    if (patches.length !== size) throw new RangeError('tiles of one grid have one size')
     data.set(patches, m * size)
   }
-  return { data, shape: [images.length, patchCount, size / patchCount] }
+  return { data, shape: [tiles.length, patchCount, size / patchCount] }
 }
 
 /* Which sequences run together. */

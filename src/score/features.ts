@@ -7,9 +7,10 @@
  */
 import { LRUCache } from 'lru-cache'
 import type { HostTensor, Output } from '../engine/engine.ts'
+import { joinedFloats } from '../math/vectors.ts'
 import { familyOf } from '../proxy/checkpoint/config.ts'
 import { type ProxyConfig, patchesPerImage } from '../proxy/config.ts'
-import type { Image } from './batch.ts'
+import { type Image, stackPatches } from './batch.ts'
 import type { VisionProgram } from './checkpoint-score.ts'
 
 /** Patches of one run of the tower, at most, where a tile has no more. */
@@ -73,15 +74,8 @@ async function tileFeatures(
   tiles: readonly Tile[],
 ): Promise<Output[]> {
   const { tower } = familyOf(config)
-  const [size, count] = [tiles[0]!.patches.length, grid[0] * grid[1]]
-  const data = new Float32Array(tiles.length * size)
-  for (const [m, { patches }] of tiles.entries()) {
-    if (patches.length !== size) throw new RangeError('tiles of one grid have one size')
-    data.set(patches, m * size)
-  }
-  const patches = { data, shape: [tiles.length, count, size / count] }
   const { others, ...first } = await program.run({
-    patches,
+    patches: stackPatches(tiles, grid[0] * grid[1]),
     ...tower.tables(config, grid, tiles.length),
   })
   const levels = [first, ...others]
@@ -100,13 +94,7 @@ async function tileFeatures(
 
 /** One below the other. */
 function joined(parts: readonly Output[]): Output {
-  if (parts.length === 1) return parts[0]!
-  const data = new Float32Array(parts.reduce((sum, part) => sum + part.data.length, 0))
-  let at = 0
-  for (const part of parts) {
-    data.set(part.data, at)
-    at += part.data.length
-  }
+  const data = joinedFloats(parts.map(part => part.data))
   const width = parts[0]!.shape[1]!
   return { data, shape: [data.length / width, width] }
 }

@@ -2,6 +2,7 @@
 import { mkdirSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { BYTE_LETTERS } from '../ingest/encoder.ts'
+import { DEFAULTS } from '../ingest/image/preprocess.ts'
 import { TRAINED } from '../proxy/checkpoint/config.ts'
 import { type TensorToWrite, writeSafetensors } from '../proxy/checkpoint/safetensors.ts'
 import type { ProxyConfig } from '../proxy/config.ts'
@@ -81,8 +82,8 @@ function imageProcessorJson({ vision }: ProxyConfig): object {
     do_rescale: true,
     rescale_factor: 1 / 255,
     do_normalize: true,
-    image_mean: [0.48145466, 0.4578275, 0.40821073],
-    image_std: [0.26862954, 0.26130258, 0.27577711],
+    image_mean: DEFAULTS.clip.mean,
+    image_std: DEFAULTS.clip.std,
   }
 }
 

@@ -26,7 +26,7 @@ export function squarePreparer({
 }: SquareOptions): Preparer {
   const { checkpointDir, imageTokens } = options
   const config = { vision: { imageSize, patchSize }, aspect, imageTokens } as ProxyConfig
-  const pictures = squarePictures(config, checkpointDir, { placeholder: '<image>' })
+  const pictures = squarePictures(config, checkpointDir)
   return createPreparer(options, pictures)
 }
 

@@ -2,7 +2,7 @@
  * Attention as nodes of an ONNX graph, in three ways that give the same. Shapes: B batch, S query
  * rows, T tokens, H heads, K key heads, G = H / K query heads of each, D channels of a head.
  */
-import type { AttentionShape } from '../../proxy/ops.ts'
+import { type AttentionShape, MASKED } from '../../proxy/ops.ts'
 import type { AttributeValue, Edge } from './model.ts'
 
 /**
@@ -105,9 +105,6 @@ function plain(graph: Emitter, { q, k, v, mask }: AttentionInputs, shape: Causal
   const together = graph.emit('Transpose', [mixed], { perm: [0, 3, 1, 2, 4] })
   return graph.emit('Reshape', [together, graph.integers([0, 0, heads * headDim])])
 }
-
-/** Far below any product, yet finite: exp() of it is exactly 0. */
-const MASKED = -1e30
 
 /** x [B, T, C] -> [T, T]: 0 where the column is not later than the row, else `MASKED` */
 function causalMask(graph: Emitter, x: Edge): Edge {

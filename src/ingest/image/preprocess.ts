@@ -49,7 +49,7 @@ type ProcessorFile = z.infer<typeof ProcessorFile>
 
 const RESCALE = 1 / 255
 /** The classes' own defaults, for keys that the file leaves out. */
-const DEFAULTS = {
+export const DEFAULTS = {
   clip: {
     side: 224,
     mean: [0.48145466, 0.4578275, 0.40821073],

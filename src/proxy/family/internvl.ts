@@ -13,17 +13,9 @@ import {
   patchesPerImage,
   type VisionConfig,
 } from '../config.ts'
-import {
-  affine,
-  type Family,
-  linear,
-  namedBy,
-  type Parameter,
-  parameter,
-  shrunkText,
-} from '../model.ts'
+import { affine, type Family, linear, namedBy, type Parameter, parameter } from '../model.ts'
 import { float32, int32, type Ops } from '../ops.ts'
-import { patchRows, shrunkVision } from '../vision.ts'
+import { factorOf, joinedWidth, patchRows, shrunkJoined } from '../vision.ts'
 import { lengthMaxOf, QWEN2, readText, type TextForm, textForm } from './parts.ts'
 import { CLIP_LOOK, type Look, processorReader, readLook, tilePatches } from './pictures.ts'
 
@@ -66,12 +58,7 @@ export const internvl: Family = {
   },
   pictures,
   usual: ({ vision }) => ({ patches: patchesPerImage(vision) }),
-  shrunk: (config, gridMax) => {
-    const factor = factorOf(config)
-    const vision = shrunkVision(config.vision, factor * Math.max(1, Math.floor(gridMax / factor)))
-    const imageTokens = patchesPerImage(vision) / factor ** 2
-    return { ...config, vision, text: shrunkText(config.text), imageTokens }
-  },
+  shrunk: shrunkJoined,
 }
 
 const named = namedBy({
@@ -153,14 +140,6 @@ function squareSide(reader: ConfigReader, key: string, otherwise: number): numbe
   const [height, width] = reader.list(key).map(Number)
   if (height === width && Number.isInteger(height)) return height!
   throw reader.unsupported(key, 'a square')
-}
-
-function factorOf({ more }: ProxyConfig): number {
-  return more!.factor as number
-}
-
-function joinedWidth(config: ProxyConfig): number {
-  return config.vision.width * factorOf(config) ** 2
 }
 
 function towerParameters({ vision, more }: ProxyConfig): Parameter[] {

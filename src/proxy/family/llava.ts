@@ -54,10 +54,7 @@ export function squareParts(
     tower: SQUARE_TOWER,
     connector: MLP_CONNECTOR,
     pictures: (config, checkpointDir) =>
-      squarePictures(config, checkpointDir, {
-        placeholder: '<image>',
-        implied: implied(checkpointDir, config.vision.imageSize),
-      }),
+      squarePictures(config, checkpointDir, implied(checkpointDir, config.vision.imageSize)),
     usual: ({ vision }) => ({ patches: patchesPerImage(vision) }),
     shrunk: shrunkSquare,
   }

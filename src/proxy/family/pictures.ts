@@ -3,9 +3,11 @@
  * SigLIP's own image processors.
  */
 import { XmasdError } from '../../errors.ts'
+import type { Json } from '../../ingest/form/json.ts'
 import type { Pictures } from '../../ingest/image/picture.ts'
 import type { Rgb } from '../../ingest/image/pixels.ts'
 import {
+  DEFAULTS,
   type ImageProcessor,
   normalise,
   type PatchOrder,
@@ -15,7 +17,8 @@ import {
   readProcessorFile,
 } from '../../ingest/image/preprocess.ts'
 import { RESAMPLE, type Resample } from '../../ingest/image/resize.ts'
-import { ConfigReader, type Json, type ProxyConfig } from '../config.ts'
+import { joinedFloats } from '../../math/vectors.ts'
+import { ConfigReader, type ProxyConfig } from '../config.ts'
 
 /** Resampling and scaling of pixels. */
 export type Look = Pick<ImageProcessor, 'resample' | 'rescale' | 'mean' | 'std'>
@@ -52,11 +55,8 @@ export function readLook(
   }
 }
 
-export const CLIP_LOOK = {
-  mean: [0.48145466, 0.4578275, 0.40821073],
-  std: [0.26862954, 0.26130258, 0.27577711],
-}
-export const HALF_LOOK = { mean: [0.5, 0.5, 0.5], std: [0.5, 0.5, 0.5] }
+export const CLIP_LOOK = DEFAULTS.clip
+export const HALF_LOOK = DEFAULTS.siglip
 
 /** The patches of tiles of one size, one tile after the other: [tiles * N, X] */
 export function tilePatches(
@@ -66,14 +66,7 @@ export function tilePatches(
   order: PatchOrder = {},
 ): Float32Array {
   const parts = tiles.map(tile => patches(normalise(tile, look), tile, patchSize, order))
-  if (parts.length === 1) return parts[0]!
-  const all = new Float32Array(parts.reduce((sum, { length }) => sum + length, 0))
-  let at = 0
-  for (const part of parts) {
-    all.set(part, at)
-    at += part.length
-  }
-  return all
+  return joinedFloats(parts)
 }
 
 /**
@@ -83,12 +76,13 @@ export function tilePatches(
 export function squarePictures(
   config: ProxyConfig,
   checkpointDir: string,
-  { placeholder, implied }: { placeholder: string; implied?: unknown },
+  implied?: unknown,
 ): Pictures {
   const { vision, imageTokens } = config
   const processor = readImageProcessor(checkpointDir, config, implied)
   checkSide(processor, vision.imageSize)
   const side = { width: vision.imageSize, height: vision.imageSize }
+  const placeholder = '<image>'
   const text = placeholder.repeat(imageTokens)
   return {
     placeholder,

@@ -6,7 +6,7 @@
 import { inBlocks } from '../../ingest/image/preprocess.ts'
 import type { ConfigReader, ProxyConfig } from '../config.ts'
 import { affine, type Connector, type Family, type Parameter, parameter } from '../model.ts'
-import { float32, type HostTensor, type Ops } from '../ops.ts'
+import { float32, type HostTensor, MASKED, type Ops } from '../ops.ts'
 import {
   attentionParameters,
   mergedWidth,
@@ -157,9 +157,6 @@ function runTower<V>(ops: Ops<V>, config: ProxyConfig, inputs: Record<string, V>
   }
   return [ops.joinRows(x, mergedWidth(config))]
 }
-
-/** Far below any product, yet finite: exp() of it is exactly 0. */
-const MASKED = -1e30
 
 /** [1, 1, N, N]: 0 between patches of one window. Windows are counted from the upper left and cut off. */
 function windowMask(config: ProxyConfig, [rows, columns]: readonly [number, number]): HostTensor {

@@ -14,9 +14,16 @@ import {
   patchesPerImage,
   type VisionConfig,
 } from '../config.ts'
-import { affine, type Family, linear, namedBy, shrunkText } from '../model.ts'
+import { affine, type Family, linear, namedBy } from '../model.ts'
 import { float32, int32 } from '../ops.ts'
-import { encoder, encoderParameters, patchRows, shrunkVision } from '../vision.ts'
+import {
+  encoder,
+  encoderParameters,
+  factorOf,
+  joinedWidth,
+  patchRows,
+  shrunkJoined,
+} from '../vision.ts'
 import { lengthMaxOf, readText } from './parts.ts'
 import { HALF_LOOK, type Look, processorReader, readLook, tilePatches } from './pictures.ts'
 
@@ -71,12 +78,7 @@ function familyOfKind(kind: string): Family {
     },
     pictures,
     usual: ({ vision }) => ({ patches: patchesPerImage(vision) }),
-    shrunk: (config, gridMax) => {
-      const factor = factorOf(config)
-      const vision = shrunkVision(config.vision, factor * Math.max(1, Math.floor(gridMax / factor)))
-      const imageTokens = patchesPerImage(vision) / factor ** 2
-      return { ...config, vision, text: shrunkText(config.text), imageTokens }
-    },
+    shrunk: shrunkJoined,
   }
 }
 
@@ -123,15 +125,6 @@ function readVision(top: ConfigReader): VisionConfig {
     throw reader.invalid('num_attention_heads', `it does not divide hidden_size ${vision.width}`)
   }
   return vision
-}
-
-function factorOf({ more }: ProxyConfig): number {
-  return more!.factor as number
-}
-
-/** Channels of f × f patches. */
-function joinedWidth(config: ProxyConfig): number {
-  return config.vision.width * factorOf(config) ** 2
 }
 
 /**

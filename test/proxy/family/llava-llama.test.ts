@@ -3,12 +3,13 @@ import { cpSync, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } fr
 import { basename, join } from 'node:path'
 import test, { type TestContext } from 'node:test'
 import type { EngineName } from '../../../src/engine/engine.ts'
+import type { Json } from '../../../src/ingest/form/json.ts'
 import { seededRandom } from '../../../src/math/random.ts'
 import { readProxyConfig } from '../../../src/proxy/checkpoint/config.ts'
 import { parametersOf } from '../../../src/proxy/checkpoint/parameters.ts'
 import { readBytes, writeSafetensors } from '../../../src/proxy/checkpoint/safetensors.ts'
 import { type Checkpoint, openSchedule } from '../../../src/proxy/checkpoint/schedule.ts'
-import { type Json, readJson } from '../../../src/proxy/config.ts'
+import { readJson } from '../../../src/proxy/config.ts'
 import { loadScorer } from '../../../src/score/scorer.ts'
 import {
   configJson,
