@@ -4,7 +4,7 @@
  * `memoryMaxDefault`. Bytes everywhere; C channels, F feed-forward width, H heads, T tokens.
  */
 import { execFileSync } from 'node:child_process'
-import { availableParallelism, freemem } from 'node:os'
+import { availableParallelism } from 'node:os'
 import type { Device, EngineName, Precision } from '../engine/engine.ts'
 import { XmasdError } from '../errors.ts'
 import { familyOf } from '../proxy/checkpoint/config.ts'
@@ -80,10 +80,7 @@ export function memoryNeed(
     tower,
     score,
     pass,
-    shared: {
-      tower: isShared ? tower : 0,
-      score: isShared ? score : 0,
-    },
+    shared: isShared ? { tower, score } : { tower: 0, score: 0 },
     example:
       FLOAT_BYTES *
       (patches * 3 * vision.patchSize ** 2 +
@@ -161,7 +158,7 @@ const FREE_SHARE = 0.5
  * memory where nvidia-smi tells it; no limit on other GPUs, which do not say.
  */
 export function memoryMaxDefault(device: Device): number {
-  if (device === 'cpu') return FREE_SHARE * (process.availableMemory?.() ?? freemem())
+  if (device === 'cpu') return FREE_SHARE * process.availableMemory()
   const free = nvidiaFreeBytes()
   return free === undefined ? Number.POSITIVE_INFINITY : FREE_SHARE * free
 }
@@ -180,12 +177,9 @@ function nvidiaFreeBytes(): number | undefined {
 /** One worker's part of `proxy.memoryMax`. Throws CONFIG_INVALID where a budget that was set is too small. */
 export function chooseResidency(
   schedule: Schedule,
-  options: {
+  options: Pick<WorkerWish, 'engine' | 'precision' | 'memoryMax'> & {
     device: Device
-    engine?: EngineName | undefined
-    precision?: Precision | undefined
     workers: number
-    memoryMax: number | undefined
     tokensMax: number
     jobExamples: ResidencyOptions['jobExamples']
   },
@@ -265,30 +259,20 @@ const JOB_EXAMPLES_MAX = 64
  * share of a whole batch of the role (`batchExamplesMax`), for the load is paid once a job.
  */
 export function planWorkers(schedule: Schedule, device: Device, options: WorkerWish): WorkerPlan {
-  const {
-    engine,
-    precision,
-    memoryMax,
-    limits = LIMITS,
-    batchExamplesMax = JOB_EXAMPLES_MAX,
-  } = options
+  const { limits = LIMITS, batchExamplesMax = JOB_EXAMPLES_MAX } = options
   const { workers, threads } = chooseThreads({
+    ...options,
     device,
     checkpointBytes: checkpointBytes(schedule.checkpoints[0]!),
     cores: availableParallelism(),
-    workers: options.workers,
-    threads: options.threads,
   })
   const streamed = Math.ceil(batchExamplesMax / workers)
   const resident = Math.min(JOB_EXAMPLES_MAX, streamed)
-  const { tokensMax } = limits
   const residency = chooseResidency(schedule, {
+    ...options,
     device,
-    engine,
-    precision,
     workers,
-    memoryMax,
-    tokensMax,
+    tokensMax: limits.tokensMax,
     jobExamples: { resident, streamed },
   })
   const isStreamed = residency.residents < schedule.checkpoints.length
