@@ -2,7 +2,7 @@
  * From the bytes of records to trajectories, off the event loop: ingest workers prepare, scoring
  * workers run the proxy. The score role and the offline commands share it.
  */
-import { availableParallelism, freemem } from 'node:os'
+import { availableParallelism } from 'node:os'
 import type { EngineName, Precision } from '../engine/engine.ts'
 import { XmasdError } from '../errors.ts'
 import { type ChatTemplate, type ChosenPrompt, choosePrompt } from '../ingest/chat-template.ts'
@@ -41,7 +41,7 @@ import type {
   KeyedValue,
   ModelPreparer,
 } from './workers/ingest-worker.ts'
-import { createPool, type Load, type Pool } from './workers/pool.ts'
+import { type Load, Pool } from './workers/pool.ts'
 import { ReplaceablePool } from './workers/replaceable.ts'
 
 /** Where images come from, and the limits of each. */
@@ -166,14 +166,11 @@ export async function startPipeline(
   checkLength(schedule)
   const scoring = await startScoring({
     ...proxy,
+    ...hooks,
     proxyDir,
     schedule,
     limits: { ...LIMITS, tokensMax },
     batchExamplesMax: config.score.batchExamplesMax,
-    onWorkerReplaced: hooks.onWorkerReplaced,
-    onDeviceUse: hooks.onDeviceUse,
-    onOutOfMemory: hooks.onOutOfMemory,
-    onProgress: hooks.onProgress,
   })
   let ingest: IngestPool | undefined
   let said: ReturnType<typeof describeScores>
@@ -331,9 +328,9 @@ async function startIngest(
   hooks: PipelineHooks,
 ): Promise<IngestPool> {
   const workerData: IngestWorkerData = { source: imageSource(config), preparer }
-  const pool = createPool<IngestJob, Ingested[]>({
+  const pool = new Pool<IngestJob, Ingested[]>({
     script: hooks.ingestScript ?? scriptAt('score/workers/ingest-worker.js'),
-    workerData: () => workerData,
+    workerData,
     size: ingestWorkers(config),
     isolation: 'process', // native code of a hostile example can't be interrupted in a thread
     late: lateIngest,
@@ -352,7 +349,7 @@ async function startIngest(
 const DECODED_SHARE = 1 / 4
 
 function decodedBytesDefault(): number {
-  return Math.floor(DECODED_SHARE * (process.availableMemory?.() ?? freemem()))
+  return Math.floor(DECODED_SHARE * process.availableMemory())
 }
 
 function lateIngest(msMax: number): XmasdError {

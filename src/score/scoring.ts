@@ -21,7 +21,7 @@ import { usualImage } from './features.ts'
 import { type Gain, type Metric, reachOf } from './metric.ts'
 import { planWorkers, type WorkerPlan, type WorkerWish } from './residency.ts'
 import type { DeviceUse, Scored, ScoreJob, ScorerOptions } from './scorer.ts'
-import { createPool, type Load, type Pool } from './workers/pool.ts'
+import { type Load, Pool } from './workers/pool.ts'
 
 export type ScoringOptions = WorkerWish & {
   proxyDir: string
@@ -75,9 +75,9 @@ export async function startScoring(options: ScoringOptions): Promise<Scoring> {
   }
   const choice = { engine, device, precision, fusedAttention, threads, residency }
   const workerData: ScorerOptions = { schedule, stamps, metric, mode, gain, ...choice }
-  const pool = createPool<ScoreJob, Scored[]>({
+  const pool = new Pool<ScoreJob, Scored[]>({
     script: options.script ?? scriptAt('score/workers/score-worker.js'),
-    workerData: () => workerData,
+    workerData,
     size: plan.workers,
     isolation: plan.isolation,
     onReplaced: options.onWorkerReplaced,

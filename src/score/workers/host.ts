@@ -5,15 +5,15 @@
  */
 import { fork } from 'node:child_process'
 import { fileURLToPath } from 'node:url'
-import { type Transferable, Worker } from 'node:worker_threads'
+import { Worker } from 'node:worker_threads'
 import { Starvation } from '../../ingest/deadline.ts'
 
 export const ISOLATIONS = ['thread', 'process'] as const
 export type Isolation = (typeof ISOLATIONS)[number]
 
 export interface Host {
-  /** Throws where the message can't be sent. `transfer` is moved where the host is a thread. */
-  post(message: unknown, transfer: readonly Transferable[]): void
+  /** Throws where the message can't be sent. */
+  post(message: unknown): void
   /** How long it had no core since the last call; 0 where that is not known: of a thread, and off Linux. */
   starvedMs(): number
   /** Resolves once it has ended. A process ends at once. */
@@ -65,7 +65,7 @@ function startThread(script: URL, workerData: unknown, events: HostEvents): Host
     if (!areEnding) events.onExit(`exit code ${code}`, false)
   })
   const host: Host = {
-    post: (message, transfer) => worker.postMessage(message, [...transfer]),
+    post: message => worker.postMessage(message),
     starvedMs: () => 0,
     end: async () => {
       worker.postMessage(END)

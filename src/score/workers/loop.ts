@@ -1,5 +1,5 @@
 /** The worker's side of the pool: loads once, then answers jobs one by one. */
-import { type MessagePort, parentPort, type Transferable, workerData } from 'node:worker_threads'
+import { type MessagePort, parentPort, workerData } from 'node:worker_threads'
 import { TICK_MS } from '../../ingest/deadline.ts'
 import { type Failure, failureOf } from '../failure.ts'
 import type { DeviceUse } from '../scorer.ts'
@@ -18,12 +18,8 @@ export type FromWorker<Result> =
   | { type: 'done'; result: Result; use?: DeviceUse | undefined }
   | { type: 'failed'; error: Failure }
 
-/** What a worker answers a job with, and what it cost; `transfer` is moved, not copied. */
-export type Answer<Result> = {
-  result: Result
-  use?: DeviceUse
-  transfer?: readonly Transferable[]
-}
+/** What a worker answers a job with, and what it cost. */
+export type Answer<Result> = { result: Result; use?: DeviceUse }
 
 /** What a job may tell and ask the pool while it runs. */
 export type JobContext = {
@@ -40,8 +36,7 @@ export async function runWorkerLoop<Data, Job, Result>(
   load: (data: Data) => Promise<(job: Job, context: JobContext) => Promise<Answer<Result>>>,
 ): Promise<void> {
   const main = parentPort === null ? await mainProcess<Data>() : mainThread<Data>(parentPort)
-  const send = (message: FromWorker<Result>, transfer: readonly Transferable[] = []): void =>
-    main.send(message, transfer)
+  const send: (message: FromWorker<Result>) => void = main.send
   const grants = new Map<number, () => void>()
   const context = contextOver(send, grants)
   let answer: (job: Job, context: JobContext) => Promise<Answer<Result>>
@@ -60,8 +55,8 @@ export async function runWorkerLoop<Data, Job, Result>(
       return
     }
     try {
-      const { result, use, transfer } = await answer(message.job, context)
-      send({ type: 'done', result, use }, transfer)
+      const { result, use } = await answer(message.job, context)
+      send({ type: 'done', result, use })
     } catch (error) {
       send({ type: 'failed', error: failureOf(error) })
     }
@@ -95,7 +90,7 @@ function contextOver(
 
 type Main<Data> = {
   workerData: Data
-  send(message: object, transfer: readonly Transferable[]): void
+  send: (message: object) => void
   onMessage(receive: (message: unknown) => void): void
 }
 
@@ -106,7 +101,7 @@ function mainThread<Data>(port: MessagePort): Main<Data> {
   })
   return {
     workerData: workerData as Data,
-    send: (message, transfer) => port.postMessage(message, [...transfer]),
+    send: message => port.postMessage(message),
     onMessage: receive => port.on('message', receive),
   }
 }

@@ -8,7 +8,6 @@
  *      │                └────job──────►┘ │
  *      └─failed, late─► gone   died, late: replaced by a worker that is loading
  */
-import type { Transferable } from 'node:worker_threads'
 import { isOutOfMemory, MEMORY_HINT } from '../../engine/engine.ts'
 import { messageOf, XmasdError } from '../../errors.ts'
 import { Clock, TICK_MS } from '../../ingest/deadline.ts'
@@ -21,37 +20,18 @@ import type { FromWorker, ToWorker } from './loop.ts'
 /** Jobs that wait for a worker, and workers that have one. */
 export type Load = { waiting: number; busy: number }
 
-export type RunOptions = {
-  /** Moved to the worker where it is a thread, not copied. */
-  transfer?: readonly Transferable[]
-  /** What the job, or each of its items, may take. Default: the pool's. */
-  msMax?: number
-}
-
-export interface Pool<Job, Result> {
-  /**
-   * One job, in turn. Rejects with what the job threw, with WORKER_DIED (retryable) or OUT_OF_MEMORY where
-   * its worker died of it, or with what the pool's `late` gives where it took too long.
-   */
-  run(job: Job, options?: RunOptions): Promise<Result>
-  /** Resolves once every worker has loaded; rejects with the reason of the first that could not. */
-  ready(): Promise<void>
-  load(): Load
-  /** Ends all workers; jobs that are not done reject with `Stopped`. */
-  close(): Promise<void>
-}
+/** `msMax`: what the job, or each of its items, may take. Default: 10 minutes. */
+export type RunOptions = { msMax?: number }
 
 export type PoolOptions = {
   /** A compiled module that calls `runWorkerLoop`. */
   script: URL
-  /** Gives the plain data for a worker that starts. */
-  workerData: () => unknown
+  /** Plain data. */
+  workerData: unknown
   /** How many workers. */
   size: number
   /** Default: thread. */
   isolation?: Isolation | undefined
-  /** What a job may take. Default: 10 minutes. */
-  jobMsMax?: number | undefined
   /** The error of a job that took longer. Default: WORKER_DIED. */
   late?: ((msMax: number) => XmasdError) | undefined
   /** What jobs `reserve` from. Default: there is room for everything. */
@@ -70,7 +50,6 @@ const JOB_MS_MAX = 600_000
 
 type Task<Job, Result> = {
   job: Job
-  transfer: readonly Transferable[]
   msMax: number
   resolve: (result: Result) => void
   reject: (error: Error) => void
@@ -88,11 +67,7 @@ type Member<Job, Result> = {
   lastError: unknown
 }
 
-export function createPool<Job, Result>(options: PoolOptions): Pool<Job, Result> {
-  return new WorkerPool<Job, Result>(options)
-}
-
-class WorkerPool<Job, Result> implements Pool<Job, Result> {
+export class Pool<Job, Result> {
   readonly #options: PoolOptions
   readonly #members = new Set<Member<Job, Result>>()
   readonly #queue: Task<Job, Result>[] = []
@@ -118,15 +93,19 @@ class WorkerPool<Job, Result> implements Pool<Job, Result> {
     for (let i = 0; i < options.size; i++) this.#start()
   }
 
+  /** Resolves once every worker has loaded; rejects with the reason of the first that could not. */
   ready(): Promise<void> {
     return this.#loading
   }
 
-  run(job: Job, { transfer = [], msMax }: RunOptions = {}): Promise<Result> {
+  /**
+   * One job, in turn. Rejects with what the job threw, with WORKER_DIED (retryable) or OUT_OF_MEMORY where
+   * its worker died of it, or with what the pool's `late` gives where it took too long.
+   */
+  run(job: Job, { msMax = JOB_MS_MAX }: RunOptions = {}): Promise<Result> {
     if (this.#isClosed) return Promise.reject(new Stopped())
-    const limit = msMax ?? this.#options.jobMsMax ?? JOB_MS_MAX
     return new Promise((resolve, reject) => {
-      this.#queue.push({ job, transfer, msMax: limit, resolve, reject })
+      this.#queue.push({ job, msMax, resolve, reject })
       this.#dispatch()
     })
   }
@@ -136,6 +115,7 @@ class WorkerPool<Job, Result> implements Pool<Job, Result> {
     return { waiting: this.#queue.length, busy }
   }
 
+  /** Ends all workers; jobs that are not done reject with `Stopped`. */
   async close(): Promise<void> {
     this.#isClosed = true
     clearInterval(this.#ticking)
@@ -147,7 +127,7 @@ class WorkerPool<Job, Result> implements Pool<Job, Result> {
   #start(): void {
     const { script, workerData, isolation = 'thread' } = this.#options
     const member: Member<Job, Result> = {
-      host: startHost(isolation, script, workerData(), {
+      host: startHost(isolation, script, workerData, {
         onMessage: message => this.#receive(member, message as FromWorker<Result>),
         onError: error => {
           member.lastError = error
@@ -212,7 +192,7 @@ class WorkerPool<Job, Result> implements Pool<Job, Result> {
     const grant = (): void => {
       member.asking--
       const granted: ToWorker<Job> = { granted: id }
-      member.host.post(granted, [])
+      member.host.post(granted)
     }
     member.asking++
     if (this.#options.budget === undefined) grant()
@@ -271,7 +251,7 @@ class WorkerPool<Job, Result> implements Pool<Job, Result> {
   #send(member: Member<Job, Result>, task: Task<Job, Result>): void {
     const message: ToWorker<Job> = { job: task.job }
     try {
-      member.host.post(message, task.transfer)
+      member.host.post(message)
       member.task = task
       member.clock = new Clock(task.msMax, performance.now())
     } catch (error) {

@@ -3,7 +3,7 @@ import { type TestContext, test } from 'node:test'
 import { XmasdError } from '../../../src/errors.ts'
 import { Stopped } from '../../../src/score/failure.ts'
 import { ISOLATIONS } from '../../../src/score/workers/host.ts'
-import { createPool, type Pool, type PoolOptions } from '../../../src/score/workers/pool.ts'
+import { Pool, type PoolOptions } from '../../../src/score/workers/pool.ts'
 import type { ExitJob } from './worker-exits.ts'
 
 const script = new URL('./worker-exits.js', import.meta.url)
@@ -13,9 +13,9 @@ function poolOf(
   size: number,
   { isolation, onReplaced }: Pick<PoolOptions, 'isolation' | 'onReplaced'>,
 ): Pool<ExitJob, number> {
-  const workerData = () => ({})
+  const workerData = {}
   const options = { script, workerData, size, isolation, onReplaced }
-  const pool = createPool<ExitJob, number>(options)
+  const pool = new Pool<ExitJob, number>(options)
   t.after(() => pool.close())
   return pool
 }
@@ -70,9 +70,9 @@ for (const isolation of ISOLATIONS) {
   })
 
   test(`${isolation}: workers that cannot load say why, to ready and to every job, and are not started again`, async t => {
-    const pool = createPool<ExitJob, number>({
+    const pool = new Pool<ExitJob, number>({
       script,
-      workerData: () => ({ refuses: true }),
+      workerData: { refuses: true },
       size: 2,
     })
     t.after(() => pool.close())
@@ -102,9 +102,9 @@ for (const action of ['kill', 'abort'] as const) {
 }
 
 test('a worker that dies while it loads is no fault of any job: DEVICE_FAILED, to all of them', async t => {
-  const pool = createPool<ExitJob, number>({
+  const pool = new Pool<ExitJob, number>({
     script,
-    workerData: () => ({ dies: true }),
+    workerData: { dies: true },
     size: 2,
     isolation: 'process',
   })
@@ -115,9 +115,9 @@ test('a worker that dies while it loads is no fault of any job: DEVICE_FAILED, t
 
 for (const action of ['loop', 'native', 'wait'] as const) {
   test(`process: a job that hangs (${action}) is ended at its limit, the next one is done, and closing does not wait`, async t => {
-    const pool = createPool<ExitJob, number>({
+    const pool = new Pool<ExitJob, number>({
       script,
-      workerData: () => ({}),
+      workerData: {},
       size: 1,
       isolation: 'process',
       late: msMax => new XmasdError('INGEST_TIMEOUT', `${msMax}`, 'shorten it'),
