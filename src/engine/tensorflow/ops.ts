@@ -70,8 +70,8 @@ export function tensorflowOps(
     pick: (x, index) => {
       const [b, t, c] = x.shape as [number, number, number]
       const flat = tf.reshape(x, [b * t * c, 1])
-      const rows = tf.reshape(index, [1, b * t]) as tf.Tensor2D
-      return tf.reshape(gatherRowsOf(flat, offsetByRow(rows, c)), [b, t, 1])
+      const rows = tf.reshape(index, [b * t, 1])
+      return tf.reshape(gatherRowsOf(flat, offsetByBatch(rows, c)), [b, t, 1])
     },
     layerNorm: (x, name, epsilon) =>
       layerNorm(x, weight(`${name}.weight`), weights(`${name}.bias`), epsilon),
@@ -146,7 +146,9 @@ function productsOf(a: tf.Tensor, b: tf.Tensor): tf.Tensor {
   if (tf.getBackend() !== 'wasm') return tf.matMul(a, b)
   const [batch, rows, inner] = a.shape as [number, number, number]
   const columns = b.shape[2]!
-  const [left, right] = [a.dataSync(), b.dataSync()]
+  const [left, right] = [a.dataSync<'float32'>(), b.dataSync<'float32'>()]
+  const part = (all: Float32Array, i: number, size: number): Float32Array =>
+    all.subarray(i * size, (i + 1) * size)
   const values = new Float32Array(batch * rows * columns)
   for (let i = 0; i < batch; i++) {
     // A tidy that returns an array would walk its elements.
@@ -157,14 +159,6 @@ function productsOf(a: tf.Tensor, b: tf.Tensor): tf.Tensor {
     })
   }
   return tf.tensor3d(values, [batch, rows, columns])
-}
-
-function part(
-  values: tf.DataTypeMap['float32'] | Int32Array | Uint8Array,
-  index: number,
-  size: number,
-): Float32Array {
-  return (values as Float32Array).subarray(index * size, (index + 1) * size)
 }
 
 /** table [N, C], index [B, R] int32 -> [B, R, C] */
@@ -199,16 +193,6 @@ function offsetByBatch(index: tf.Tensor, tokens: number): tf.Tensor {
   const starts = tf.tensor2d(
     Int32Array.from({ length: batch }, (_, i) => i * tokens),
     [batch, 1],
-    'int32',
-  )
-  return tf.add(index, starts)
-}
-
-/** index [1, N] of columns of N rows -> of elements of all rows, `width` each */
-function offsetByRow(index: tf.Tensor2D, width: number): tf.Tensor {
-  const starts = tf.tensor2d(
-    Int32Array.from({ length: index.shape[1] }, (_, i) => i * width),
-    index.shape,
     'int32',
   )
   return tf.add(index, starts)
