@@ -8,7 +8,7 @@ import { mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { z } from 'zod'
 import { messageOf, XmasdError } from '../errors.ts'
-import { isNothing } from '../ingest/form/json.ts'
+import { isNothing, parsePythonJson } from '../ingest/form/json.ts'
 import { VALUES } from '../math/singular-values.ts'
 import type { Metric } from '../score/metric.ts'
 
@@ -138,9 +138,6 @@ export function readClusterIndices(file: string): Map<string, number> {
   return new Map(Object.entries(readPython(file, Indices)))
 }
 
-/** Strings as they stand, and the three words that Python's JSON has and JSON has not. */
-const PYTHON_WORDS = /"(?:[^"\\]|\\.)*"|NaN|-?Infinity/g
-
 /** JSON as Python writes it: what is not finite is null here. */
 function readPython<T>(file: string, schema: z.ZodType<T>): T {
   let text: string
@@ -150,11 +147,7 @@ function readPython<T>(file: string, schema: z.ZodType<T>): T {
     throw unreadable(file, error)
   }
   try {
-    const isStrict = !/NaN|Infinity/.test(text)
-    const json = isStrict
-      ? text
-      : text.replaceAll(PYTHON_WORDS, word => (word.startsWith('"') ? word : 'null'))
-    return schema.parse(JSON.parse(json))
+    return schema.parse(parsePythonJson(text))
   } catch (error) {
     const reason = error instanceof z.ZodError ? z.prettifyError(error) : messageOf(error)
     throw invalid(`${file} is not a file of this kind: ${reason}`)

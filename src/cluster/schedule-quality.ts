@@ -45,8 +45,8 @@ const STEP_SHARE_MAX = 0.7
 const AGREEMENT_MIN = 0.5
 const SEEDS = 3
 
-/** The same scores and seed give the same result. `trajectories` holds at least two examples. */
-export function judgeSchedule(scores: ScheduleScores, seed = 0): ScheduleQuality {
+/** The same scores give the same result. `trajectories` holds at least two examples. */
+export function judgeSchedule(scores: ScheduleScores): ScheduleQuality {
   const { steps, trajectories, losses } = scores
   const score = meansOf(trajectories)
   const loss = losses === undefined ? undefined : meansOf(losses)
@@ -59,7 +59,7 @@ export function judgeSchedule(scores: ScheduleScores, seed = 0): ScheduleQuality
       return { step, loss: loss?.[t] ?? null, score: score[t]!, moved: moved[t]! }
     }),
     movement: sumOf(moved) / meanOf(score),
-    ...leaveOneOut(scores, seed),
+    ...leaveOneOut(scores),
   }
   const found = complaintsOf(quality)
   const isUseless = found.some(({ isFatal }) => isFatal)
@@ -71,13 +71,13 @@ export function judgeSchedule(scores: ScheduleScores, seed = 0): ScheduleQuality
 }
 
 /** Empty below three checkpoints: what is left would be one number. */
-function leaveOneOut(
-  { steps, trajectories }: ScheduleScores,
-  seed: number,
-): Pick<ScheduleQuality, 'agreement' | 'stability'> {
+function leaveOneOut({
+  steps,
+  trajectories,
+}: ScheduleScores): Pick<ScheduleQuality, 'agreement' | 'stability'> {
   const clusters = Math.max(2, Math.min(20, Math.floor(trajectories.length / 10)))
-  const assign = (rows: readonly (readonly number[])[], more = 0): Int32Array =>
-    fitClusters(pointsOf(rows), { signature: 'sum', clusters, seed: seed + more }).assignment
+  const assign = (rows: readonly (readonly number[])[], seed = 0): Int32Array =>
+    fitClusters(pointsOf(rows), { signature: 'sum', clusters, seed }).assignment
   const [whole, ...others] = Array.from({ length: SEEDS }, (_, i) => assign(trajectories, i))
   const stability = meanOf(others.map(other => adjustedRand(whole!, other)))
   if (steps.length < 3) return { agreement: [], stability }
