@@ -106,8 +106,3 @@ function isHeldOut(name: string, seed: number, percent: number): boolean {
   const content = { high: seedOf(seed, name), low: seedOf(~seed, name) }
   return hashedDraw(content, 0) < percent / 100
 }
-
-/** As the commands read them. */
-export async function* records(values: readonly Uint8Array[]): AsyncGenerator<Uint8Array> {
-  yield* values
-}

@@ -11,7 +11,6 @@ import { startProgress } from '../observe/progress.ts'
 import { type ScoredRecord, startPipeline } from '../score/pipeline.ts'
 import { evenCheckpoints, runTraining, UNFINISHED } from '../train/run.ts'
 import type { Signal } from './arms.ts'
-import { records } from './data.ts'
 import type { TargetOptions } from './target.ts'
 
 /** Checkpoints of a proxy trained on the spot. */
@@ -65,7 +64,7 @@ async function trainedProxy(options: PassOptions): Promise<string> {
   }
   const progress = startProgress(`seed ${seed}, proxy`, training.steps)
   const run = { ...training, seed, shape: small, checkpoints, imageRoot, out }
-  await runTraining(records(pool), run, { onStep: ({ step }) => progress.update(step) })
+  await runTraining(pool, run, { onStep: ({ step }) => progress.update(step) })
   progress.stop()
   return out
 }

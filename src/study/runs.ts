@@ -3,13 +3,20 @@ import { existsSync, readFileSync, writeFileSync } from 'node:fs'
 import { z } from 'zod'
 import { messageOf, XmasdError } from '../errors.ts'
 
-const Share = z.number()
+/** Means over the held-out examples of a family. */
 const Family = z.strictObject({
   examples: z.int(),
-  exact: Share,
-  tokens: Share,
-  loss: Share,
-  common: Share.optional(),
+  /** Share whose answers greedy decoding gives exactly. */
+  exact: z.number(),
+  /** Share of the answers' tokens that are predicted. */
+  tokens: z.number(),
+  /** Cross-entropy of the answers' tokens. */
+  loss: z.number(),
+  /**
+   * Share whose answers are those that are most frequent in the family's pool: what one answer for
+   * all gives.
+   */
+  common: z.number().optional(),
 })
 const RunLine = z.strictObject({
   v: z.literal(1),
@@ -29,6 +36,7 @@ const RunLine = z.strictObject({
   seconds: z.number(),
 })
 export type Run = z.infer<typeof RunLine>
+export type FamilyResult = z.infer<typeof Family>
 
 export const RUNS_FILE = 'runs.jsonl'
 /** What all runs beside it share. */
@@ -56,13 +64,9 @@ export function readRuns(file: string): Run[] {
  */
 export function checkSettings(
   runs: readonly Run[],
-  {
-    file,
-    about,
-    digest,
-    settings,
-  }: { file: string; about: string; digest: string; settings: object },
+  options: { file: string; about: string; digest: string; settings: object },
 ): void {
+  const { file, about, digest, settings } = options
   const other = runs.find(run => run.settings !== digest)
   if (other === undefined) {
     if (!existsSync(about)) writeFileSync(about, `${JSON.stringify(settings, null, 2)}\n`)

@@ -6,24 +6,11 @@ import { prepareTraining } from '../train/run.ts'
 import type { Sample } from '../train/samples.ts'
 import { configOf, type ParameterValues, type ProxyShape } from '../train/shape.ts'
 import { evaluate, type TrainingOptions, trainProxy } from '../train/train.ts'
-import { answersOf, type Labels, labelsOf, type Parts, records, type StudyData } from './data.ts'
+import { answersOf, type Labels, labelsOf, type Parts, type StudyData } from './data.ts'
+import type { FamilyResult, Run } from './runs.ts'
 
 /** All targets of a study train alike: the same steps on whichever subset. */
 export type TargetOptions = Omit<TrainingOptions, 'seed'> & { shape: ProxyShape }
-
-/** Means over the held-out examples of a family. */
-export type FamilyResult = {
-  examples: number
-  /** Share whose answers greedy decoding gives exactly. */
-  exact: number
-  /** Share of the answers' tokens that are predicted. */
-  tokens: number
-  /** Cross-entropy of the answers' tokens. */
-  loss: number
-  /** Share whose answers are those that are most frequent in the family's pool: what one answer for all gives. */
-  common?: number | undefined
-}
-export type Families = Record<string, FamilyResult>
 
 /** The examples of both parts that can be trained on, ready for training. */
 export type Prepared = {
@@ -40,7 +27,7 @@ export async function prepareParts(
 ): Promise<Prepared> {
   const config = configOf(shape)
   const of = async (values: readonly Uint8Array[]) => {
-    const { samples, indices } = await prepareTraining(records(values), config, { imageRoot, form })
+    const { samples, indices } = await prepareTraining(values, config, { imageRoot, form })
     const usable = indices.map(i => values[i]!)
     return { values: usable, labels: usable.map(value => labelsOf(value, form)), samples }
   }
@@ -77,7 +64,7 @@ export async function targetOn(
   { config, pool, heldOut }: Prepared,
   indices: readonly number[],
   options: TargetOptions & { seed: number; onStep: (step: number) => void },
-): Promise<Families> {
+): Promise<Run['families']> {
   let parameters: ReadonlyMap<string, ParameterValues> = new Map()
   const samples = indices.map(i => pool.samples[i]!)
   await trainProxy(samples, config, options, step => {
@@ -85,7 +72,7 @@ export async function targetOn(
     options.onStep(step.step)
   })
   const answered = await evaluate(heldOut.samples, config, parameters, EVALUATED)
-  const families: Families = {}
+  const families: Run['families'] = {}
   for (const [i, { source }] of heldOut.labels.entries()) {
     families[source] ??= { examples: 0, exact: 0, tokens: 0, loss: 0, common: 0 }
     const family = families[source]

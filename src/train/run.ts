@@ -63,7 +63,7 @@ export type RunReport = {
 
 /** Throws CONFIG_INVALID for options that don't fit together, and as its parts throw. */
 export async function runTraining(
-  values: AsyncIterable<Uint8Array>,
+  values: AsyncIterable<Uint8Array> | Iterable<Uint8Array>,
   options: RunOptions,
   hooks: RunHooks = {},
 ): Promise<RunReport> {
@@ -71,7 +71,12 @@ export async function runTraining(
   const config = configOf(options.shape)
   const prepared = await prepareTraining(values, config, options, hooks.onPrepared)
   hooks.onSamples?.(prepared)
-  hooks.onEstimate?.(await estimate(prepared.samples, config, options))
+  hooks.onEstimate?.({
+    samples: prepared.samples.length,
+    parameters: parameterCount(initialParameters(config, options.seed)),
+    epochs: (options.steps * options.batchSize) / prepared.samples.length,
+    seconds: await estimateSeconds(prepared.samples, config, options),
+  })
   mkdirSync(options.out, { recursive: true })
   writeFileSync(join(options.out, UNFINISHED), '')
   writeJson(join(options.out, 'template.json'), TRAINING_TEMPLATE)
@@ -103,20 +108,6 @@ export async function runTraining(
 const TRIAL_STEPS = 2
 /** A shorter run ends before an estimate is worth its trial. */
 const ESTIMATED_STEPS_MIN = 20
-
-async function estimate(
-  samples: Samples['samples'],
-  config: ProxyConfig,
-  options: RunOptions,
-): Promise<Estimate> {
-  const { steps, batchSize } = options
-  const cost = {
-    samples: samples.length,
-    parameters: parameterCount(initialParameters(config, options.seed)),
-    epochs: (steps * batchSize) / samples.length,
-  }
-  return { ...cost, seconds: await estimateSeconds(samples, config, options) }
-}
 
 /** What a training would take, by timed trial steps; undefined for one of a few steps. */
 export async function estimateSeconds(
@@ -164,7 +155,7 @@ function checkSteps({ checkpoints, jointSteps, steps }: RunOptions): void {
  * reads tokenizer and image processor from a checkpoint; there is none yet.
  */
 export async function prepareTraining(
-  values: AsyncIterable<Uint8Array>,
+  values: AsyncIterable<Uint8Array> | Iterable<Uint8Array>,
   config: ProxyConfig,
   { imageRoot, form }: Pick<RunOptions, 'imageRoot' | 'form'>,
   onPrepared?: RunHooks['onPrepared'],

@@ -35,7 +35,7 @@ const BYTES_MAX = 2 * 2 ** 30
  * much memory.
  */
 export async function prepareSamples(
-  values: AsyncIterable<Uint8Array>,
+  values: AsyncIterable<Uint8Array> | Iterable<Uint8Array>,
   options: SampleOptions,
   onPrepared: (done: number) => void = () => {},
 ): Promise<Samples> {
