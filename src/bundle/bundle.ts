@@ -91,21 +91,11 @@ export const Manifest = z.strictObject({
 export type Manifest = z.infer<typeof Manifest>
 
 /** The fields that a caller gives a new bundle; the rest follows. */
-export type NewBundle = Pick<
-  Manifest,
-  | 'schedule'
-  | 'mode'
-  | 'metric'
-  | 'precision'
-  | 'gain'
-  | 'head'
-  | 'preparation'
-  | 'signature'
-  | 'standardisation'
-  | 'baseline'
-  | 'radii'
-  | 'nearness'
-> & { centroids: Centroids; members?: Members; protectedSet?: readonly ProtectedExample[] }
+export type NewBundle = Omit<Manifest, 'format' | 'v' | 'id' | 'topk' | 'clusters' | 'files'> & {
+  centroids: Centroids
+  members?: Members
+  protectedSet?: readonly ProtectedExample[]
+}
 
 export type Bundle = {
   id: string

@@ -110,15 +110,13 @@ export function standardisedPoints(points: Points, by: Standardisation | undefin
 }
 
 /** From an example to its signature [D]. */
-export type SignatureOf = (source: SignatureSource) => ArrayLike<number>
-
 export function signatureOf({
   signature,
   standardisation,
 }: {
   signature: Signature
   standardisation?: Standardisation | undefined
-}): SignatureOf {
+}): (source: SignatureSource) => ArrayLike<number> {
   return source => {
     const raw = rawSignature(signature, source)
     if (raw === undefined) throw new RangeError(`the example has no ${signature}`)

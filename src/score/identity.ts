@@ -56,15 +56,8 @@ export type RecordedScores = {
   preparation?: Preparation | undefined
 }
 
-export function recordedIdentity({
-  schedule,
-  mode,
-  metric,
-  precision,
-  gain,
-  head,
-  preparation,
-}: RecordedScores): ScoreIdentity {
+export function recordedIdentity(scores: RecordedScores): ScoreIdentity {
+  const { schedule, mode, metric, precision, gain, head, preparation } = scores
   const checkpoints = schedule.T ?? schedule.steps?.length
   return known({
     checkpoints: checkpoints === undefined ? undefined : String(checkpoints),

@@ -12,6 +12,7 @@ import { normalDeviates, seededRandom, seedOf } from '../../math/random.ts'
 import { familyOf } from '../../proxy/checkpoint/config.ts'
 import { type Parameter, parametersOf } from '../../proxy/checkpoint/parameters.ts'
 import {
+  elements,
   readHeader,
   type TensorToWrite,
   writeSafetensors,
@@ -75,7 +76,7 @@ function writeCheckpoint(dir: string, name: string, parameters: readonly Paramet
   const tensors = parameters
     .filter(({ required }) => required)
     .map(({ name: parameter, shape }): [string, TensorToWrite] => {
-      const size = shape.reduce((product, n) => product * n, 1)
+      const size = elements(shape)
       const isNorm = /norm\d?\.|layrnorm/.test(parameter)
       const scale = isNorm || shape.length === 1 ? 0.1 : 1.5 / Math.sqrt(size / shape[0]!)
       const deviates = normalDeviates(seededRandom(seedOf(1, parameter)), size)
@@ -179,19 +180,9 @@ async function gflops(engine: Engine, width: number, dir: string): Promise<numbe
   return (2 * ROWS * width ** 2 * PRODUCTS) / ms / 1e6
 }
 
-const Profile = z.array(
-  z.object({
-    cat: z.string().optional(),
-    name: z.string().optional(),
-    args: z
-      .object({
-        op_name: z.string().optional(),
-        provider: z.string().optional(),
-        output_size: z.string().optional(),
-      })
-      .optional(),
-  }),
-)
+const Text = z.string().optional()
+const Args = z.object({ op_name: Text, provider: Text, output_size: Text })
+const Profile = z.array(z.object({ cat: Text, name: Text, args: Args.optional() }))
 
 /** Larger results are no shapes. */
 const SHAPE_BYTES_MAX = 1024
