@@ -10,18 +10,10 @@ import type { ProxyConfig } from '../proxy/config.ts'
 import { float32, int32 } from '../proxy/ops.ts'
 import { crossModalAttention, type Mode, type ScoreInputs, type TokenInputs } from './attention.ts'
 import { ownPart, type PackedBatch, type Sequence } from './batch.ts'
-import {
-  type HeadProgram,
-  type HiddenInputs,
-  lossesOf,
-  predictionsOf,
-  predictorStates,
-  tokenLosses,
-} from './loss.ts'
+import { type HeadProgram, lossesOf, predictionsOf, predictorStates, tokenLosses } from './loss.ts'
 
 export type VisionProgram = Program<string>
 type ScoreProgram = Program<keyof ScoreInputs<never>>
-type HiddenProgram = Program<keyof HiddenInputs<never>>
 
 export type Batch = { packed: PackedBatch; sequences: readonly Sequence[] }
 
@@ -60,23 +52,10 @@ export async function attentionScore(
   checkpoint: Checkpoint,
   options: AttentionOptions,
 ): Promise<CheckpointScore> {
+  const { withStates, withLosses } = options
   const program = await compileScore(engine, config, mode, checkpoint, options)
-  if (options.withLosses !== true) return scoreOf({ program, config, ...options })
-  const head = await compileHead(engine, config, checkpoint).catch(async error => {
-    await program.release()
-    throw error
-  })
-  return scoreOf({ program, config, head, ...options })
-}
-
-type AttentionParts = AttentionOptions & {
-  program: ScoreProgram
-  config: ProxyConfig
-  head?: HeadProgram
-}
-
-function scoreOf(parts: AttentionParts): CheckpointScore {
-  const { program, head } = parts
+  const head = withLosses ? await headBeside(program, engine, config, checkpoint) : undefined
+  const parts = { program, head, config, withStates }
   return {
     rows: (batch, features) => attentionRows(parts, batch, features),
     losses: async (batch, features) => (await runAttention(parts, batch, features)).losses!,
@@ -85,6 +64,12 @@ function scoreOf(parts: AttentionParts): CheckpointScore {
       await head?.release()
     },
   }
+}
+
+type AttentionParts = Pick<AttentionOptions, 'withStates'> & {
+  program: ScoreProgram
+  head: HeadProgram | undefined
+  config: ProxyConfig
 }
 
 /** Runs the program, and the head where there is one. */
@@ -128,11 +113,11 @@ export async function lossScore(
   config: ProxyConfig,
   checkpoint: Checkpoint,
 ): Promise<CheckpointScore> {
-  const hidden = await compileHidden(engine, config, checkpoint)
-  const head = await compileHead(engine, config, checkpoint).catch(async error => {
-    await hidden.release()
-    throw error
-  })
+  const inputs = { ...tokenInputs(config), predictors: int32(1, 'Q') }
+  const hidden = await engine.compile(checkpoint, inputs, (ops, values) =>
+    predictorStates(ops, config, values),
+  )
+  const head = await headBeside(hidden, engine, config, checkpoint)
   const losses: CheckpointScore['losses'] = async ({ packed, sequences }, features) => {
     const { padding: _, rows: __, columns: ___, ...tokens } = packed.inputs
     const predictions = predictionsOf(sequences, packed)
@@ -300,22 +285,22 @@ export function compileScore(
   })
 }
 
-export function compileHidden(
-  engine: Engine,
-  config: ProxyConfig,
-  checkpoint: Checkpoint,
-): Promise<HiddenProgram> {
-  const inputs = { ...tokenInputs(config), predictors: int32(1, 'Q') }
-  return engine.compile(checkpoint, inputs, (ops, values) => predictorStates(ops, config, values))
-}
-
-export function compileHead(
+/** The head that goes on from `program`, which is released where the head can't be compiled. */
+async function headBeside(
+  program: Pick<Program<never>, 'release'>,
   engine: Engine,
   config: ProxyConfig,
   checkpoint: Checkpoint,
 ): Promise<HeadProgram> {
   const inputs = { hidden: float32(1, 'Q', config.text.width), targets: int32(1, 'Q') }
-  return engine.compile(checkpoint, inputs, (ops, values) => tokenLosses(ops, config, values))
+  try {
+    return await engine.compile(checkpoint, inputs, (ops, values) =>
+      tokenLosses(ops, config, values),
+    )
+  } catch (error) {
+    await program.release()
+    throw error
+  }
 }
 
 /** Without those that the proxy has no use for. */

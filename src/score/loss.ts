@@ -13,7 +13,7 @@ import { runDecoder, type TokenInputs } from './attention.ts'
 import type { PackedBatch, Sequence } from './batch.ts'
 
 /** `predictors`: [1, Q] int32, the tokens whose next one is an answer's. */
-export type HiddenInputs<V> = TokenInputs<V> & { predictors: V }
+type HiddenInputs<V> = TokenInputs<V> & { predictors: V }
 /** `hidden`: [1, Q, C] as `predictorStates` gives them; `targets`: [1, Q] int32 token ids. */
 export type HeadInputs<V> = { hidden: V; targets: V }
 
