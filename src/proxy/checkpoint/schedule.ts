@@ -356,10 +356,7 @@ function isVisionShared(config: ProxyConfig, checkpoints: readonly Checkpoint[])
 function isSameParameter(one: CheckpointTensor, other: CheckpointTensor): boolean {
   const [l, m] = [one.lora, other.lora]
   if (l === undefined || m === undefined) return l === m && isEqual(one, other)
-  return (
-    l.scale === m.scale &&
-    [isEqual(l.a, m.a), isEqual(l.b, m.b), isEqual(one, other)].every(Boolean)
-  )
+  return l.scale === m.scale && isEqual(l.a, m.a) && isEqual(l.b, m.b) && isEqual(one, other)
 }
 
 function isEqual(a: StoredTensor, b: StoredTensor): boolean {

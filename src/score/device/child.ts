@@ -1,5 +1,5 @@
 /**
- * The child process that tries a device: `node device-child.js TASK`. Prints one JSON line a finding, so
+ * The child process that tries a device: `node child.js TASK`. Prints one JSON line a finding, so
  * that what was found before a driver hung or aborted counts.
  */
 import { mkdtempSync, rmSync } from 'node:fs'
