@@ -54,7 +54,7 @@ export function buildGraph<Names extends string>(
   }
 }
 
-class GraphOps implements Ops<Edge> {
+class GraphOps implements Ops<Edge>, Emitter {
   readonly nodes: Node[] = []
   readonly initializers = new Map<string, Initializer>()
   readonly fed = new Map<string, Fed>()
@@ -62,12 +62,6 @@ class GraphOps implements Ops<Edge> {
   readonly #options: GraphOptions
   /** Nodes that depend on nothing but their inputs' names, so that each is emitted once. */
   readonly #shared = new Map<string, Edge>()
-  readonly #emitter: Emitter = {
-    emit: (...node) => this.#emit(...node),
-    once: (...node) => this.#once(...node),
-    integers: data => this.#integers(data),
-    float: value => this.#float(value),
-  }
 
   constructor(checkpoint: Checkpoint, options: GraphOptions) {
     this.#checkpoint = checkpoint
@@ -85,7 +79,7 @@ class GraphOps implements Ops<Edge> {
       return this.#float32(this.#stored(name, tensor, shape ?? tensor.shape), tensor)
     }
     const whole = this.#feed(name, tensor.shape, tensor)
-    return shape === undefined ? whole : this.#once('Reshape', [whole, this.#integers(shape)])
+    return shape === undefined ? whole : this.once('Reshape', [whole, this.integers(shape)])
   }
 
   linear(x: Edge, name: string): Edge {
@@ -95,13 +89,13 @@ class GraphOps implements Ops<Edge> {
 
   /** Gemm is two-dimensional but takes [O, C] weights as they stand; MatMul would copy them. */
   linearAs(x: Edge, name: string, shape: readonly [number, number]): Edge {
-    const rows = this.#once('Reshape', [x, this.#integers([-1, shape[1]])]) // [B*T, C]
+    const rows = this.once('Reshape', [x, this.integers([-1, shape[1]])]) // [B*T, C]
     const bias = this.#has(`${name}.bias`) ? [this.weight(`${name}.bias`)] : []
     const operands = [rows, this.weight(`${name}.weight`, shape), ...bias]
-    const flat = this.#adapted(rows, name, this.#emit('Gemm', operands, { transB: 1 })) // [B*T, O]
-    const leading = this.#once('Shape', [x], { start: 0, end: -1 })
-    const full = this.#once('Concat', [leading, this.#integers([shape[0]])], { axis: 0 })
-    return this.#emit('Reshape', [flat, full]) // [B, T, O]
+    const flat = this.#adapted(rows, name, this.emit('Gemm', operands, { transB: 1 })) // [B*T, O]
+    const leading = this.once('Shape', [x], { start: 0, end: -1 })
+    const full = this.once('Concat', [leading, this.integers([shape[0]])], { axis: 0 })
+    return this.emit('Reshape', [flat, full]) // [B, T, O]
   }
 
   /** Looked up on the host: a vocabulary takes much of a GPU's memory, its few rows in use none. */
@@ -118,44 +112,44 @@ class GraphOps implements Ops<Edge> {
   }
 
   add(a: Edge, b: Edge): Edge {
-    return this.#emit('Add', [a, b])
+    return this.emit('Add', [a, b])
   }
 
   mul(a: Edge, b: Edge): Edge {
-    return this.#emit('Mul', [a, b])
+    return this.emit('Mul', [a, b])
   }
 
   scale(x: Edge, factor: number): Edge {
-    return this.mul(x, this.#float(factor))
+    return this.mul(x, this.float(factor))
   }
 
   matmulTransposed(a: Edge, b: Edge): Edge {
-    return this.#emit('MatMul', [a, this.transpose(b)]) // fused by the runtime
+    return this.emit('MatMul', [a, this.transpose(b)]) // fused by the runtime
   }
 
   softmax(x: Edge): Edge {
-    return this.#emit('Softmax', [x], { axis: -1 })
+    return this.emit('Softmax', [x], { axis: -1 })
   }
 
   logSumExp(x: Edge): Edge {
-    return this.#emit('ReduceLogSumExp', [x, this.#integers([-1])], { keepdims: 1 })
+    return this.emit('ReduceLogSumExp', [x, this.integers([-1])], { keepdims: 1 })
   }
 
   pick(x: Edge, index: Edge): Edge {
-    const wide = this.#once('Cast', [index], { to: ELEMENT_TYPES.int64 })
-    const last = this.#once('Unsqueeze', [wide, this.#integers([-1])]) // [B, T, 1]
-    return this.#emit('GatherElements', [x, last], { axis: -1 })
+    const wide = this.once('Cast', [index], { to: ELEMENT_TYPES.int64 })
+    const last = this.once('Unsqueeze', [wide, this.integers([-1])]) // [B, T, 1]
+    return this.emit('GatherElements', [x, last], { axis: -1 })
   }
 
   layerNorm(x: Edge, name: string, epsilon: number): Edge {
     const bias = this.#has(`${name}.bias`) ? [this.weight(`${name}.bias`)] : []
     const inputs = [x, this.weight(`${name}.weight`), ...bias]
-    return this.#emit('LayerNormalization', inputs, { axis: -1, epsilon: { float: epsilon } })
+    return this.emit('LayerNormalization', inputs, { axis: -1, epsilon: { float: epsilon } })
   }
 
   rmsNorm(x: Edge, name: string, epsilon: number): Edge {
     const inputs = [x, this.weight(`${name}.weight`)]
-    return this.#emit('SimplifiedLayerNormalization', inputs, {
+    return this.emit('SimplifiedLayerNormalization', inputs, {
       axis: -1,
       epsilon: { float: epsilon },
       stash_type: 1,
@@ -165,32 +159,32 @@ class GraphOps implements Ops<Edge> {
   layerNormHeads(x: Edge, names: readonly string[], epsilon: number): Edge {
     const width = this.#tensor(`${names[0]}.weight`).shape[0]!
     const ones = this.#floats(`ones.${width}`, [width], new Float32Array(width).fill(1))
-    const unit = this.#emit('LayerNormalization', [x, ones], {
+    const unit = this.emit('LayerNormalization', [x, ones], {
       axis: -1,
       epsilon: { float: epsilon },
     })
     const rows = names.map(name => this.weight(`${name}.weight`, [1, width]))
-    return this.mul(unit, this.#emit('Concat', rows, { axis: 0 })) // [B, T, H, D] * [H, D]
+    return this.mul(unit, this.emit('Concat', rows, { axis: 0 })) // [B, T, H, D] * [H, D]
   }
 
   activation(x: Edge, kind: Activation): Edge {
     switch (kind) {
       case 'gelu':
-        return this.#emit('Gelu', [x], { approximate: 'none' })
+        return this.emit('Gelu', [x], { approximate: 'none' })
       case 'gelu_pytorch_tanh':
-        return this.#emit('Gelu', [x], { approximate: 'tanh' })
+        return this.emit('Gelu', [x], { approximate: 'tanh' })
       case 'quick_gelu':
-        return this.#emit('QuickGelu', [x], { alpha: { float: 1.702 } }, MICROSOFT)
+        return this.emit('QuickGelu', [x], { alpha: { float: 1.702 } }, MICROSOFT)
       case 'silu':
-        return this.#emit('QuickGelu', [x], { alpha: { float: 1 } }, MICROSOFT)
+        return this.emit('QuickGelu', [x], { alpha: { float: 1 } }, MICROSOFT)
       case 'relu':
-        return this.#emit('Relu', [x])
+        return this.emit('Relu', [x])
     }
   }
 
   rotary(x: Edge, cos: Edge, sin: Edge, shape: Rotated): Edge {
     const { heads, headDim, turned } = shape
-    return this.#emit('RotaryEmbedding', [x, cos, sin], {
+    return this.emit('RotaryEmbedding', [x, cos, sin], {
       num_heads: heads,
       rotary_embedding_dim: turned < headDim ? turned : 0,
       interleaved: 0,
@@ -198,76 +192,76 @@ class GraphOps implements Ops<Edge> {
   }
 
   attention(q: Edge, k: Edge, v: Edge, shape: CausalShape, mask?: Edge): Edge {
-    return emitAttention(this.#emitter, this.#options.attention, { q, k, v, mask }, shape)
+    return emitAttention(this, this.#options.attention, { q, k, v, mask }, shape)
   }
 
   gatherRows(x: Edge, index: Edge): Edge {
-    const narrow = this.#once('Unsqueeze', [index, this.#integers([-1])]) // [B, R, 1]
-    const tuples = this.#once('Cast', [narrow], { to: ELEMENT_TYPES.int64 })
-    return this.#emit('GatherND', [x, tuples], { batch_dims: 1 })
+    const narrow = this.once('Unsqueeze', [index, this.integers([-1])]) // [B, R, 1]
+    const tuples = this.once('Cast', [narrow], { to: ELEMENT_TYPES.int64 })
+    return this.emit('GatherND', [x, tuples], { batch_dims: 1 })
   }
 
   gatherFlatRows(x: Edge, index: Edge): Edge {
-    return this.#emit('Gather', [this.#flatten(x), index], { axis: 0 })
+    return this.emit('Gather', [this.#flatten(x), index], { axis: 0 })
   }
 
   stackRows(a: Edge, b: Edge): Edge {
-    const rows = this.#emit('Concat', [this.#flatten(a), this.#flatten(b)], { axis: 0 })
-    return this.#emit('Unsqueeze', [rows, this.#integers([0])])
+    const rows = this.emit('Concat', [this.#flatten(a), this.#flatten(b)], { axis: 0 })
+    return this.emit('Unsqueeze', [rows, this.integers([0])])
   }
 
   select(condition: Edge, a: Edge, b: Edge): Edge {
-    const flag = this.#once('Cast', [condition], { to: ELEMENT_TYPES.bool })
-    return this.#emit('Where', [flag, a, b])
+    const flag = this.once('Cast', [condition], { to: ELEMENT_TYPES.bool })
+    return this.emit('Where', [flag, a, b])
   }
 
   transpose(x: Edge): Edge {
-    return this.#emit('Transpose', [x], { perm: [0, 2, 1] })
+    return this.emit('Transpose', [x], { perm: [0, 2, 1] })
   }
 
   sumNeighbours(x: Edge, count: number): Edge {
-    const split = this.#emit('Reshape', [x, this.#integers([0, 0, -1, count])])
-    return this.#emit('ReduceSum', [split, this.#integers([-1])], { keepdims: 0 })
+    const split = this.emit('Reshape', [x, this.integers([0, 0, -1, count])])
+    return this.emit('ReduceSum', [split, this.integers([-1])], { keepdims: 0 })
   }
 
   channels(x: Edge, from: number, count: number): Edge {
-    const [start, end, axis] = [[from], [from + count], [-1]].map(value => this.#integers(value))
-    return this.#emit('Slice', [x, start!, end!, axis!])
+    const [start, end, axis] = [[from], [from + count], [-1]].map(value => this.integers(value))
+    return this.emit('Slice', [x, start!, end!, axis!])
   }
 
   joinRows(x: Edge, width: number): Edge {
-    return this.#emit('Reshape', [x, this.#integers([0, -1, width])])
+    return this.emit('Reshape', [x, this.integers([0, -1, width])])
   }
 
   splitHeads(x: Edge, heads: number): Edge {
-    return this.#emit('Reshape', [x, this.#integers([0, 0, heads, -1])])
+    return this.emit('Reshape', [x, this.integers([0, 0, heads, -1])])
   }
 
   mergeHeads(x: Edge): Edge {
-    return this.#emit('Reshape', [x, this.#integers([0, 0, -1])])
+    return this.emit('Reshape', [x, this.integers([0, 0, -1])])
   }
 
   prependRow(x: Edge, name: string): Edge {
     const width = this.#tensor(name).shape.at(-1)!
-    const batch = this.#emit('Shape', [x], { start: 0, end: 1 })
-    const shape = this.#emit('Concat', [batch, this.#integers([1, width])], { axis: 0 })
-    const row = this.#emit('Expand', [this.weight(name, [1, 1, width]), shape]) // [B, 1, C]
-    return this.#emit('Concat', [row, x], { axis: 1 })
+    const batch = this.emit('Shape', [x], { start: 0, end: 1 })
+    const shape = this.emit('Concat', [batch, this.integers([1, width])], { axis: 0 })
+    const row = this.emit('Expand', [this.weight(name, [1, 1, width]), shape]) // [B, 1, C]
+    return this.emit('Concat', [row, x], { axis: 1 })
   }
 
   dropFirstRow(x: Edge): Edge {
-    const [start, end, axis] = [[1], [AXIS_END], [1]].map(value => this.#integers(value))
-    return this.#emit('Slice', [x, start!, end!, axis!])
+    const [start, end, axis] = [[1], [AXIS_END], [1]].map(value => this.integers(value))
+    return this.emit('Slice', [x, start!, end!, axis!])
   }
 
   /** [B, T, C] -> [B*T, C]. Flatten would run on the CPU, whatever the device. */
   #flatten(x: Edge): Edge {
-    const width = this.#once('Shape', [x], { start: -1 })
-    const shape = this.#once('Concat', [this.#integers([-1]), width], { axis: 0 })
-    return this.#once('Reshape', [x, shape])
+    const width = this.once('Shape', [x], { start: -1 })
+    const shape = this.once('Concat', [this.integers([-1]), width], { axis: 0 })
+    return this.once('Reshape', [x, shape])
   }
 
-  #emit(
+  emit(
     type: string,
     inputs: readonly Edge[],
     attributes: Record<string, AttributeValue> = {},
@@ -284,13 +278,13 @@ class GraphOps implements Ops<Edge> {
     return output
   }
 
-  #once(
+  once(
     type: string,
     inputs: readonly Edge[],
     attributes: Record<string, AttributeValue> = {},
   ): Edge {
     const key = JSON.stringify([type, inputs, attributes])
-    const edge = this.#shared.get(key) ?? this.#emit(type, inputs, attributes)
+    const edge = this.#shared.get(key) ?? this.emit(type, inputs, attributes)
     this.#shared.set(key, edge)
     return edge
   }
@@ -318,8 +312,8 @@ class GraphOps implements Ops<Edge> {
       this.#feed(`${weight}.lora_${side}`, lora[side].shape, lora[side]),
     )
     const scale = this.#feed(`${weight}.scale`, [1], lora.scale)
-    const down = this.#emit('Mul', [this.#emit('Gemm', [x, a!], { transB: 1 }), scale])
-    return this.#emit('Gemm', [down, b!, product], { transB: 1 })
+    const down = this.emit('Mul', [this.emit('Gemm', [x, a!], { transB: 1 }), scale])
+    return this.emit('Gemm', [down, b!, product], { transB: 1 })
   }
 
   #feed(name: string, shape: readonly number[], from: Fed['from']): Edge {
@@ -328,16 +322,16 @@ class GraphOps implements Ops<Edge> {
   }
 
   #float32(x: Edge, tensor: CheckpointTensor): Edge {
-    return tensor.dtype === 'F32' ? x : this.#once('Cast', [x], { to: ELEMENT_TYPES.float32 })
+    return tensor.dtype === 'F32' ? x : this.once('Cast', [x], { to: ELEMENT_TYPES.float32 })
   }
 
-  #integers(data: readonly number[]): Edge {
+  integers(data: readonly number[]): Edge {
     const name = `integers.${data.join('.')}`
     this.initializers.set(name, { name, kind: 'int64', shape: [data.length], data })
     return name
   }
 
-  #float(value: number): Edge {
+  float(value: number): Edge {
     return this.#floats(`float.${value}`, [], Float32Array.of(value))
   }
 
