@@ -1,7 +1,7 @@
 /**
- * Hugging Face's LlavaNextForConditionalGeneration and LlavaOnevisionForConditionalGeneration. Both cut
- * pictures in tiles: the whole picture first, then tiles of it on the grid that suits it best; a learned
- * row ends each line of the field that the tiles make.
+ * Hugging Face's LlavaNextForConditionalGeneration and LlavaOnevisionForConditionalGeneration. Both
+ * cut pictures in tiles: the whole picture first, then tiles of it on the grid that suits it best; a
+ * learned row ends each line of the field that the tiles make.
  */
 
 import {
@@ -297,8 +297,8 @@ function checkTiles(top: ConfigReader, vision: ProxyConfig['vision']): void {
 }
 
 /**
- * The processor's fields of tiles, which must be the model's, as far as a budget of pixels allows them;
- * none by default: the whole picture alone. Throws PROXY_INVALID.
+ * The processor's fields of tiles, which must be the model's, as far as a budget of pixels allows
+ * them; none by default: the whole picture alone. Throws PROXY_INVALID.
  */
 function readFields(
   reader: ConfigReader,

@@ -99,8 +99,8 @@ export class Pool<Job, Result> {
   }
 
   /**
-   * One job, in turn. Rejects with what the job threw, with WORKER_DIED (retryable) or OUT_OF_MEMORY where
-   * its worker died of it, or with what the pool's `late` gives where it took too long.
+   * One job, in turn. Rejects with what the job threw, with WORKER_DIED (retryable) or OUT_OF_MEMORY
+   * where its worker died of it, or with what the pool's `late` gives where it took too long.
    */
   run(job: Job, { msMax = JOB_MS_MAX }: RunOptions = {}): Promise<Result> {
     if (this.#isClosed) return Promise.reject(new Stopped())
