@@ -16,7 +16,7 @@ import type {
   IngestJob,
   IngestWorkerData,
 } from '../../src/score/workers/ingest-worker.ts'
-import { createPool } from '../../src/score/workers/pool.ts'
+import { Pool } from '../../src/score/workers/pool.ts'
 import { saveCheckpoint } from '../../src/train/checkpoint.ts'
 import { configOf, initialParameters, SMALL_PROXY } from '../../src/train/shape.ts'
 import { temporaryFolder } from '../support.ts'
@@ -72,9 +72,9 @@ test('a job of large pictures is answered in parts, in order: no message holds m
     source: imageSource(config),
     preparer: preparerOptions(config, schedule, template),
   }
-  const pool = createPool<IngestJob, Ingested[]>({
+  const pool = new Pool<IngestJob, Ingested[]>({
     script: new URL('../../src/score/workers/ingest-worker.js', import.meta.url),
-    workerData: () => workerData,
+    workerData,
     size: 1,
     isolation: 'process',
   })
