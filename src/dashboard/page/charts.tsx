@@ -1,4 +1,4 @@
-/** Charts of the report. Each is drawn at the width it has, so that its text keeps its size. */
+/** Charts of the report and of an example. Each is drawn at the width it has, so that its text keeps its size. */
 import type { ComponentChildren } from 'preact'
 import { useLayoutEffect, useRef, useState } from 'preact/hooks'
 import { COLOURS, type Meaning, meaningOf } from '../../observe/colours.ts'
@@ -23,7 +23,7 @@ type ChartProps = {
 const [BOTTOM, TOP, RIGHT] = [22, 8, 8]
 
 /** `x` and `y` lead from 0..1 to pixels, y upwards. */
-function Chart({ height, label, left = 44, children, onMove }: ChartProps) {
+export function Chart({ height, label, left = 44, children, onMove }: ChartProps) {
   const box = useRef<HTMLDivElement>(null)
   const [width, setWidth] = useState(0)
   useLayoutEffect(() => {
@@ -61,7 +61,7 @@ function Chart({ height, label, left = 44, children, onMove }: ChartProps) {
 
 type AxisProps = { frame: Frame; ticks: { at: number; text: string }[] }
 
-function Rules({ frame: { x, y }, ticks }: AxisProps) {
+export function Rules({ frame: { x, y }, ticks }: AxisProps) {
   return (
     <>
       {ticks.map(({ at, text }) => (
@@ -76,7 +76,7 @@ function Rules({ frame: { x, y }, ticks }: AxisProps) {
   )
 }
 
-function Feet({ frame: { x, height }, ticks }: AxisProps) {
+export function Feet({ frame: { x, height }, ticks }: AxisProps) {
   return (
     <>
       {ticks.map(({ at, text }, i) => (
@@ -265,10 +265,10 @@ export function Trajectories({ of: found, steps }: TrajectoriesProps) {
               ticks={[0, 1].map(at => ({ at, text: (at === 0 ? low : high).toPrecision(3) }))}
             />
             {dropped.map((line, i) => (
-              <polyline key={`d${i}`} class="own thin drop" points={points(line)} />
+              <polyline key={`d${i}`} class="own drop" points={points(line)} />
             ))}
             {kept.map((line, i) => (
-              <polyline key={`k${i}`} class="own thin keep" points={points(line)} />
+              <polyline key={`k${i}`} class="own keep" points={points(line)} />
             ))}
             <Feet
               frame={frame}

@@ -1,5 +1,6 @@
 /** The wall of clusters, and the gallery of one: kept, the cut-off line, dropped, in rank order. */
 import { useEffect, useState } from 'preact/hooks'
+import { SMALL_CLUSTER_SIZE_MAX } from '../../select/rule/quotas.ts'
 import type { Clusters, ExampleRow, Gallery as GalleryDocument } from '../schemas.ts'
 import { Trajectories } from './charts.tsx'
 import { frozen, heldRanks } from './frozen.ts'
@@ -9,6 +10,7 @@ import {
   clusterName,
   count,
   Legend,
+  More,
   numbered,
   Panel,
   Picture,
@@ -19,14 +21,12 @@ import {
 
 type Tile = Clusters['clusters'][number]
 
-/** Clusters of at most so many examples give none. */
-const SMALL = 2
-
 const ORDERS = {
   size: { name: 'largest first', by: (one: Tile) => -one.size },
   redundant: {
     name: 'most redundant first',
-    by: (one: Tile) => -redundancyOf(one) * (one.size + one.duplicates > SMALL ? 1 : 0),
+    by: (one: Tile) =>
+      -redundancyOf(one) * (one.size + one.duplicates > SMALL_CLUSTER_SIZE_MAX ? 1 : 0),
   },
   duplicates: { name: 'most duplicates first', by: (one: Tile) => -one.duplicates },
   kept: { name: 'most kept first', by: (one: Tile) => -one.kept },
@@ -99,11 +99,7 @@ export function Wall() {
           <TileView key={tile.cluster} tile={tile} largest={largest} />
         ))}
       </ul>
-      {tiles.length > shown && (
-        <button type="button" onClick={() => setShown(shown + 4 * TILES)}>
-          show more of {count(tiles.length - shown)}
-        </button>
-      )}
+      <More shown={shown} step={4 * TILES} of={tiles.length} show={setShown} />
     </Panel>
   )
 }
@@ -151,7 +147,7 @@ function TileView({ tile, largest }: { tile: Tile; largest: number }) {
           <span class="duplicate" style={{ width: width(duplicates) }} />
         </span>
         <span class="note">
-          {quota > 0 || size > SMALL
+          {quota > 0 || size > SMALL_CLUSTER_SIZE_MAX
             ? `${percent(redundancyOf(tile), 0)} redundant`
             : 'too small to give any'}
         </span>

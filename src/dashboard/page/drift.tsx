@@ -1,7 +1,7 @@
 /** Drift from the data that the bundle was fitted to, examples unlike all others, the shadow bundle. */
 import type { Drift as DriftDocument, Shadow as ShadowDocument } from '../schemas.ts'
 import { useApi, useLive } from './store.ts'
-import { Card, clusterHref, clusterName, count, Panel, percent, Waiting } from './widgets.tsx'
+import { Cards, clusterHref, clusterName, count, Panel, percent, Waiting } from './widgets.tsx'
 
 const CLUSTERS = 30
 
@@ -77,11 +77,7 @@ function Farthest({ far, hasRadii }: { far: DriftDocument['far']; hasRadii: bool
   return (
     <Panel title={title} note={note}>
       {far.length === 0 && <p class="note">None lies beyond the radius of its cluster.</p>}
-      <div class="row">
-        {far.map(example => (
-          <Card key={example.key} example={example} note={farText(example)} />
-        ))}
-      </div>
+      <Cards of={far} note={farText} />
     </Panel>
   )
 }
@@ -118,11 +114,7 @@ function Shadow() {
         Of {count(decided)} examples that it has decided, <b>{count(differing)}</b> differ.
         {figures !== undefined && ` Subsets differ by ${percent(figures.shadowDifference)}.`}
       </p>
-      <div class="row">
-        {examples.map(example => (
-          <Card key={example.key} example={example} note={`shadow: ${example.shadow}`} />
-        ))}
-      </div>
+      <Cards of={examples} note={({ shadow }) => `shadow: ${shadow}`} />
     </Panel>
   )
 }

@@ -2,11 +2,12 @@
 import { useEffect, useState } from 'preact/hooks'
 import { meaningOf } from '../../observe/colours.ts'
 import type { ExampleDocument, ExampleRow } from '../schemas.ts'
+import { Chart, Feet, Rules } from './charts.tsx'
 import { frozen } from './frozen.ts'
 import { get, useApi, useLive } from './store.ts'
 import {
   Badge,
-  Card,
+  Cards,
   clusterHref,
   clusterName,
   count,
@@ -73,11 +74,7 @@ function Pictures({ example, images }: { example: string; images: number }) {
 function Pair({ title, examples }: { title: string; examples: ExampleRow[] }) {
   return (
     <Panel title={title}>
-      <div class="row">
-        {examples.map(example => (
-          <Card key={example.key} example={example} />
-        ))}
-      </div>
+      <Cards of={examples} />
     </Panel>
   )
 }
@@ -132,54 +129,47 @@ function History({ document: { explanation } }: { document: ExampleDocument }) {
   )
 }
 
-const [WIDTH, HEIGHT, LEFT, BOTTOM, TOP] = [420, 220, 52, 30, 10]
-
 function Trajectory({ document: { explanation, band, steps } }: { document: ExampleDocument }) {
   const scores = explanation.assignment.trajectory
   if (scores === null) return <p class="note">A text-only example has no trajectory.</p>
   const all = [...scores, ...(band?.low ?? []), ...(band?.high ?? [])]
   const [low, high] = [Math.min(...all), Math.max(...all)]
   const span = high - low || 1
-  const x = (t: number): number => LEFT + (t * (WIDTH - LEFT - 12)) / Math.max(1, scores.length - 1)
-  const y = (score: number): number =>
-    HEIGHT - BOTTOM - ((score - low) / span) * (HEIGHT - BOTTOM - TOP)
-  const line = (values: number[]): string => values.map((v, t) => `${x(t)},${y(v)}`).join(' ')
-  const area =
-    band === null
-      ? ''
-      : `${line(band.low)} ${line([...band.high])
-          .split(' ')
-          .reverse()
-          .join(' ')}`
-  const label = `scores ${scores.map(score => score.toPrecision(4)).join(', ')}`
+  const share = (t: number): number => t / Math.max(1, scores.length - 1)
   return (
-    <svg class="chart" viewBox={`0 0 ${WIDTH} ${HEIGHT}`} role="img" aria-label={label}>
-      {[low, low + span / 2, high].map(value => (
-        <g key={value}>
-          <line x1={LEFT} x2={WIDTH - 12} y1={y(value)} y2={y(value)} class="rule" />
-          <text x={LEFT - 6} y={y(value) + 4} text-anchor="end">
-            {value.toPrecision(3)}
-          </text>
-        </g>
-      ))}
-      {band !== null && <polygon points={area} class="band" />}
-      {band !== null && <polyline points={line(band.middle)} class="middle" />}
-      <polyline points={line(scores)} class={explanation.keptNow ? 'own keep' : 'own drop'} />
-      {scores.map((score, t) => (
-        <circle
-          key={t}
-          cx={x(t)}
-          cy={y(score)}
-          r="3"
-          class={explanation.keptNow ? 'keep' : 'drop'}
-        />
-      ))}
-      {scores.map((_, t) => (
-        <text key={t} x={x(t)} y={HEIGHT - 10} text-anchor="middle">
-          {steps?.[t] ?? t + 1}
-        </text>
-      ))}
-    </svg>
+    <Chart
+      height={240}
+      left={52}
+      label={`scores ${scores.map(score => score.toPrecision(4)).join(', ')}`}
+    >
+      {frame => {
+        const points = (values: number[]): string[] =>
+          values.map((v, t) => `${frame.x(share(t))},${frame.y((v - low) / span)}`)
+        const ticks = [0, 0.5, 1].map(at => ({ at, text: (low + at * span).toPrecision(3) }))
+        const feet = scores.map((_, t) => ({ at: share(t), text: String(steps?.[t] ?? t + 1) }))
+        return (
+          <>
+            <Rules frame={frame} ticks={ticks} />
+            {band !== null && (
+              <>
+                <polygon
+                  points={[...points(band.low), ...points(band.high).reverse()].join(' ')}
+                  class="band"
+                />
+                <polyline points={points(band.middle).join(' ')} class="middle" />
+              </>
+            )}
+            <g class={explanation.keptNow ? 'keep' : 'drop'}>
+              <polyline points={points(scores).join(' ')} class="own" stroke-width="2.5" />
+              {scores.map((score, t) => (
+                <circle key={t} cx={frame.x(share(t))} cy={frame.y((score - low) / span)} r="3" />
+              ))}
+            </g>
+            <Feet frame={frame} ticks={feet} />
+          </>
+        )
+      }}
+    </Chart>
   )
 }
 
@@ -218,11 +208,7 @@ export function Search({ text }: { text: string }) {
           <a href="#/dead-letters">dead letters</a>; an example that still waits is not found yet.
         </p>
       )}
-      <div class="row">
-        {rows.map(example => (
-          <Card key={example.key} example={example} note={example.id} />
-        ))}
-      </div>
+      <Cards of={rows} note={({ id }) => id} />
     </Panel>
   )
 }

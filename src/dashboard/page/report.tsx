@@ -1,22 +1,24 @@
 /** The first view of a report: what is kept, in figures and charts. */
 import { useState } from 'preact/hooks'
+import { SMALL_CLUSTER_SIZE_MAX } from '../../select/rule/quotas.ts'
 import type { ExampleRow, Frozen } from '../schemas.ts'
 import { Flow, Instability, Quotas, Trajectories } from './charts.tsx'
 import {
-  Card,
+  Cards,
   clusterHref,
   clusterName,
   count,
   FactRows,
   Figure,
   Legend,
+  More,
   Panel,
   percent,
 } from './widgets.tsx'
 
 /** Clusters that are shown before somebody asks for more. */
 const CLUSTERS = 12
-const SMALL = 2
+const STEP = 4 * CLUSTERS
 
 export function ReportHeader({ frozen }: { frozen: Frozen }) {
   const { counts, at } = frozen
@@ -76,13 +78,15 @@ export function Report({ frozen }: { frozen: Frozen }) {
 
 /** What holds for these clusters, and no more. */
 function quotaNote({ clusters }: Frozen['counts']): string {
-  const small = clusters.filter(({ size }) => size <= SMALL).length
+  const small = clusters.filter(({ size }) => size <= SMALL_CLUSTER_SIZE_MAX).length
   const capped = clusters.filter(({ size, quota }) => quota > 0 && quota < size).length
   const whole = clusters.filter(({ size, quota }) => quota === size).length
   const parts = [
     `${count(capped)} are cut to their quota`,
     `${count(whole)} are kept whole`,
-    ...(small > 0 ? [`${count(small)} of at most ${SMALL} examples give none`] : []),
+    ...(small > 0
+      ? [`${count(small)} of at most ${SMALL_CLUSTER_SIZE_MAX} examples give none`]
+      : []),
   ]
   return `Of ${count(clusters.length)} clusters ${parts.join(', ')}. Green should follow the line.`
 }
@@ -147,19 +151,8 @@ function AllTrajectories({ frozen }: { frozen: Frozen }) {
           </figure>
         ))}
       </div>
-      <More shown={shown} of={trajectories.length} show={setShown} />
+      <More shown={shown} step={STEP} of={trajectories.length} show={setShown} />
     </Panel>
-  )
-}
-
-type MoreProps = { shown: number; of: number; show: (count: number) => void }
-
-function More({ shown, of, show }: MoreProps) {
-  if (of <= shown) return null
-  return (
-    <button type="button" onClick={() => show(shown + 4 * CLUSTERS)}>
-      show more of {count(of - shown)} clusters
-    </button>
   )
 }
 
@@ -185,15 +178,11 @@ function Ends({ frozen }: { frozen: Frozen }) {
             <h3>
               <a href={clusterHref(cluster)}>{clusterName(cluster)}</a>
             </h3>
-            <div class="row">
-              {[...kept, ...dropped].map(example => (
-                <Card key={example.key} example={example} />
-              ))}
-            </div>
+            <Cards of={[...kept, ...dropped]} />
           </section>
         )
       })}
-      <More shown={shown} of={clusters.length} show={setShown} />
+      <More shown={shown} step={STEP} of={clusters.length} show={setShown} />
     </Panel>
   )
 }

@@ -1,6 +1,7 @@
 /** What if: a replay under another percent, policy or K; who would leave and who would come. */
 import { useEffect, useRef, useState } from 'preact/hooks'
 import type { ExampleRow, WhatIfResult } from '../schemas.ts'
+import { Choice } from './clusters.tsx'
 import { get, useLive } from './store.ts'
 import { count, FactRows, Grid, Panel, percent } from './widgets.tsx'
 
@@ -55,6 +56,13 @@ export function WhatIf() {
   )
 }
 
+const POLICIES = {
+  '': { name: 'as now' },
+  revisable: { name: 'revisable' },
+  final: { name: 'final' },
+  naive: { name: 'naive' },
+}
+
 type FormProps = {
   asked: Asked
   setAsked: (asked: Asked) => void
@@ -82,15 +90,12 @@ function Form({ asked, setAsked, now, isRunning, onSubmit, onCancel }: FormProps
           onInput={set('percent')}
         />
       </label>
-      <label>
-        policy{' '}
-        <select value={asked.policy} onChange={set('policy')}>
-          <option value="">as now</option>
-          <option value="revisable">revisable</option>
-          <option value="final">final</option>
-          <option value="naive">naive</option>
-        </select>
-      </label>
+      <Choice
+        label="policy"
+        value={asked.policy}
+        of={POLICIES}
+        choose={policy => setAsked({ ...asked, policy })}
+      />
       <label>
         clusters{' '}
         <input

@@ -56,7 +56,6 @@ export function Figure({ name, value, id, children }: FigureProps) {
   )
 }
 
-/** The action in its colour and in a word. */
 /** Rows of a `<dl class="facts">`. */
 export function FactRows({ rows }: { rows: readonly (readonly [string, string | number])[] }) {
   return (
@@ -71,6 +70,7 @@ export function FactRows({ rows }: { rows: readonly (readonly [string, string | 
   )
 }
 
+/** The action in its colour and in a word. */
 export function Badge({ action, reason }: { action: string | null; reason: string | null }) {
   if (action === null) return <span class="badge waits">waits</span>
   const meaning = meaningOf(action, reason)
@@ -133,11 +133,21 @@ export function Card({ example, note }: { example: ExampleRow; note?: string }) 
       <span class="said">{example.question || example.id}</span>
       <span class="foot">
         <Badge action={example.action} reason={example.reason} />
-        <span>
-          {note ?? (example.instability === null ? '' : example.instability.toPrecision(3))}
-        </span>
+        <span>{note ?? example.instability?.toPrecision(3)}</span>
       </span>
     </a>
+  )
+}
+
+type CardsProps<Row> = { of: readonly Row[]; note?: (row: Row) => string }
+
+export function Cards<Row extends ExampleRow>({ of, note }: CardsProps<Row>) {
+  return (
+    <div class="row">
+      {of.map(row => (
+        <Card key={row.key} example={row} note={note?.(row)} />
+      ))}
+    </div>
   )
 }
 
@@ -154,7 +164,6 @@ type GridProps = {
   name: string
   /** Grows when what was loaded is old. */
   version?: number
-  note?: (example: ExampleRow) => string
 }
 
 type RowsProps = Omit<GridProps, 'total' | 'load'> & {
@@ -173,7 +182,7 @@ export function Rows({ title, from, to, load, held, ...rest }: RowsProps) {
   return (
     <Panel
       title={title}
-      {...(isPart ? { note: `${count(held.length)} of them are in this copy.` } : {})}
+      note={isPart ? `${count(held.length)} of them are in this copy.` : undefined}
     >
       {held === undefined ? (
         <Grid total={all} load={(at, length) => load(from + at, length)} {...rest} />
@@ -185,7 +194,7 @@ export function Rows({ title, from, to, load, held, ...rest }: RowsProps) {
 }
 
 /** Cards of thousands of examples: only those near the window exist, and are fetched. */
-export function Grid({ total, load, name, version = 0, note }: GridProps) {
+export function Grid({ total, load, name, version = 0 }: GridProps) {
   const box = useRef<HTMLDivElement>(null)
   const view = useView(box, total)
   const slices = useSlices(name, version, load)
@@ -205,7 +214,7 @@ export function Grid({ total, load, name, version = 0, note }: GridProps) {
     const top = Math.floor(index / columns) * (CARD_HEIGHT + GAP)
     const left = `calc((100% + ${GAP}px) / ${columns} * ${index % columns})`
     const style = { top: `${top}px`, left, width }
-    cells.set(place, isSame ? old : { example, node: cellOf(index, example, style, note) })
+    cells.set(place, isSame ? old : { example, node: cellOf(index, example, style) })
   }
   known.current = cells
   return (
@@ -221,15 +230,10 @@ function cellOf(
   index: number,
   example: ExampleRow | undefined,
   style: Record<string, string>,
-  note: GridProps['note'],
 ): ComponentChildren {
   return (
     <div class="cell" key={index} style={style}>
-      {example === undefined ? (
-        <span class="card empty" />
-      ) : (
-        <Card example={example} {...(note === undefined ? {} : { note: note(example) })} />
-      )}
+      {example === undefined ? <span class="card empty" /> : <Card example={example} />}
     </div>
   )
 }
@@ -329,21 +333,27 @@ export function Command({ text }: { text: string }) {
   )
 }
 
-export function Panel({
-  title,
-  note,
-  children,
-}: {
-  title: string
-  note?: string
-  children: ComponentChildren
-}) {
+type PanelProps = { title: string; note?: string; children: ComponentChildren }
+
+export function Panel({ title, note, children }: PanelProps) {
   return (
     <section class="panel">
       <h2>{title}</h2>
       {note !== undefined && <p class="note">{note}</p>}
       {children}
     </section>
+  )
+}
+
+type MoreProps = { shown: number; step: number; of: number; show: (count: number) => void }
+
+/** A button that shows more clusters, where there are more. */
+export function More({ shown, step, of, show }: MoreProps) {
+  if (of <= shown) return null
+  return (
+    <button type="button" onClick={() => show(shown + step)}>
+      show more of {count(of - shown)} clusters
+    </button>
   )
 }
 
