@@ -7,6 +7,7 @@ import { contentOf } from '../src/select/columns/hash-table.ts'
 import { NearDuplicates } from '../src/select/dedup/near-duplicates.ts'
 import type { FoldedAssignment } from '../src/select/fold.ts'
 import { MemoryState } from '../test/select/stream.ts'
+import { arrayBytes } from './child.ts'
 
 /** Sequence numbers of unrelated exemplars start here. */
 const STRANGERS_FROM = 2 ** 31
@@ -39,6 +40,7 @@ export function fillIndex(
 ): { near: NearDuplicates; costs: () => IndexCosts } {
   const draw = strangers(examples)
   const settings = { exemplarsMax: count + room + 2 * QUERIES }
+  const bytesBefore = arrayBytes()
   const near = new NearDuplicates(settings)
   near.learn(model)
   const known: FoldedAssignment[] = []
@@ -48,7 +50,7 @@ export function fillIndex(
     if (identify(near, stranger, STRANGERS_FROM + added) !== undefined) continue
     if (added++ % Math.ceil(count / QUERIES) === 0) known.push(stranger)
   }
-  const bytesPerExemplar = round(near.bytes / count)
+  const bytesPerExemplar = round((arrayBytes() - bytesBefore) / count)
   const strangersTaken = (drawn - count) / drawn
   return {
     near,

@@ -13,7 +13,8 @@
  * - `assignmentsPerSecond`: parsing, folding, building and serialising outputs, writing the state, on
  *   the main thread; `slowestTenthPerSecond`: the same over the slowest tenth of the stream
  * - `endToEndPerSecond`: with the log's polls and durable commits
- * - `bytesPerExample`: memory of the fold; `diskBytesPerExample`: of the state (with `--log none`)
+ * - `bytesPerExample`: memory of the fold, opened again; `diskBytesPerExample`: of the state (with
+ *   `--log none`)
  * - `restartMs`, `restartRssMb`, `restartHeapMb`: a new process until the state is open
  *   (`select-restart.ts`), all its memory and that of its objects; `peakRssMb`: of this process
  */
@@ -179,10 +180,10 @@ async function measure(folder: string): Promise<void> {
   }
   await consumer.close()
   await log.close()
-  const { kept, examples, duplicates, bytes } = state
+  const { kept, examples, duplicates } = state
   const restart = restarted(folder)
   if (restart.kept !== kept) throw new Error(`${restart.kept} kept, not ${kept}`)
-  report({ ...counts, ...restart, examples, duplicates, bytes, diskBytes: bytesIn(folder) })
+  report({ ...counts, ...restart, examples, duplicates, diskBytes: bytesIn(folder) })
 }
 
 function restarted(folder: string): Restart {
@@ -190,8 +191,7 @@ function restarted(folder: string): Restart {
   return JSON.parse(execFileSync(process.execPath, args).toString())
 }
 
-type Measured = Counts &
-  Restart & { examples: number; duplicates: number; bytes: number; diskBytes: number }
+type Measured = Counts & Restart & { examples: number; duplicates: number; diskBytes: number }
 
 function report(found: Measured): void {
   const { folded, foldMs, batchMs, examples } = found
@@ -207,7 +207,7 @@ function report(found: Measured): void {
     assignmentsPerSecond: Math.round((1000 * folded) / foldMs),
     slowestTenthPerSecond: slowest,
     endToEndPerSecond: Math.round((1000 * folded) / found.totalMs),
-    bytesPerExample: round(found.bytes / examples),
+    bytesPerExample: round(found.arrayBytes / examples),
     ...(options.log === 'none' && { diskBytesPerExample: round(found.diskBytes / examples) }),
     decisionsPerAssignment: round(found.decisions / folded),
     restartMs: found.restartMs,

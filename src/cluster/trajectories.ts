@@ -9,7 +9,7 @@ import { rawSignature, type Signature, spectrumOf, standardised } from '../bundl
 import { readLayouts } from '../bundle/similarity.ts'
 import { PRECISIONS } from '../engine/engine.ts'
 import { messageOf, XmasdError } from '../errors.ts'
-import type { Points } from '../math/vectors.ts'
+import { grown, type Points } from '../math/vectors.ts'
 import { type ComparedFields, Size } from '../record.ts'
 import { Preparation } from '../score/identity.ts'
 import { instabilityOf, METRICS } from '../score/metric.ts'
@@ -277,9 +277,7 @@ class Rows {
     }
     const end = this.#length + values.length
     if (end > this.#data.length) {
-      const grown = new Float64Array(Math.max(end, 2 * this.#data.length))
-      grown.set(this.#data)
-      this.#data = grown
+      this.#data = grown(this.#data, Math.max(end, 2 * this.#data.length))
     }
     this.#data.set(values, this.#length)
     this.#length = end

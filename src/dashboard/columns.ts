@@ -1,4 +1,5 @@
 /** The examples that the dashboard knows: one row an example, one typed array a field. */
+import { grown, type Numbers } from '../math/vectors.ts'
 import { ACTIONS, type Cluster, REASONS, type Reason } from '../record.ts'
 
 const ROWS_AT_FIRST = 4_096
@@ -9,9 +10,9 @@ const COPIES: ReadonlySet<Reason> = new Set(['duplicate', 'near_duplicate', 'pro
 
 /** An array of numbers that doubles when it is full. */
 class Column {
-  #values: Float64Array | Float32Array | Int32Array | Uint8Array
+  #values: Numbers
 
-  constructor(values: Float64Array | Float32Array | Int32Array | Uint8Array) {
+  constructor(values: Numbers) {
     this.#values = values
   }
 
@@ -20,15 +21,8 @@ class Column {
   }
 
   set(at: number, value: number): void {
-    while (at >= this.#values.length) this.#grow()
+    while (at >= this.#values.length) this.#values = grown(this.#values, 2 * this.#values.length)
     this.#values[at] = value
-  }
-
-  #grow(): void {
-    const Kind = this.#values.constructor as new (length: number) => Float64Array
-    const larger = new Kind(2 * this.#values.length)
-    larger.set(this.#values)
-    this.#values = larger
   }
 }
 

@@ -24,6 +24,23 @@ export function unitOf(values: Float64Array): Float64Array {
   return norm > 0 ? values.map(value => value / norm) : values
 }
 
+/** A typed array of numbers. */
+export type Numbers =
+  | Float64Array
+  | Float32Array
+  | Int32Array
+  | Uint32Array
+  | Int16Array
+  | Int8Array
+  | Uint8Array
+
+/** The values in an array of the same kind that has room for `length`, zeros after them. */
+export function grown<Kind extends Numbers>(values: Kind, length: number): Kind {
+  const longer = new (values.constructor as new (length: number) => Kind)(length)
+  longer.set(values)
+  return longer
+}
+
 /** Points in rows: `data` is [N, T]. `first`: where they have two parts, the dimensions of the first. */
 export type Points = {
   data: Float64Array

@@ -125,11 +125,6 @@ export class SelectState {
     return this.#fold.parts
   }
 
-  /** Bytes of memory held for the examples. */
-  get bytes(): number {
-    return this.#fold.policy.bytes + this.#fold.owners.bytes
-  }
-
   /** Size and kept count of every cluster that has examples. A pass over the clusters. */
   clusters(): Iterable<ClusterCount> {
     return this.#fold.policy.clusters()

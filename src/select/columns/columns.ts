@@ -3,6 +3,8 @@
  * wastes less than one chunk and never blocks the event loop. Two classes, because a shared one would make
  * the hot accesses polymorphic.
  */
+import { grown } from '../../math/vectors.ts'
+
 const CHUNK_BITS = 14
 const CHUNK_LENGTH = 1 << CHUNK_BITS
 const CHUNK_MASK = CHUNK_LENGTH - 1
@@ -19,10 +21,6 @@ export class Float64Column {
 
   at(index: number): number {
     return this.#chunks[index >>> CHUNK_BITS]![index & CHUNK_MASK]!
-  }
-
-  get bytes(): number {
-    return this.#chunks.length * CHUNK_LENGTH * 8
   }
 }
 
@@ -75,14 +73,8 @@ export class Texts {
     return lengthA - lengthB
   }
 
-  get bytes(): number {
-    return this.#bytes.length
-  }
-
   #reserve(end: number): void {
     if (end <= this.#bytes.length) return
-    const grown = new Uint8Array(Math.max(end, Math.ceil(this.#bytes.length * 1.5)))
-    grown.set(this.#bytes.subarray(0, this.#end))
-    this.#bytes = grown
+    this.#bytes = grown(this.#bytes, Math.max(end, Math.ceil(this.#bytes.length * 1.5)))
   }
 }

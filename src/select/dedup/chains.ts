@@ -3,6 +3,7 @@
  * oldest numbers drop out by themselves. Numbers ascend but need not be dense; those `capacity` or
  * more behind the last one are forgotten. A hash table holds the head of each chain.
  */
+import { grown } from '../../math/vectors.ts'
 import { type Content, HashTable } from '../columns/hash-table.ts'
 
 const NONE = 0
@@ -87,18 +88,9 @@ export class Chains {
 
   #double(): void {
     const length = 2 * this.#high.length
-    this.#high = grown(this.#high, new Uint32Array(length))
-    this.#low = grown(this.#low, new Uint32Array(length))
-    this.#previous = grown(this.#previous, new Uint32Array(length))
-    this.#isTaken = grown(this.#isTaken, new Uint8Array(length))
+    this.#high = grown(this.#high, length)
+    this.#low = grown(this.#low, length)
+    this.#previous = grown(this.#previous, length)
+    this.#isTaken = grown(this.#isTaken, length)
   }
-}
-
-/** `longer`, with what stands in `column`. */
-export function grown<Column extends Int8Array | Uint8Array | Int16Array | Uint32Array>(
-  column: Column,
-  longer: Column,
-): Column {
-  longer.set(column)
-  return longer
 }

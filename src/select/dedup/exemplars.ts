@@ -20,9 +20,10 @@ import {
   stateDistance,
 } from '../../bundle/similarity.ts'
 import { LAYOUT_VALUES } from '../../ingest/image/layout.ts'
+import { grown } from '../../math/vectors.ts'
 import type { Measure } from '../../record.ts'
 import type { Content } from '../columns/hash-table.ts'
-import { Chains, grown } from './chains.ts'
+import { Chains } from './chains.ts'
 
 /** The compared fields of an example, decoded. */
 export type Appearance = {
@@ -104,12 +105,6 @@ export class Exemplars {
   /** The number of the oldest row that it holds. */
   get first(): number {
     return Math.max(0, this.#end - this.#capacity)
-  }
-
-  get bytes(): number {
-    const columns = [this.#lines, this.#sequences, this.#states]
-    const own = columns.reduce((sum, column) => sum + column.byteLength, 0)
-    return own + this.#words.bytes + this.#pictures.bytes
   }
 
   /** The exemplar that an example is a near-duplicate of: by its words, else by its state. */
@@ -237,10 +232,10 @@ export class Exemplars {
   }
 
   #resize(length: number): void {
-    this.#lines = grown(this.#lines, new Int8Array(length * LINE_BYTES))
+    this.#lines = grown(this.#lines, length * LINE_BYTES)
     this.#numbers = new Uint32Array(this.#lines.buffer)
-    this.#sequences = grown(this.#sequences, new Uint32Array(length))
-    this.#states = grown(this.#states, new Int16Array(length * this.#dimensions))
+    this.#sequences = grown(this.#sequences, length)
+    this.#states = grown(this.#states, length * this.#dimensions)
   }
 }
 

@@ -126,11 +126,6 @@ export class NearDuplicates {
     this.#exemplars = new Exemplars(model, this.#exemplarsMax)
   }
 
-  get bytes(): number {
-    const matches = [this.#contents, this.#sequences, this.#measures, this.#distances]
-    return matches.reduce((sum, { bytes }) => sum + bytes, this.#exemplars?.bytes ?? 0)
-  }
-
   /** The match that was found for `content` before. */
   recall(content: Content): Match | undefined {
     const index = this.#contents.find(content)

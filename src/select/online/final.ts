@@ -73,7 +73,7 @@ export class FinalRule implements AdmissionRule {
   readonly #budgetOf: (total: number) => number
   readonly #history: History
   readonly #behindBaseline: Feedback
-  readonly #rates = new ArrivalRates(1)
+  readonly #rates = new ArrivalRates()
   #plan: Plan = { level: 0, extraFrom: Infinity, ceiling: Infinity }
   /** N at which the next plan is due. */
   #planAt = 1

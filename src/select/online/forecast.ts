@@ -14,6 +14,7 @@
  * that keeps k and expects a more ends between k and k + a, and the level is where these ends, each as
  * near to it as it can be, add up to the budget. Clusters never seen are taken to be like those seen.
  */
+import { grown } from '../../math/vectors.ts'
 import { SMALL_CLUSTER_SIZE_MAX } from '../rule/quotas.ts'
 
 const GRID_LENGTH = 40
@@ -39,8 +40,8 @@ const GRID_LOG = GRID.map(Math.log)
 
 export class ArrivalRates {
   /** Arrivals of each slot in the span before the current one, and in the current one. */
-  #before: Int32Array
-  #current: Int32Array
+  #before = new Int32Array(1)
+  #current = new Int32Array(1)
   /** Arrivals in all when the span before, and the current one, began. */
   #beforeFrom = 0
   #currentFrom = 0
@@ -54,11 +55,6 @@ export class ArrivalRates {
   /** The result of `scenarios`: shares of the stream and their probabilities. */
   readonly shares = new Float64Array(GRID_LENGTH)
   readonly weights = new Float64Array(GRID_LENGTH)
-
-  constructor(slots: number) {
-    this.#before = new Int32Array(slots)
-    this.#current = new Int32Array(slots)
-  }
 
   reserve(slots: number): void {
     this.#before = grown(this.#before, slots)
@@ -223,12 +219,6 @@ function excessOf({ found, expected, variance }: Tally): number {
 function nearestOnGrid(share: number): number {
   const at = Math.round(Math.log(share / GRID_FIRST) / Math.log(GRID_RATIO))
   return Math.min(GRID_LENGTH - 1, Math.max(0, at))
-}
-
-function grown(values: Int32Array, length: number): Int32Array<ArrayBuffer> {
-  const larger = new Int32Array(length)
-  larger.set(values)
-  return larger
 }
 
 /* The plan. */

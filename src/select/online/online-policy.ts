@@ -6,6 +6,7 @@
  * snapshot are admitted again when the state is opened, with the same result.
  */
 import { deserialize, serialize } from 'node:v8'
+import { grown } from '../../math/vectors.ts'
 import type { Part } from '../../observe/segments.ts'
 import type { Cluster, Reason } from '../../record.ts'
 import type { Content } from '../columns/hash-table.ts'
@@ -76,7 +77,7 @@ export class OnlinePolicy implements Policy {
   readonly #settings: OnlineSettings
   readonly #history: History = {
     ledger: new Ledger(),
-    sketches: new Sketches(1),
+    sketches: new Sketches(),
     learned: { counts: new Int32Array(1), total: 0 },
   }
   readonly #rule: AdmissionRule
@@ -98,7 +99,7 @@ export class OnlinePolicy implements Policy {
     if (!ledger.reserve(slots)) return
     const { length } = ledger.sizes
     sketches.reserve(length)
-    learned.counts = Int32Array.from({ length }, (_, slot) => learned.counts[slot] ?? 0)
+    learned.counts = grown(learned.counts, length)
     this.#rule.reserve(length)
   }
 
@@ -142,10 +143,6 @@ export class OnlinePolicy implements Policy {
   get baseline(): Part {
     const { baseline, baselineKept } = this.#history.ledger
     return { examples: baseline, kept: baselineKept }
-  }
-
-  get bytes(): number {
-    return this.#history.ledger.bytes + this.#history.sketches.bytes
   }
 
   /** Decides at once; `settle` returns the decision. */

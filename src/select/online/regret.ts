@@ -1,4 +1,5 @@
 /** The record of online decisions: counts by cluster, one bit an example; and the regret of the subset. */
+import { grown } from '../../math/vectors.ts'
 import {
   type Beginning,
   type ClusterCount,
@@ -36,10 +37,10 @@ export class Ledger {
     this.slots = slots
     if (slots <= this.sizes.length) return false
     const length = Math.max(slots, Math.ceil(1.5 * this.sizes.length))
-    this.sizes = Int32Array.from({ length }, (_, slot) => this.sizes[slot] ?? 0)
-    this.kept = Int32Array.from({ length }, (_, slot) => this.kept[slot] ?? 0)
-    this.sums = Float64Array.from({ length }, (_, slot) => this.sums[slot] ?? 0)
-    this.keptSums = Float64Array.from({ length }, (_, slot) => this.keptSums[slot] ?? 0)
+    this.sizes = grown(this.sizes, length)
+    this.kept = grown(this.kept, length)
+    this.sums = grown(this.sums, length)
+    this.keptSums = grown(this.keptSums, length)
     return true
   }
 
@@ -138,11 +139,7 @@ export class Ledger {
 
   #number(): number {
     const sequence = this.length++
-    if (sequence >> 3 >= this.#bits.length) {
-      const bits = new Uint8Array(this.#bits.length * 2)
-      bits.set(this.#bits)
-      this.#bits = bits
-    }
+    if (sequence >> 3 >= this.#bits.length) this.#bits = grown(this.#bits, 2 * this.#bits.length)
     return sequence
   }
 
@@ -157,10 +154,6 @@ export class Ledger {
       const size = this.sizes[slot]!
       if (size > 0) yield { cluster: clusterOf(slot), size, quota: this.kept[slot]! }
     }
-  }
-
-  get bytes(): number {
-    return this.#bits.byteLength + this.sizes.byteLength * 6
   }
 
   save() {

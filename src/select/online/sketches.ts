@@ -7,6 +7,8 @@
  * mean logarithm, counted as `SHARED_WEIGHT` examples of its own. Its mean is shrunk towards the mean of all
  * (empirical Bayes for a normal mean).
  */
+import { grown } from '../../math/vectors.ts'
+
 const BINS = 256
 const BIN_WIDTH = 0.04
 const SHARED_BINS = 512
@@ -20,11 +22,11 @@ const BETWEEN_MIN = 1e-4
 const INSTABILITY_MIN = 1e-12
 
 export class Sketches {
-  #counts: Float64Array
+  #bins = new Int32Array(BINS)
   /** Examples, and the mean of their logarithms, of each slot; the bin that is its first. */
-  #bins: Int32Array
-  #means: Float64Array
-  #origins: Int32Array
+  #counts = new Float64Array(1)
+  #means = new Float64Array(1)
+  #origins = new Int32Array(1)
   readonly #shared = new Float64Array(SHARED_BINS)
   /** Results of `refresh`: sums over `#shared` up to each bin; mean and variances. */
   readonly #below = new Float64Array(SHARED_BINS + 1)
@@ -35,20 +37,11 @@ export class Sketches {
   #sum = 0
   #squaresWithin = 0
 
-  constructor(slots: number) {
-    this.#counts = new Float64Array(slots)
-    this.#means = new Float64Array(slots)
-    this.#origins = new Int32Array(slots)
-    this.#bins = new Int32Array(slots * BINS)
-  }
-
   reserve(slots: number): void {
     this.#counts = grown(this.#counts, slots)
     this.#means = grown(this.#means, slots)
-    this.#origins = Int32Array.from(grown(this.#origins, slots))
-    const bins = new Int32Array(slots * BINS)
-    bins.set(this.#bins)
-    this.#bins = bins
+    this.#origins = grown(this.#origins, slots)
+    this.#bins = grown(this.#bins, slots * BINS)
   }
 
   /** The share of the cluster's examples that are steadier, 0..1; `draw` in [0, 1) decides ties. */
@@ -133,10 +126,6 @@ export class Sketches {
     return sum
   }
 
-  get bytes(): number {
-    return this.#bins.byteLength + this.#counts.byteLength * 2 + this.#origins.byteLength
-  }
-
   save() {
     return {
       bins: this.#bins,
@@ -176,10 +165,4 @@ export class Sketches {
 function sharedBin(deviation: number): number {
   const bin = Math.floor(deviation / BIN_WIDTH) + SHARED_BINS / 2
   return Math.min(SHARED_BINS - 1, Math.max(0, bin))
-}
-
-function grown(values: Float64Array | Int32Array, length: number): Float64Array<ArrayBuffer> {
-  const larger = new Float64Array(length)
-  larger.set(values)
-  return larger
 }

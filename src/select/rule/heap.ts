@@ -1,4 +1,5 @@
 /** Binary heaps of sequence numbers in one typed array, and the split of an array at a rank. */
+import { grown } from '../../math/vectors.ts'
 
 /** Whether `a` comes before `b`; a strict total order. */
 export type Before = (a: number, b: number) => boolean
@@ -51,14 +52,8 @@ export class Heap {
     return this.#items.subarray(0, this.length)
   }
 
-  get bytes(): number {
-    return this.#items.byteLength
-  }
-
   #grow(): void {
-    const grown = new Int32Array(Math.max(4, Math.ceil(this.#items.length * 1.5)))
-    grown.set(this.#items)
-    this.#items = grown
+    this.#items = grown(this.#items, Math.max(4, Math.ceil(this.#items.length * 1.5)))
   }
 }
 

@@ -17,6 +17,7 @@
  * moves one cluster past those of its old size; the pointer walks past ties at the level. Neither passes
  * over all clusters unless all have one size.
  */
+import { grown } from '../../math/vectors.ts'
 import { TEXT_SLOT } from './policy.ts'
 import { SMALL_CLUSTER_SIZE_MAX } from './quotas.ts'
 
@@ -47,9 +48,7 @@ export class Levels {
     const before = this.sizes.length
     if (slots <= before) return
     const length = Math.max(slots, 2 * before)
-    const sizes = new Int32Array(length)
-    sizes.set(this.sizes)
-    this.#sort(sizes)
+    this.#sort(grown(this.sizes, length))
     this.#capped += length - before
   }
 

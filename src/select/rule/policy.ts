@@ -59,8 +59,6 @@ export interface Policy {
   readonly kept: number
   /** The part of `examples` and `kept` that came from the bundle's data. */
   readonly baseline: Part
-  /** Bytes of memory held for the examples. */
-  readonly bytes: number
   /** Whether `begin` must come before the first example. */
   readonly wantsBeginning: boolean
   begin(beginning: Beginning): void

@@ -9,6 +9,7 @@
  * An example is pending from `add` to the next `settle`, which decides keep or drop. Later settlements may
  * evict and restore it, each settlement at most once: it goes straight from one subset to the next.
  */
+import { grown } from '../../math/vectors.ts'
 import type { Cluster, Reason } from '../../record.ts'
 import { Float64Column, Texts, Uint32Column } from '../columns/columns.ts'
 import { type Chunk, MISALIGNED, PASSED_OVER, TEXT } from '../columns/stored.ts'
@@ -33,16 +34,10 @@ class Slots {
   #isIn = new Uint8Array(1024)
 
   readonly mark = (slot: number): void => {
-    if (slot >= this.#isIn.length) this.#grow(slot)
+    if (slot >= this.#isIn.length) this.#isIn = grown(this.#isIn, 2 * slot)
     if (this.#isIn[slot] === 1) return
     this.#isIn[slot] = 1
     this.slots.push(slot)
-  }
-
-  #grow(slot: number): void {
-    const grown = new Uint8Array(2 * slot)
-    grown.set(this.#isIn)
-    this.#isIn = grown
   }
 
   clear(): void {
@@ -291,15 +286,6 @@ export class Revisable implements Policy {
       const { kept, dropped } = members
       yield { cluster: clusterOf(slot), size: kept.length + dropped.length, quota: kept.length }
     }
-  }
-
-  /** Bytes held for the examples: values, ids of text-only ones, heaps. */
-  get bytes(): number {
-    let heaps = 0
-    for (const members of this.#members) {
-      if (members !== undefined) heaps += members.kept.bytes + members.dropped.bytes
-    }
-    return this.#values.bytes + this.#texts.bytes + heaps
   }
 }
 
