@@ -21,6 +21,7 @@ import { POLL_RECORDS_MAX } from '../role/select-role.ts'
 import { batchQuotas, budgetOf, type ClusterSize } from '../select/rule/quotas.ts'
 import { orderOf } from '../select/rule/rank.ts'
 import { Columns } from './columns.ts'
+import type { Clusters } from './schemas.ts'
 
 /** Examples that are held; a longer log is shown from the newest so many on. */
 export const EXAMPLES_MAX = 1_000_000
@@ -393,13 +394,7 @@ export class Model {
 /** Clusters whose order is held. */
 const RANKED_MAX = 64
 
-export type ClusterSummary = {
-  cluster: Cluster
-  size: number
-  kept: number
-  quota: number
-  duplicates: number
-}
+export type ClusterSummary = Omit<Clusters['clusters'][number], 'cover'>
 
 /** By the bytes of their ids, as the batch rule does. */
 function compareIds(a: string, b: string): number {

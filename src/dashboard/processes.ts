@@ -4,8 +4,9 @@ import type { Config } from '../config.ts'
 import type { Logger } from '../observe/logger.ts'
 import { imageSource } from '../score/pipeline.ts'
 import { scriptAt } from '../version.ts'
-import type { ApiAnswer, FromReader, ToReader } from './reader.ts'
-import type { FromWhatIf, WhatIfOptions } from './what-if.ts'
+import type { FromReader, ToReader } from './reader.ts'
+import { type ApiAnswer, failure, type WhatIfOptions } from './schemas.ts'
+import type { FromWhatIf } from './what-if.ts'
 
 export type ReaderParts = {
   config: () => Config
@@ -23,13 +24,7 @@ const SHARED_MS = 250
 /** After a reader has failed. */
 const RESTART_MS = 1_000
 
-const UNAVAILABLE: ApiAnswer = {
-  status: 503,
-  type: 'application/json',
-  body: Buffer.from(
-    '{"v":1,"error":{"code":"UNAVAILABLE","message":"the reader is not there yet"}}',
-  ),
-}
+const UNAVAILABLE = failure(503, 'UNAVAILABLE', 'the reader is not there yet')
 
 export class Reader {
   readonly #parts: ReaderParts

@@ -4,6 +4,7 @@
  * somebody watches.
  */
 import { constants, getPriority, setPriority } from 'node:os'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { promisify } from 'node:util'
 import { gzip } from 'node:zlib'
 import type { Config } from '../config.ts'
@@ -17,7 +18,7 @@ import { Landscape } from './landscape.ts'
 import { Model } from './model.ts'
 import { paceOf } from './pace.ts'
 import { Records, SIDES } from './records.ts'
-import type { Frame } from './schemas.ts'
+import { type ApiAnswer, type Frame, failure, jsonAnswer } from './schemas.ts'
 
 /** What the daemon sends. */
 export type ToReader =
@@ -32,15 +33,6 @@ export type FromReader =
   | { kind: 'answer'; id: number; answer: ApiAnswer }
   /** Decisions since the last frame, the newest of them whole; and how far the log is read. */
   | { kind: 'frame'; data: string }
-
-export type ApiAnswer = {
-  status: number
-  type: string
-  body: Uint8Array
-  isGzip?: boolean
-  /** Seconds that a browser may keep it. */
-  maxAge?: number
-}
 
 const FRAME_DECISIONS_MAX = 24
 const GZIP_BYTES_MIN = 1_400
@@ -197,14 +189,6 @@ async function answerTo(ask: Extract<ToReader, { kind: 'ask' }>, api: Api): Prom
   send({ kind: 'answer', id: ask.id, answer: await encoded(answer, ask.gzip) })
 }
 
-function failure(status: number, code: string, message: string): ApiAnswer {
-  return jsonAnswer(status, { v: 1, error: { code, message } })
-}
-
-function jsonAnswer(status: number, document: object): ApiAnswer {
-  return { status, type: 'application/json', body: Buffer.from(JSON.stringify(document)) }
-}
-
 async function encoded(found: ApiAnswer | object, mayGzip: boolean): Promise<ApiAnswer> {
   const answer = 'body' in found ? (found as ApiAnswer) : jsonAnswer(200, found)
   if (!mayGzip || answer.type !== 'application/json' || answer.body.length < GZIP_BYTES_MIN)
@@ -214,10 +198,6 @@ async function encoded(found: ApiAnswer | object, mayGzip: boolean): Promise<Api
 
 function send(message: FromReader): void {
   process.send?.(message)
-}
-
-function sleep(ms: number): Promise<void> {
-  return new Promise(resolve => setTimeout(resolve, ms))
 }
 
 /** The daemon starts another one. */

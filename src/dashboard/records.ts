@@ -9,15 +9,9 @@ import type { ExampleSource } from '../ingest/prepare.ts'
 import type { Log } from '../log/log.ts'
 import { printable, redacted } from '../observe/text.ts'
 import type { Model } from './model.ts'
+import type { ExampleDocument } from './schemas.ts'
 
-export type ShownTurn = { role: string; text: string }
-export type Conversation = {
-  turns: ShownTurn[]
-  /** How many pictures it has. */
-  images: number
-  /** Why there is no conversation. */
-  missing?: string
-}
+type Conversation = ExampleDocument['conversation']
 
 const QUESTION_CHARACTERS_MAX = 300
 const TURN_CHARACTERS_MAX = 8_000

@@ -1,16 +1,9 @@
 /** The answers of the API, version 1; docs/schemas/api.schema.json publishes the same as JSON Schema. */
 import { z } from 'zod'
 import { SIGNATURES } from '../bundle/signature.ts'
+import { Explanation } from '../history/explanation.ts'
 import type { Parts } from '../observe/segments.ts'
-import {
-  ACTIONS,
-  type Action,
-  Assignment,
-  Cluster,
-  Decision,
-  REASONS,
-  type Reason,
-} from '../record.ts'
+import { ACTIONS, type Action, Cluster, REASONS, type Reason } from '../record.ts'
 import { POLICIES } from '../select/rule/policy.ts'
 import { RANKS } from '../select/rule/rank.ts'
 
@@ -86,19 +79,7 @@ export const Examples = z.strictObject({
 export const ExampleDocument = z.strictObject({
   v: V,
   /** As `xmasd explain KEY --json`. */
-  explanation: z.strictObject({
-    v: V,
-    key: z.string(),
-    keptNow: z.boolean(),
-    because: z.string(),
-    assignment: Assignment,
-    folded: z.boolean(),
-    rank: z.int().min(1).nullable(),
-    clusterSize: Count,
-    quota: Count,
-    arm: Decision.shape.arm.unwrap().nullable(),
-    decisions: z.array(Decision),
-  }),
+  explanation: Explanation,
   conversation: z.strictObject({
     turns: z.array(z.strictObject({ role: z.string(), text: z.string() })),
     images: Count,
@@ -266,6 +247,16 @@ export type Frame = z.infer<typeof Frame>
 
 const Part = z.strictObject({ examples: Count, kept: Count })
 
+/** The query of a what-if replay: what is left out is as configured. `clusters`: new ones are fitted. */
+export const WhatIfQuery = z
+  .object({
+    percent: z.coerce.number().min(0).max(100),
+    clusters: z.coerce.number().int().min(1).max(100_000),
+    policy: z.enum(POLICIES),
+  })
+  .partial()
+export type WhatIfOptions = z.infer<typeof WhatIfQuery>
+
 /** The event `done` of a what-if replay. */
 export const WhatIfResult = z.strictObject({
   v: V,
@@ -302,6 +293,24 @@ export const Failure = z.strictObject({
   v: V,
   error: z.strictObject({ code: z.string(), message: z.string() }),
 })
+
+/** How the reader answers the daemon, and the daemon a page. */
+export type ApiAnswer = {
+  status: number
+  type: string
+  body: Uint8Array
+  isGzip?: boolean
+  /** Seconds that a browser may keep it. */
+  maxAge?: number
+}
+
+export function jsonAnswer(status: number, document: object): ApiAnswer {
+  return { status, type: 'application/json', body: Buffer.from(JSON.stringify(document)) }
+}
+
+export function failure(status: number, code: string, message: string): ApiAnswer {
+  return jsonAnswer(status, { v: 1, error: { code, message } })
+}
 
 /** By the path of docs/api.md. */
 export const API_SCHEMAS = {

@@ -11,12 +11,11 @@ import { gzipSync } from 'node:zlib'
 import type { Config } from '../config.ts'
 import { messageOf, XmasdError } from '../errors.ts'
 import type { Logger } from '../observe/logger.ts'
-import { POLICIES, type PolicyName } from '../select/rule/policy.ts'
 import { packageRoot } from '../version.ts'
 import { createFigures, type FigureParts } from './figures.ts'
 import { Reader, WhatIfs } from './processes.ts'
-import type { ApiAnswer } from './reader.ts'
-import type { FromWhatIf, WhatIfOptions } from './what-if.ts'
+import { type ApiAnswer, failure, jsonAnswer, WhatIfQuery } from './schemas.ts'
+import type { FromWhatIf } from './what-if.ts'
 
 export type DashboardParts = FigureParts & { logger: Logger }
 
@@ -32,7 +31,6 @@ const PAGES_MAX = 256
 const FIGURES_MS = 500
 /** What may wait in the socket of a slow page: the next frames are dropped for it. */
 const WAITING_BYTES_MAX = 256 * 1024
-const CLUSTERS_MAX = 100_000
 
 /** Nothing from elsewhere, and no script or style within the page. */
 const POLICY =
@@ -273,14 +271,6 @@ function createApi(parts: DashboardParts, events: Events, whatIfs: WhatIfs): Res
   }
 }
 
-function jsonAnswer(status: number, document: object): ApiAnswer {
-  return { status, type: 'application/json', body: Buffer.from(JSON.stringify(document)) }
-}
-
-function failure(status: number, code: string, message: string): ApiAnswer {
-  return jsonAnswer(status, { v: 1, error: { code, message } })
-}
-
 function send(request: IncomingMessage, response: ServerResponse, answer: ApiAnswer): void {
   const { status, type, body, isGzip, maxAge } = answer
   if (isGzip === true) response.setHeader('content-encoding', 'gzip')
@@ -292,11 +282,11 @@ function send(request: IncomingMessage, response: ServerResponse, answer: ApiAns
 
 /** Events `progress` (`{share}`), then `done` or `failed`. To close the connection cancels the replay. */
 function answerWhatIf(config: Config, whatIfs: WhatIfs, response: ServerResponse, url: URL): void {
-  const options = whatIfOptions(url.searchParams)
-  const refuse = (status: number, code: string, message: string): void => {
-    const body = JSON.stringify({ v: 1, error: { code, message } })
-    response.writeHead(status, { 'content-type': 'application/json' }).end(body)
-  }
+  // What is left empty in the page's form is as configured.
+  const given = [...url.searchParams].filter(([, value]) => value !== '')
+  const { data: options } = WhatIfQuery.safeParse(Object.fromEntries(given))
+  const refuse = (status: number, code: string, message: string): void =>
+    send(response.req, response, failure(status, code, message))
   if (options === undefined) {
     refuse(400, 'USAGE', 'percent is 0..100, clusters a number, policy one of the policies')
     return
@@ -314,31 +304,4 @@ function answerWhatIf(config: Config, whatIfs: WhatIfs, response: ServerResponse
   const headers = { 'content-type': 'text/event-stream', 'cache-control': 'no-store' }
   response.writeHead(200, headers).write('\n')
   response.once('close', () => running.stop())
-}
-
-function whatIfOptions(query: URLSearchParams): WhatIfOptions | undefined {
-  const options: WhatIfOptions = {}
-  const [percent, clusters, policy] = ['percent', 'clusters', 'policy'].map(
-    name => query.get(name) || null,
-  )
-  if (percent != null) {
-    options.percent = Number(percent)
-    if (!(options.percent >= 0 && options.percent <= 100)) return undefined
-  }
-  if (clusters != null) {
-    options.clusters = Number(clusters)
-    if (
-      !(
-        Number.isInteger(options.clusters) &&
-        options.clusters >= 1 &&
-        options.clusters <= CLUSTERS_MAX
-      )
-    )
-      return undefined
-  }
-  if (policy != null) {
-    if (!(POLICIES as readonly string[]).includes(policy)) return undefined
-    options.policy = policy as PolicyName
-  }
-  return options
 }

@@ -4,15 +4,7 @@ import type { Config } from '../config.ts'
 import { messageOf } from '../errors.ts'
 import { type WantedClusters, whatIf } from '../history/what-if.ts'
 import { openLogToRead } from '../log/open.ts'
-import type { PolicyName } from '../select/rule/policy.ts'
-import type { WhatIfResult } from './schemas.ts'
-
-/** Undefined: as configured. `clusters` fits new ones to the trajectories. */
-export type WhatIfOptions = {
-  percent?: number | undefined
-  policy?: PolicyName | undefined
-  clusters?: number | undefined
-}
+import type { WhatIfOptions, WhatIfResult } from './schemas.ts'
 
 export type FromWhatIf =
   | { kind: 'progress'; share: number }

@@ -1,28 +1,32 @@
 /** Why an example is kept or not: the figures, and the sentence that follows from them. */
-import type { Assignment, Decision } from '../record.ts'
+import { z } from 'zod'
+import { Assignment, Decision } from '../record.ts'
 import type { PolicyName } from '../select/rule/policy.ts'
 import { SMALL_CLUSTER_SIZE_MAX } from '../select/rule/quotas.ts'
 import { orderOf, RANK_WORDS, type Ranking } from '../select/rule/rank.ts'
 
-export type Explanation = {
-  v: 1
-  key: string
-  keptNow: boolean
+const Count = z.int().min(0)
+
+export const Explanation = z.strictObject({
+  v: z.literal(1),
+  key: z.string(),
+  keptNow: z.boolean(),
   /** Why, in one sentence that agrees with the figures below. */
-  because: string
-  assignment: Assignment
+  because: z.string(),
+  assignment: Assignment,
   /** Whether the select role has read it. */
-  folded: boolean
+  folded: z.boolean(),
   /** Place in its cluster, 1 = the first to be kept; null for text, duplicates, the random holdout, not folded. */
-  rank: number | null
+  rank: z.int().min(1).nullable(),
   /** Counted examples of its cluster: baseline included, random holdout not. */
-  clusterSize: number
+  clusterSize: Count,
   /** The cluster's quota by the batch rule over all counted examples. */
-  quota: number
+  quota: Count,
   /** With a random holdout: whether the policy or the draw decides this example; else null. */
-  arm: NonNullable<Decision['arm']> | null
-  decisions: Decision[]
-}
+  arm: Decision.shape.arm.unwrap().nullable(),
+  decisions: z.array(Decision),
+})
+export type Explanation = z.infer<typeof Explanation>
 
 /**
  * From the last decision and, under the revisable policy, from the figures of now, which it follows.
