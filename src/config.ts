@@ -158,9 +158,8 @@ export type Checked = { file: string | undefined; config: Config | undefined; mi
 
 /**
  * Reads `file` (or `XMASD_CONFIG`, or nothing: all defaults); the environment wins over it, and
- * `overrides` win over both.
- *
- * @throws XmasdError CONFIG_INVALID with every mistake: key, value, allowed values, fix
+ * `overrides` win over both. Throws CONFIG_INVALID with every mistake: key, value, allowed values,
+ * fix.
  */
 export function loadConfig(
   file: string | undefined,
@@ -181,9 +180,8 @@ export function loadConfig(
 }
 
 /**
- * As `loadConfig`, with the mistakes as data.
- *
- * @throws XmasdError CONFIG_INVALID where the file cannot be read or is no YAML mapping
+ * As `loadConfig`, with the mistakes as data. Throws CONFIG_INVALID where the file cannot be read
+ * or is no YAML mapping.
  */
 export function checkConfig(
   file: string | undefined,

@@ -55,7 +55,7 @@ async function watch(options: Options): Promise<void> {
 
 type Address = { url: string; headers: Record<string, string> }
 
-/** @throws XmasdError CONFIG_INVALID */
+/** Throws CONFIG_INVALID. */
 function addressOf({ url, config }: Options): Address {
   if (url === undefined) {
     const { http } = loadConfig(config)

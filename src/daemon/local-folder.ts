@@ -25,9 +25,8 @@ export type HeldFolder = {
 }
 
 /**
- * Claims the folder of an open log for this process, and watches it.
- *
- * @throws XmasdError LOG_IN_USE where another daemon has it
+ * Claims the folder of an open log for this process, and watches it. Throws LOG_IN_USE where
+ * another daemon has it.
  */
 export async function holdFolder({
   path,

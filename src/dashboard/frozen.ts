@@ -24,11 +24,7 @@ const DUPLICATES_A_CLUSTER = 4
 const FAR_MAX = 24
 const PICTURE_SIDE = 160
 
-/**
- * All that the page of a report shows.
- *
- * @throws XmasdError LOG_UNAVAILABLE
- */
+/** All that the page of a report shows. Throws LOG_UNAVAILABLE. */
 export async function freeze(log: Log, config: Config, source: ExampleSource): Promise<Frozen> {
   const model = await readWhole(log, config)
   const records = new Records(log, config.log.topics.examples, source, model)

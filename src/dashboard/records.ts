@@ -80,9 +80,8 @@ export class Records {
   }
 
   /**
-   * The `n`th picture as WebP of at most `side` pixels, fetched by the rules of ingest.
-   *
-   * @throws XmasdError what fetching and decoding throw; IMAGE_NOT_FOUND where there is no such picture
+   * The `n`th picture as WebP of at most `side` pixels, fetched by the rules of ingest. Throws what
+   * fetching and decoding throw; IMAGE_NOT_FOUND where there is no such picture.
    */
   async picture(row: number, n: number, side: number): Promise<Buffer> {
     const name = `${side}/${n}/${this.#model.columns.keys[row]}`

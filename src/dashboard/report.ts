@@ -15,9 +15,8 @@ const TAIL = 0.995
 const LINES_MAX = 8
 
 /**
- * The model of the whole log, however long it is; some 200 bytes an example.
- *
- * @throws XmasdError LOG_UNAVAILABLE
+ * The model of the whole log, however long it is; some 200 bytes an example. Throws
+ * LOG_UNAVAILABLE.
  */
 export async function readWhole(log: Log, config: Config): Promise<Model> {
   const model = new Model(log, config, Number.POSITIVE_INFINITY)

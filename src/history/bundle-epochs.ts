@@ -60,9 +60,8 @@ export type Baseline = {
 
 /**
  * The data of the bundle with which an online policy began; nothing under the revisable policy, where the
- * bundle holds no data, or after a swap: the new bundle may be fitted to the stream itself.
- *
- * @throws XmasdError BUNDLE_INVALID, BUNDLE_ALTERED
+ * bundle holds no data, or after a swap: the new bundle may be fitted to the stream itself. Throws
+ * BUNDLE_INVALID, BUNDLE_ALTERED.
  */
 export async function readBaseline(
   log: Log,

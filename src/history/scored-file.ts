@@ -16,9 +16,8 @@ import { differenceOf, recordedIdentity } from '../score/identity.ts'
 import { instabilityOf } from '../score/metric.ts'
 
 /**
- * Refuses a file whose scores are not those that the bundle was fitted to.
- *
- * @throws XmasdError DATA_INVALID where the file does not say what it was scored with; BUNDLE_MISMATCH
+ * Refuses a file whose scores are not those that the bundle was fitted to. Throws DATA_INVALID
+ * where the file does not say what it was scored with; BUNDLE_MISMATCH.
  */
 export async function checkScoredFile(
   log: Log,
@@ -49,9 +48,8 @@ export async function checkScoredFile(
 /**
  * The examples of `file` under `bundle`: in the order of the file, then the text-only ones by ascending
  * id, as the batch rule takes them, then those whose content an earlier line has. Lines with an error are
- * passed over, and told to `onFailed`.
- *
- * @throws XmasdError FILE_UNREADABLE; DATA_INVALID, naming the line, where one was not written by `score`
+ * passed over, and told to `onFailed`. Throws FILE_UNREADABLE; DATA_INVALID, naming the line, where
+ * one was not written by `score`.
  */
 export async function* scoredExamples(
   file: string,

@@ -76,7 +76,7 @@ export type History = {
   copies: number
 }
 
-/** @throws XmasdError DATA_INVALID where `source` lacks what `signature` clusters */
+/** Throws DATA_INVALID where `source` lacks what `signature` clusters. */
 export function historyOf(
   source: Source,
   signature: Signature,

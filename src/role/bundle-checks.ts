@@ -1,4 +1,7 @@
-/** May this bundle be used with this proxy, and on this log: what `run`, `bundle` and `replay` refuse and `doctor` foretells. */
+/**
+ * May this bundle be used with this proxy, and on this log: what `run`, `bundle` and `replay` refuse and
+ * `doctor` foretells. What is refused here throws BUNDLE_MISMATCH.
+ */
 import { type Bundle, similarityModelOf } from '../bundle/bundle.ts'
 import {
   publishBundle,
@@ -19,11 +22,7 @@ import { checkDraws, type Ranking, wantsGain } from '../select/rule/rank.ts'
 /** A proxy's scores, and how its prompts are made. */
 type Proxy = Pick<ScoringPipeline, 'scores' | 'prompt'>
 
-/**
- * A bundle's clusters are of the scores that it was fitted to: of one schedule, prepared in one way.
- *
- * @throws XmasdError BUNDLE_MISMATCH
- */
+/** A bundle's clusters are of the scores that it was fitted to: of one schedule, prepared in one way. */
 export function checkBundleFits(
   { manifest }: Bundle,
   { scores, prompt }: Proxy,
@@ -54,8 +53,6 @@ function fixOf(found: string, { formerly }: Proxy['prompt']): string {
  * Bundles of releases up to 0.1.0 record no prompt, tokenizer and image processor. The first proxy that
  * scores with such a bundle is recorded beside it on the log; every later one must be the same.
  * `readonly` only compares. Returns a warning where the scores of before are not known.
- *
- * @throws XmasdError BUNDLE_MISMATCH
  */
 export async function checkScoresContinue(
   log: Log,
@@ -89,11 +86,7 @@ export async function checkScoresContinue(
   return `bundle ${id} does not record its prompt, tokenizer and image processor: those of this proxy are taken for its own`
 }
 
-/**
- * Clusters of other scores mean nothing to a log: they need topics of their own.
- *
- * @throws XmasdError BUNDLE_MISMATCH
- */
+/** Clusters of other scores mean nothing to a log: they need topics of their own. */
 export function checkSameScores(current: Bundle, next: Bundle): void {
   const [active, wanted] = [current, next].map(({ manifest }) => recordedIdentity(manifest))
   const difference = differenceOf(active!, wanted!)
@@ -105,11 +98,7 @@ export function checkSameScores(current: Bundle, next: Bundle): void {
   )
 }
 
-/**
- * A bundle clusters by what the assignments of the log have from the first scored one on.
- *
- * @throws XmasdError BUNDLE_MISMATCH
- */
+/** A bundle clusters by what the assignments of the log have from the first scored one on. */
 export async function checkHasSignature(
   log: Log,
   config: Config,
@@ -128,11 +117,7 @@ export async function checkHasSignature(
   }
 }
 
-/**
- * Ranks and limits by image gain need scores that have it.
- *
- * @throws XmasdError BUNDLE_MISMATCH
- */
+/** Ranks and limits by image gain need scores that have it. */
 export function checkGains({ id, manifest }: Bundle, select: Ranking): void {
   if (manifest.gain === true || !wantsGain(select)) return
   const asked =
@@ -144,18 +129,14 @@ export function checkGains({ id, manifest }: Bundle, select: Ranking): void {
   )
 }
 
-/** A baseline that counts is ranked as the stream is. Throws XmasdError BUNDLE_MISMATCH. */
+/** A baseline that counts is ranked as the stream is. */
 function checkBaseline({ members }: Bundle, select: Config['select']): void {
   const { policy, baseline } = select
   if (members === undefined || policy === 'revisable' || baseline === 'ignore') return
   checkDraws(select, members.draw)
 }
 
-/**
- * A swap must not let copies of evaluation data in that were kept out before.
- *
- * @throws XmasdError BUNDLE_MISMATCH
- */
+/** A swap must not let copies of evaluation data in that were kept out before. */
 export function checkProtects(current: Bundle, next: Bundle): void {
   const keys = new Set(next.protectedSet.map(({ key }) => key))
   const lacking = current.protectedSet.filter(({ key }) => !keys.has(key))
@@ -170,7 +151,6 @@ export function checkProtects(current: Bundle, next: Bundle): void {
 /**
  * The configuration's bundle must be known to the log, and is put there: the first one begins it, every
  * later one comes by `xmasd bundle swap`. Which one is in force is the log's to say. `readonly` only looks.
- * Throws XmasdError BUNDLE_MISMATCH.
  */
 export async function checkBundleContinues(
   log: Log,

@@ -88,10 +88,8 @@ export async function planRedrive(
 }
 
 /**
- * Sends what `filter` lets pass, and returns how many letters it sent.
- *
- * @throws XmasdError LOG_IN_USE where another process redrives; STATE_INVALID where the group's position
- * was moved by hand
+ * Sends what `filter` lets pass, and returns how many letters it sent. Throws LOG_IN_USE where
+ * another process redrives; STATE_INVALID where the group's position was moved by hand.
  */
 export async function redrive(log: Log, config: Config, options: RedriveOptions): Promise<number> {
   const topic = config.log.topics.deadLetters

@@ -11,21 +11,14 @@
  * The kept examples follow from the history: by the batch rule over the settled ones, or by repeating the
  * admissions after the snapshot. A fold that is not the log's first has its keys under ['bundle', scope].
  *
- *            ┌────────────── poll ◄───────────────┐
- *            ▼                                    │
- *   open ─► fold … fold ─► commit{state: write} ──┤ done
- *    ▲                                            │
- *    └──────────── open again ◄───────────────────┘ failed (what was folded since is void)
- *
  * After `open`, `appliedOffset` may lie behind the committed position (an engine that commits state
  * second): fold the records between them and discard their decisions, which were published.
  */
 import { z } from 'zod'
-import { XmasdError } from '../errors.ts'
 import type { StateKey, StateReader, StateWriter } from '../log/log.ts'
 import type { Parts } from '../observe/segments.ts'
 import type { Control, Decision, SubsetEntry } from '../record.ts'
-import { damaged } from './columns/stored.ts'
+import { otherSetting, readEntry } from './columns/stored.ts'
 import {
   Fold,
   type Folded,
@@ -58,25 +51,18 @@ const Meta = z.strictObject({
 })
 type Meta = z.infer<typeof Meta>
 
-const NO_SETTINGS = {
-  budgetExamples: undefined,
-  horizonExamples: undefined,
-  baseline: undefined,
-  controlPercent: undefined,
-  rank: undefined,
-  gainMin: undefined,
-}
-
 /** The settings that decisions depend on. */
 function decisiveSettings(settings: SelectSettings) {
-  const { policy, percent, settleEvery, budgetExamples } = settings
-  const controlPercent = settings.controlPercent === 0 ? undefined : settings.controlPercent
-  const { gainMin } = settings
-  const rank = settings.rank === 'instability' ? undefined : settings.rank
-  const common = { policy, percent, settleEvery, budgetExamples, controlPercent, rank, gainMin }
-  if (policy === 'revisable') return common
-  const { horizonExamples, baseline } = settings
-  return { ...common, horizonExamples, baseline }
+  const { policy, percent, settleEvery, budgetExamples, controlPercent, rank, gainMin } = settings
+  const isOnline = policy !== 'revisable'
+  return {
+    ...{ policy, percent, settleEvery, budgetExamples },
+    controlPercent: controlPercent === 0 ? undefined : controlPercent,
+    rank: rank === 'instability' ? undefined : rank,
+    gainMin,
+    horizonExamples: isOnline ? settings.horizonExamples : undefined,
+    baseline: isOnline ? settings.baseline : undefined,
+  }
 }
 
 export class SelectState {
@@ -85,9 +71,8 @@ export class SelectState {
   readonly #settings: SelectSettings
 
   /**
-   * Opens what `reader` holds, or an empty state.
-   *
-   * @throws XmasdError STATE_INVALID where it is damaged, of another version or of other settings
+   * Opens what `reader` holds, or an empty state. Throws STATE_INVALID where it is damaged, of
+   * another version or of other settings.
    */
   constructor(reader: StateReader, settings: SelectSettings) {
     const meta = readMeta(reader, settings)
@@ -196,35 +181,19 @@ export class SelectState {
   }
 }
 
-/** @throws XmasdError STATE_INVALID where these settings can't go on with the state that `reader` holds */
+/** Throws STATE_INVALID where these settings can't go on with the state that `reader` holds. */
 export function checkSettings(reader: StateReader, settings: SelectSettings): void {
   readMeta(reader, settings)
 }
 
 function readMeta(reader: StateReader, settings: SelectSettings): Meta | undefined {
-  const bytes = reader.get([META])
-  if (bytes === undefined) return undefined
-  const parsed = Meta.safeParse(parseJson(bytes))
-  if (!parsed.success) throw damaged("its 'meta' entry is not of this version of the format")
-  const meta = parsed.data
-  const wanted = { ...NO_SETTINGS, ...decisiveSettings(settings) }
+  const meta = readEntry(reader, META, Meta)
+  if (meta === undefined) return undefined
+  const wanted = decisiveSettings(settings)
   for (const name of Object.keys(wanted) as (keyof typeof wanted)[]) {
-    if (meta[name] === wanted[name]) continue
-    throw new XmasdError(
-      'STATE_INVALID',
-      `the select state was made with ${name} ${meta[name]}, the configuration says ${wanted[name]}`,
-      `Put select.${name} back; or replay the assignments, without scoring, under a new select.group and new names of log.topics.decisions and log.topics.subset.`,
-    )
+    if (meta[name] !== wanted[name]) throw otherSetting(name, meta[name], wanted[name])
   }
   return meta
-}
-
-function parseJson(bytes: Uint8Array): unknown {
-  try {
-    return JSON.parse(Buffer.from(bytes).toString())
-  } catch {
-    return undefined
-  }
 }
 
 /* Several folds in one group's state, each under a scope. The log's first fold has none. */
@@ -251,13 +220,9 @@ const NOTHING_ACTIVE: ActiveBundles = {
   shadow: null,
 }
 
-/** @throws XmasdError STATE_INVALID */
+/** Throws STATE_INVALID. */
 export function readActiveBundles(reader: StateReader): ActiveBundles {
-  const bytes = reader.get([ACTIVE_BUNDLES])
-  if (bytes === undefined) return NOTHING_ACTIVE
-  const parsed = ActiveBundles.safeParse(parseJson(bytes))
-  if (parsed.success) return parsed.data
-  throw damaged(`its '${ACTIVE_BUNDLES}' entry is not of this version of the format`)
+  return readEntry(reader, ACTIVE_BUNDLES, ActiveBundles) ?? NOTHING_ACTIVE
 }
 
 export function writeActiveBundles(writer: StateWriter, bundles: ActiveBundles): void {

@@ -117,9 +117,8 @@ function partsOf(content: string, imagesMax: number): Json[] {
 }
 
 /**
- * Writes `examples` to `out` in `format`; returns how many there were.
- *
- * @throws XmasdError FILE_UNWRITABLE; what `examples` throws
+ * Writes `examples` to `out` in `format`; returns how many there were. Throws FILE_UNWRITABLE; what
+ * `examples` throws.
  */
 export async function writeForm(
   out: string,

@@ -30,9 +30,8 @@ export async function readSource(
 
 /**
  * The evaluation data to protect: what `source` does already, and the examples of `files`, which `score`
- * wrote with the same proxy.
- *
- * @throws XmasdError DATA_INVALID where a line was not scored; BUNDLE_MISMATCH where another proxy scored it
+ * wrote with the same proxy. Throws DATA_INVALID where a line was not scored; BUNDLE_MISMATCH where
+ * another proxy scored it.
  */
 export async function readProtected(
   files: readonly string[],

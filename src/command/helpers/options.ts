@@ -119,9 +119,7 @@ export function imagesOverride({ images }: { images?: string }): Overrides {
 
 /**
  * Opens the log that `config` names for `use`, and closes it. Read-only unless `write` is set: then
- * missing topics are made first.
- *
- * @throws XmasdError LOG_UNAVAILABLE, TOPIC_MISSING; what `use` throws
+ * missing topics are made first. Throws LOG_UNAVAILABLE, TOPIC_MISSING; what `use` throws.
  */
 export async function withLog<T>(
   config: Pick<Config, 'log'>,

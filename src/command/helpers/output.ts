@@ -22,9 +22,8 @@ const unfinished = new Set<string>()
 
 /**
  * `write` gets the name of a temporary file and fills it; the result is what it returns. A symbolic
- * link stays and its target is replaced. A pipe or a device is written to directly.
- *
- * @throws XmasdError FILE_UNWRITABLE; what else `write` throws
+ * link stays and its target is replaced. A pipe or a device is written to directly. Throws
+ * FILE_UNWRITABLE; what else `write` throws.
  */
 export async function writeWhole<T>(
   file: string,
@@ -50,9 +49,8 @@ export async function writeWhole<T>(
 }
 
 /**
- * Refuses to replace what is read: `inputs` are names and patterns, as for `filesOf`.
- *
- * @throws XmasdError FILE_EXISTS
+ * Refuses to replace what is read: `inputs` are names and patterns, as for `filesOf`. Throws
+ * FILE_EXISTS.
  */
 export async function checkNotRead(out: string, inputs: readonly string[]): Promise<void> {
   const there = statOf(out)
@@ -109,9 +107,8 @@ function removeAndDie(signal: NodeJS.Signals): void {
 type Texts = AsyncIterable<string> | Iterable<string>
 
 /**
- * Writes one array of `entries`, which are JSON texts, and returns how many there were.
- *
- * @throws XmasdError FILE_UNWRITABLE; what `entries` throws
+ * Writes one array of `entries`, which are JSON texts, and returns how many there were. Throws
+ * FILE_UNWRITABLE; what `entries` throws.
  */
 export function writeJsonArray(file: string, entries: Texts): Promise<number> {
   const frame = { first: '[\n', next: ',\n', last: '\n]\n', none: '[]\n' }

@@ -12,11 +12,7 @@ function read(): Frozen | undefined {
 const HITS_MAX = 60
 const LACKING = 'This report does not hold that example: `xmasd explain KEY` tells all about it.'
 
-/**
- * The answer to a path of the API.
- *
- * @throws Error where the report does not hold it
- */
+/** The answer to a path of the API. Throws Error where the report does not hold it. */
 export function frozenAnswer(from: Frozen, path: string): unknown {
   const [route, query] = path.split('?') as [string, string?]
   const [name, ...rest] = route.split('/')

@@ -99,7 +99,7 @@ async function fetchTicker(): Promise<void> {
   else if (found.decisions.length > 0) update({ ticker: found.decisions })
 }
 
-/** @throws Error with what the daemon says */
+/** Throws Error with what the daemon says. */
 export async function get<T>(path: string, signal?: AbortSignal): Promise<T> {
   if (frozen !== undefined) return frozenAnswer(frozen, path) as T
   const response = await fetch(`${API}${path}`, signal === undefined ? {} : { signal })

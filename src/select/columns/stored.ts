@@ -19,7 +19,9 @@
  * -2^24 less the cluster's number. Examples of a baseline count already: theirs is -2^30 less the cluster's
  * number + 1 (-2^30 where text-only).
  */
+import type { z } from 'zod'
 import { XmasdError } from '../../errors.ts'
+import type { StateReader } from '../../log/log.ts'
 import type { Cluster } from '../../record.ts'
 import type { Content } from './hash-table.ts'
 
@@ -201,7 +203,7 @@ function magicOf({ magic }: Form<Name>): Buffer {
   return bytesOf(Uint32Array.of(magic))
 }
 
-/** @throws XmasdError STATE_INVALID where the bytes are no block */
+/** Throws STATE_INVALID where the bytes are no block. */
 export function decodeBlock(bytes: Uint8Array): Row[] {
   const block = decodeAnyBlock(bytes)
   return Array.from({ length: block.count }, (_, index) => rowOf(block, index))
@@ -256,7 +258,7 @@ export function encodeChunk({ count, ids, ...columns }: Chunk): Uint8Array {
   return encode(CHUNK, columns, count, [Buffer.from(JSON.stringify(ids)), Buffer.alloc(0)])
 }
 
-/** @throws XmasdError STATE_INVALID where the bytes are no chunk */
+/** Throws STATE_INVALID where the bytes are no chunk. */
 export function decodeChunk(bytes: Uint8Array): Chunk {
   const chunk = decode(CHUNK, bytes)
   const { count, starts, texts } = chunk
@@ -278,5 +280,35 @@ export function damaged(what: string): XmasdError {
     'STATE_INVALID',
     `the select state is damaged: ${what}`,
     'Rebuild it from the log: name a new select.group and new log.topics.decisions and log.topics.subset.',
+  )
+}
+
+/** A JSON entry of the state, if it is there. Throws STATE_INVALID where it is damaged. */
+export function readEntry<T>(
+  reader: StateReader,
+  name: string,
+  schema: z.ZodType<T>,
+): T | undefined {
+  const bytes = reader.get([name])
+  if (bytes === undefined) return undefined
+  const { data } = schema.safeParse(parseJson(bytes))
+  if (data !== undefined) return data
+  throw damaged(`its '${name}' entry is not of this version of the format`)
+}
+
+function parseJson(bytes: Uint8Array): unknown {
+  try {
+    return JSON.parse(Buffer.from(bytes).toString())
+  } catch {
+    return undefined
+  }
+}
+
+/** `name`: of a key in section `select` that state and configuration have different values of. */
+export function otherSetting(name: string, before: unknown, now: unknown): XmasdError {
+  return new XmasdError(
+    'STATE_INVALID',
+    `the select state was made with ${name} ${before}, the configuration says ${now}`,
+    `Put select.${name} back; or replay the assignments, without scoring, under a new select.group and new names of log.topics.decisions and log.topics.subset.`,
   )
 }

@@ -4,9 +4,7 @@
  * stopped.
  *
  * Candidates come from two sets of chains: exemplars with the same words, and exemplars whose first
- * pictures have the same code (`pictureCodes`). The first is exact, except that for words shared by more
- * than `CHAIN_LOOKS_MAX` exemplars only the most recent are searched; the second finds those too, and
- * examples that only the proxy sees alike.
+ * pictures have the same code (docs/duplicates.md, "How exemplars are found").
  *
  * A row holds one picture; an example has as many rows as pictures, and at least one. Its first row says
  * which example it is and how many pictures it has; the rows that follow hold their picture alone.

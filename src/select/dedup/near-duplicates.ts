@@ -15,12 +15,11 @@
  */
 import { z } from 'zod'
 import { readLayouts, SimilarityModel, stateOf } from '../../bundle/similarity.ts'
-import { XmasdError } from '../../errors.ts'
 import type { StateReader, StateWriter } from '../../log/log.ts'
 import { type ComparedFields, MEASURES } from '../../record.ts'
 import { Float64Column, Uint32Column } from '../columns/columns.ts'
 import { type Content, contentOf } from '../columns/hash-table.ts'
-import { BLOCK_ROWS, blockStart, damaged } from '../columns/stored.ts'
+import { BLOCK_ROWS, blockStart, damaged, otherSetting, readEntry } from '../columns/stored.ts'
 import { Owners } from './duplicates.ts'
 import { type Appearance, decodeRows, Exemplars, encodeRows, type Match } from './exemplars.ts'
 
@@ -75,28 +74,13 @@ export function checkNearSettings(
   { enabled, exemplarsMax }: NearSettings,
   hasExamples: boolean,
 ): void {
-  const before = readMeta(reader)
+  const before = readEntry(reader, META, Meta)
   const wasEnabled = before !== undefined
-  if (hasExamples && wasEnabled !== enabled) throw otherSetting('enabled', wasEnabled, enabled)
+  if (hasExamples && wasEnabled !== enabled)
+    throw otherSetting('nearDuplicates.enabled', wasEnabled, enabled)
   if (wasEnabled && before.exemplarsMax !== exemplarsMax) {
-    throw otherSetting('exemplarsMax', before.exemplarsMax, exemplarsMax)
+    throw otherSetting('nearDuplicates.exemplarsMax', before.exemplarsMax, exemplarsMax)
   }
-}
-
-function otherSetting(name: string, before: unknown, now: unknown): XmasdError {
-  return new XmasdError(
-    'STATE_INVALID',
-    `the select state was made with nearDuplicates.${name} ${before}, the configuration says ${now}`,
-    `Put select.nearDuplicates.${name} back; or replay the assignments, without scoring, under a new select.group and new names of log.topics.decisions and log.topics.subset.`,
-  )
-}
-
-function readMeta(reader: StateReader): Meta | undefined {
-  const bytes = reader.get([META])
-  if (bytes === undefined) return undefined
-  const meta = Meta.safeParse(JSON.parse(Buffer.from(bytes).toString())).data
-  if (meta === undefined) throw damaged(`its '${META}' entry is not of this version of the format`)
-  return meta
 }
 
 export class NearDuplicates {
@@ -113,7 +97,7 @@ export class NearDuplicates {
   /** Opens what `reader` holds, if it holds anything. Throws XmasdError STATE_INVALID. */
   constructor({ exemplarsMax }: Pick<NearSettings, 'exemplarsMax'>, reader?: StateReader) {
     this.#exemplarsMax = exemplarsMax
-    const meta = reader && readMeta(reader)
+    const meta = reader && readEntry(reader, META, Meta)
     if (meta !== undefined) this.#restore(reader!, meta)
   }
 

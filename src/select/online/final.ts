@@ -6,15 +6,8 @@
  *          └─► arrivals of its cluster until the horizon (`forecast.ts`) ─┐        ▲
  *              where quotas will end (`forecast.ts`) ─────────────────────┴─ share ┘
  *
- * The horizon is the next multiple of `horizonExamples`, or, without one, a tenth of the stream ahead.
- *
- * The share. A cluster that needs r more of a arrivals keeps about r / a of them; this is the feedback. But
- * a is uncertain: a cluster that came rarely may end below the level, and then every dropped example is
- * missing. So shares are averaged over the possible a, as prices (`priceOf`): dropping what will be missing
- * has a high price, and the higher the more clusters end all at once. `docs/selection.md` has the steps.
- *
- * Guard rails: no cluster is filled above what it would have if the ones never seen came too; where ranks
- * are no longer uniform (a stream sorted by instability) a random draw replaces them.
+ * Shares are averaged over the arrivals that are possible, as prices (`priceOf`): dropping what will be
+ * missing has a high price. docs/selection.md, "How `final` decides", has the steps.
  */
 import { hashedDraw } from '../../math/random.ts'
 import type { Reason } from '../../record.ts'

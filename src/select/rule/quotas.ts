@@ -56,11 +56,7 @@ export type Budget = {
   horizonExamples?: number | undefined
 }
 
-/**
- * n of a whole history by its size.
- *
- * @throws RangeError as `budgetRule`
- */
+/** n of a whole history by its size. Throws RangeError as `budgetRule`. */
 export function budgetOf({ percent, budgetExamples }: Budget): (total: number) => number {
   return budgetExamples === undefined ? budgetRule(percent) : () => budgetExamples
 }
@@ -113,9 +109,7 @@ export function batchQuotas(sizes: readonly ClusterSize[], budget: number): Clus
 /**
  * The batch rule over examples in log order. Within a cluster the lowest instability goes first, ties
  * in log order; the text cluster goes by ascending id in code points, ties in log order. `misaligned` more
- * count in N and join no cluster.
- *
- * @throws RangeError where percent is outside 0..100
+ * count in N and join no cluster. Throws RangeError where percent is outside 0..100.
  */
 export function selectBatch(
   examples: readonly Ranked[],

@@ -78,7 +78,7 @@ export function asMember({ instability, gain, key }: Gained): Gained {
   return { instability: rounded(instability), gain: rounded(gain), key } as Gained
 }
 
-/** @throws XmasdError BUNDLE_MISMATCH where the rank is random and a bundle's members have no draws */
+/** Throws BUNDLE_MISMATCH where the rank is random and a bundle's members have no draws. */
 export function checkDraws({ rank }: Ranking, draw: Members['draw']): void {
   if (rank !== 'random' || draw !== undefined) return
   throw new XmasdError(
@@ -89,9 +89,8 @@ export function checkDraws({ rank }: Ranking, draw: Members['draw']): void {
 }
 
 /**
- * Without the misaligned ones, with what orders them in the place of instability.
- *
- * @throws XmasdError BUNDLE_MISMATCH where the rank is random and the members have no draws
+ * Without the misaligned ones, with what orders them in the place of instability. Throws
+ * BUNDLE_MISMATCH where the rank is random and the members have no draws.
  */
 export function ranked(
   ranking: Ranking,

@@ -63,9 +63,8 @@ export class Revisable implements Policy {
   #skipped = 0
 
   /**
-   * `budgetOf` gives n of a history by its size; percent of it where it is left out.
-   *
-   * @throws RangeError where percent is outside 0..100
+   * `budgetOf` gives n of a history by its size; percent of it where it is left out. Throws
+   * RangeError where percent is outside 0..100.
    */
   constructor(percent: number, budgetOf = budgetRule(percent)) {
     this.#budgetOf = budgetOf
