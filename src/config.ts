@@ -357,7 +357,7 @@ function fromText(schema: z.ZodType, text: string): unknown {
   return text
 }
 
-function setAt(tree: Tree, path: string[], value: unknown): void {
+export function setAt(tree: Tree, path: string[], value: unknown): void {
   const [head, ...rest] = path as [string, ...string[]]
   if (rest.length === 0) {
     if (value === null) delete tree[head]
@@ -377,7 +377,7 @@ function removeAt(tree: Tree, path: readonly PropertyKey[]): void {
     delete (parent as Tree)[String(path.at(-1))]
 }
 
-function getAt(tree: unknown, path: readonly PropertyKey[]): unknown {
+export function getAt(tree: unknown, path: readonly PropertyKey[]): unknown {
   return path.reduce<unknown>(
     (at, key) => (typeof at === 'object' && at !== null ? (at as Tree)[String(key)] : undefined),
     tree,

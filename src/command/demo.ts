@@ -183,7 +183,7 @@ const REFRESH_MS = 200
 function trackRate(daemon: Daemon, config: Config) {
   const history: { at: number; examples: number }[] = []
   let summary: Summary | undefined
-  const recent = new Recent(daemon.log, config.log.topics.decisions)
+  const recent = recentOf(daemon.log, config.log.topics.decisions)
   const refresh = async (): Promise<void> => {
     summary = await summaryOf(daemon.metrics)
     await recent.refresh()
@@ -223,30 +223,24 @@ function decidedIn({ examples: { dead_letter: _, ...decided } }: Summary): numbe
 
 const RECENT_MAX = 60
 
-/** The newest decisions of the log. */
-class Recent {
-  /** Newest first. */
-  rows: RecentRow[] = []
-  readonly #log: Daemon['log']
-  readonly #topic: string
-  #next = 0
-
-  constructor(log: Daemon['log'], topic: string) {
-    this.#log = log
-    this.#topic = topic
+/** The newest decisions of the log, which `refresh` reads; the newest first. */
+function recentOf(log: Daemon['log'], topic: string) {
+  let next = 0
+  const recent = {
+    rows: [] as RecentRow[],
+    async refresh(): Promise<void> {
+      const [end = 0] = await log.ends(topic)
+      const from = Math.max(next, end - RECENT_MAX)
+      next = Math.max(next, end)
+      const fresh: RecentRow[] = []
+      for await (const { value } of log.read(topic, { from, to: end })) {
+        if (value === null) continue
+        const { action, reason, id, cluster }: Decision = JSON.parse(Buffer.from(value).toString())
+        const question = cluster === 'text' ? 'text-only' : `cluster ${cluster}`
+        fresh.unshift({ action, reason, id, question })
+      }
+      recent.rows = [...fresh, ...recent.rows].slice(0, RECENT_MAX)
+    },
   }
-
-  async refresh(): Promise<void> {
-    const [end = 0] = await this.#log.ends(this.#topic)
-    const from = Math.max(this.#next, end - RECENT_MAX)
-    this.#next = Math.max(this.#next, end)
-    const fresh: RecentRow[] = []
-    for await (const { value } of this.#log.read(this.#topic, { from, to: end })) {
-      if (value === null) continue
-      const { action, reason, id, cluster } = JSON.parse(Buffer.from(value).toString()) as Decision
-      const question = cluster === 'text' ? 'text-only' : `cluster ${cluster}`
-      fresh.unshift({ action, reason, id, question })
-    }
-    this.rows = [...fresh, ...this.rows].slice(0, RECENT_MAX)
-  }
+  return recent
 }

@@ -4,7 +4,7 @@ import { type Config, loadConfig } from '../config.ts'
 import { XmasdError } from '../errors.ts'
 import { type Assigned, activeAssignments, decisionsOf, isOutside } from '../history/assignments.ts'
 import { readBaseline, readSelectPosition, type SelectPosition } from '../history/bundle-epochs.ts'
-import { because, type Explanation, isSteadier } from '../history/explanation.ts'
+import { because, type Explanation, earlierOf, isSteadier } from '../history/explanation.ts'
 import type { Log } from '../log/log.ts'
 import type { Cluster, Decision } from '../record.ts'
 import { batchQuotas, budgetOf } from '../select/rule/quotas.ts'
@@ -95,13 +95,9 @@ async function readHistory(
   const sizes = new Map<Cluster, number>(clusters.map(({ cluster, size }) => [cluster, size]))
   const seen = new Set<string>()
   // The baseline precedes the stream.
-  let steadier = 0
+  const { cluster, instability, baseline } = assignment
   const order = orderOf(config.select, assignment)
-  members?.cluster.forEach((cluster, i) => {
-    if (cluster !== assignment.cluster || assignment.instability === null) return
-    const [one, own] = [members.instability[i]!, Math.fround(order)]
-    if (one < own || (one === own && assignment.baseline !== true)) steadier++
-  })
+  let steadier = instability === null ? 0 : earlierOf(members, cluster, order, baseline === true)
   const isBaseline = members !== undefined && assignment.baseline === true
   let isBefore = !isBaseline
   for await (const { assignment: other, isFolded } of activeAssignments(log, config, position)) {

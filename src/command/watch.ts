@@ -3,10 +3,9 @@ import { readFileSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Command, Option } from 'commander'
 import { type Config, loadConfig } from '../config.ts'
-import type { Figures } from '../dashboard/schemas.ts'
+import type { Clusters, Figures } from '../dashboard/schemas.ts'
 import { messageOf, XmasdError } from '../errors.ts'
 import { type ClusterRow, type RecentRow, type Snapshot, startView } from '../observe/view.ts'
-import type { Cluster } from '../record.ts'
 
 type Options = { config?: string; url?: string }
 
@@ -89,11 +88,7 @@ async function refresh(daemon: Address, seen: Seen, signal?: AbortSignal): Promi
   delete seen.problem
   if (performance.now() - clustersAt < CLUSTERS_MS) return
   clustersAt = performance.now()
-  const { clusters } = await ask<{ clusters: { cluster: Cluster; size: number; kept: number }[] }>(
-    daemon,
-    'clusters',
-    signal,
-  )
+  const { clusters } = await ask<Clusters>(daemon, 'clusters', signal)
   seen.clusters = clusters.map(({ cluster, size, kept }) => ({ cluster, size, quota: kept }))
   const path = `decisions?count=${RECENT_MAX}`
   seen.recent = (await ask<{ decisions: RecentRow[] }>(daemon, path, signal)).decisions

@@ -1,5 +1,6 @@
 /** Assembly: builds the parts, starts the roles over one log, serves HTTP, releases in reverse order. */
 
+import { setTimeout as sleep } from 'node:timers/promises'
 import { type Bundle, openBundle } from '../bundle/bundle.ts'
 import type { Config } from '../config.ts'
 import { headersFor } from '../ingest/fetch/headers.ts'
@@ -104,7 +105,7 @@ async function assemble(
   )
 
   const controller = new AbortController()
-  const base = { options, releasers, metrics, statuses, loaded, log, bundle }
+  const base = { options, releasers, statuses, loaded, log, bundle }
   const select = roles.includes('select') ? await openSelect(base) : undefined
   const runScore = roles.includes('score') ? await openScore(base) : undefined
   const running: Promise<void>[] = []
@@ -146,7 +147,6 @@ function roleIn(config: Config): (group: string) => Role {
 type Base = {
   options: DaemonOptions
   releasers: Releasers
-  metrics: Metrics
   statuses: RoleStatus[]
   loaded: Loaded
   log: Log
@@ -157,8 +157,8 @@ type Base = {
 const FINISH_SHARE = 0.7
 
 async function openScore(base: Base): Promise<(signal: AbortSignal) => Promise<void>> {
-  const { options, releasers, metrics, statuses, loaded, log, bundle } = base
-  const { config, logger } = options
+  const { options, releasers, statuses, loaded, log, bundle } = base
+  const { config, logger, metrics } = options
   const status = statuses.find(({ role }) => role === 'score')!
   const pipeline = await startPipeline(config, {
     onWorkerReplaced: () => metrics.workersReplaced.inc(),
@@ -219,9 +219,9 @@ function scoringOn(
 }
 
 async function openSelect(base: Base): Promise<SelectRole> {
-  const { options, releasers, metrics, statuses, loaded, log, bundle } = base
+  const { options, releasers, statuses, loaded, log, bundle } = base
   const status = statuses.find(({ role }) => role === 'select')!
-  const { config, logger } = options
+  const { config, logger, metrics } = options
   const { manifest } = bundle
   const role = await openSelectRole({ config, log, metrics, logger, status, bundle: manifest })
   releasers.push(() => role.close())
@@ -238,7 +238,7 @@ async function stopWhenIdle(
   controller: AbortController,
 ): Promise<void> {
   while (!controller.signal.aborted) {
-    await new Promise(resolve => setTimeout(resolve, IDLE_CHECK_MS))
+    await sleep(IDLE_CHECK_MS)
     if (!statuses.every(status => status.idle)) continue
     // In the order of the flow: what score commits adds to the backlog of select.
     const backlogs = await Promise.all(roles.map(role => backlogOf(log, config, role)))

@@ -64,7 +64,7 @@ async function refreshBacklog(parts: GaugeParts, role: Role, meter: BacklogMeter
   const ageSeconds = oldest === undefined ? 0 : Math.max(0, (Date.now() - oldest) / 1000)
   const committed = sum(partitions.map(lag => lag.offset))
   const sight = { atMs: performance.now(), committed, behind, ageSeconds }
-  metrics.backlogSeconds.set({ role }, meter.see(sight))
+  metrics.backlogSeconds.set({ role }, meter(sight))
   metrics.backlogAge.set({ role }, ageSeconds)
 }
 
@@ -148,35 +148,33 @@ export type Sight = {
   ageSeconds: number
 }
 
-export type BacklogMeter = {
-  /** Seconds that the backlog takes, from this sight and the earlier ones. */
-  see(sight: Sight): number
-}
+/** Seconds that the backlog takes, from this sight and the earlier ones. */
+type BacklogMeter = (sight: Sight) => number
 
 /** How the positions moved between two sights at which the group was behind. */
 type Move = { endedMs: number; seconds: number; records: number }
 
+const WINDOW_MS = 300_000
+
 /**
  * Idle time says nothing about the rate: only moves between two sights with a backlog count, those of
- * the last `windowMs`. Without such a move the result is the age of the oldest record, which is finite
+ * the last `WINDOW_MS`. Without such a move the result is the age of the oldest record, which is finite
  * and grows by a second each second while nothing moves.
  */
-export function createBacklogMeter({ windowMs = 300_000 } = {}): BacklogMeter {
+export function createBacklogMeter(): BacklogMeter {
   let moves: Move[] = []
   let last: Sight | undefined
-  return {
-    see: sight => {
-      if (last !== undefined && last.behind > 0 && sight.behind > 0) {
-        const seconds = (sight.atMs - last.atMs) / 1000
-        const records = Math.max(0, sight.committed - last.committed)
-        moves.push({ endedMs: sight.atMs, seconds, records })
-      }
-      moves = moves.filter(({ endedMs }) => sight.atMs - endedMs <= windowMs)
-      last = sight
-      if (sight.behind === 0) return 0
-      const seconds = moves.reduce((sum, move) => sum + move.seconds, 0)
-      const records = moves.reduce((sum, move) => sum + move.records, 0)
-      return records === 0 ? sight.ageSeconds : (sight.behind * seconds) / records
-    },
+  return sight => {
+    if (last !== undefined && last.behind > 0 && sight.behind > 0) {
+      const seconds = (sight.atMs - last.atMs) / 1000
+      const records = Math.max(0, sight.committed - last.committed)
+      moves.push({ endedMs: sight.atMs, seconds, records })
+    }
+    moves = moves.filter(({ endedMs }) => sight.atMs - endedMs <= WINDOW_MS)
+    last = sight
+    if (sight.behind === 0) return 0
+    const seconds = sum(moves.map(move => move.seconds))
+    const records = sum(moves.map(move => move.records))
+    return records === 0 ? sight.ageSeconds : (sight.behind * seconds) / records
   }
 }

@@ -1,5 +1,5 @@
 /** What of a configuration can change while the daemon runs, and what needs a restart. */
-import { type Config, configKeys } from '../config.ts'
+import { type Config, configKeys, getAt, setAt } from '../config.ts'
 
 /** Keys that a reload applies. All others decide what is on the log, or belong to an open resource. */
 export const RELOADABLE = [
@@ -37,22 +37,13 @@ export function changesBetween(current: Config, next: Config): Reloaded {
   }
 }
 
-/** `current` with the values of `next` at `keys`, which have the form section.key. */
+/** `current` with the values of `next` at `keys`. */
 export function withChanges(current: Config, next: Config, keys: readonly string[]): Config {
-  const merged = structuredClone(current) as unknown as Record<string, Record<string, unknown>>
-  for (const key of keys) {
-    const [section, name] = key.split('.') as [string, string]
-    merged[section]![name] = valueAt(next, key)
-  }
-  return merged as unknown as Config
+  const merged = structuredClone(current)
+  for (const key of keys) setAt(merged, key.split('.'), getAt(next, key.split('.')))
+  return merged
 }
 
 function textAt(config: Config, key: string): string {
-  return JSON.stringify(valueAt(config, key)) ?? ''
-}
-
-function valueAt(config: Config, key: string): unknown {
-  return key
-    .split('.')
-    .reduce<unknown>((at, name) => (at as Record<string, unknown> | undefined)?.[name], config)
+  return JSON.stringify(getAt(config, key.split('.'))) ?? ''
 }

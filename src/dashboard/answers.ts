@@ -1,6 +1,6 @@
 /** The answers of the dashboard's API (docs/api.md): each a JSON document with `v: 1`, from the model. */
 import type { Config } from '../config.ts'
-import { because, type Explanation } from '../history/explanation.ts'
+import { because, type Explanation, earlierOf } from '../history/explanation.ts'
 import type { Log } from '../log/log.ts'
 import { redacted } from '../observe/text.ts'
 import { type Cluster, type Decision, readAssignment } from '../record.ts'
@@ -261,18 +261,8 @@ export class Answers {
         row < 0 ? { question: '', images: 0 } : await this.#records.question(row)
       const { key, action, reason, cluster, instability, quota } = decision
       shown.push({
-        ...{
-          offset,
-          at,
-          key,
-          id: readable(decision.id),
-          action,
-          reason,
-          cluster,
-          instability,
-          quota,
-        },
-        ...{ question, images },
+        ...{ offset, at, key, id: readable(decision.id) },
+        ...{ action, reason, cluster, instability, quota, question, images },
         lostTo: decision.duplicateOf ?? (lost < 0 ? null : this.#model.columns.keys[lost]!),
       })
     }
@@ -299,23 +289,4 @@ export class Answers {
     counts.sort((a, b) => b.count - a.count || (a.code < b.code ? -1 : 1))
     return { v: 1, topic, codes: counts, letters: shown }
   }
-}
-
-/**
- * Baseline examples of a cluster that come before one of this order: of equal ones all where it is of the
- * stream, which the baseline precedes, and none where it is of the baseline.
- */
-function earlierOf(
-  members: Model['baseline']['members'],
-  cluster: Cluster,
-  order: number,
-  isBaseline: boolean,
-): number {
-  const own = Math.fround(order)
-  let count = 0
-  members?.cluster.forEach((other, i) => {
-    const one = members.instability[i]!
-    if (other === cluster && (one < own || (one === own && !isBaseline))) count++
-  })
-  return count
 }

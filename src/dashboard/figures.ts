@@ -2,7 +2,7 @@
 import type { Config } from '../config.ts'
 import type { Check } from '../observe/http.ts'
 import type { Metrics } from '../observe/metrics.ts'
-import { type Summary, summaryOf } from '../observe/segments.ts'
+import { type Readable, type Summary, single, summaryOf } from '../observe/segments.ts'
 import type { SelectRole } from '../role/select-role.ts'
 import type { RoleStatus } from '../role/status.ts'
 import type { ScoringPipeline } from '../score/pipeline.ts'
@@ -125,14 +125,6 @@ async function backlogOf({ metrics }: FigureParts, role: string): Promise<Backlo
     await of(metrics.backlogAge),
   ]
   return { records, seconds, oldestSeconds }
-}
-
-type Readable = {
-  get(): Promise<{ values: { labels: Partial<Record<string, string | number>>; value: number }[] }>
-}
-
-async function single(gauge: Readable): Promise<number> {
-  return (await gauge.get()).values[0]?.value ?? 0
 }
 
 async function bundlesOf({ metrics, config }: FigureParts) {

@@ -1,9 +1,10 @@
 /** Why an example is kept or not: the figures, and the sentence that follows from them. */
 import { z } from 'zod'
-import { Assignment, Decision } from '../record.ts'
+import type { Members } from '../bundle/bundle.ts'
+import { Assignment, type Cluster, Decision } from '../record.ts'
 import type { PolicyName } from '../select/rule/policy.ts'
 import { SMALL_CLUSTER_SIZE_MAX } from '../select/rule/quotas.ts'
-import { orderOf, RANK_WORDS, type Ranking } from '../select/rule/rank.ts'
+import { type Gained, orderOf, RANK_WORDS, type Ranking } from '../select/rule/rank.ts'
 
 const Count = z.int().min(0)
 
@@ -61,8 +62,10 @@ export function because(
   return `it is number ${rank} by ${RANK_WORDS[by]}, and ${cluster}${isDue ? ' from the next settlement on' : ''}`
 }
 
+type Answered = 'duplicate' | 'near_duplicate' | 'protected' | 'misaligned'
+
 /** What an online policy saw when the example came. */
-const ON_ARRIVAL: Record<Decision['reason'], string> = {
+const ON_ARRIVAL: Record<Exclude<Decision['reason'], Answered>, string> = {
   within_quota: 'on arrival it was among the first of its cluster, within its quota',
   below_level: 'on arrival its cluster had too few examples to choose from',
   over_quota: "on arrival other examples were to fill its cluster's quota",
@@ -72,10 +75,6 @@ const ON_ARRIVAL: Record<Decision['reason'], string> = {
   bundle_swapped: 'another bundle became active',
   drawn: 'it was kept at random, at the rate of its cluster on arrival',
   not_drawn: 'it was dropped at random, at the rate of its cluster on arrival',
-  duplicate: 'its content was known',
-  near_duplicate: 'it was a near-duplicate',
-  protected: 'it was a copy of protected evaluation data',
-  misaligned: 'its pictures mislead',
 }
 
 function misalignedBecause({ gain }: Decision): string {
@@ -89,17 +88,34 @@ function protectedBecause({ duplicateOf }: Decision): string {
   return `it is a copy of ${of}`
 }
 
-type Measured = Pick<Assignment, 'instability' | 'gain' | 'key'>
-
 /** 1 where `other` stands before `than` in the order of `select.rank`, else 0. `isBefore`: in log order. */
 export function isSteadier(
   ranking: Ranking,
-  other: Measured,
-  than: Measured,
+  other: Gained,
+  than: Gained,
   isBefore: boolean,
 ): number {
   if (other.instability === null || than.instability === null) return 0
   const [a, b] = [orderOf(ranking, other), orderOf(ranking, than)]
   if (a === b) return isBefore ? 1 : 0
   return a < b ? 1 : 0
+}
+
+/**
+ * Baseline examples of a cluster that come before one of this order: of equal ones all where it is of the
+ * stream, which the baseline precedes, and none where it is of the baseline.
+ */
+export function earlierOf(
+  members: Members | undefined,
+  cluster: Cluster,
+  order: number,
+  isBaseline: boolean,
+): number {
+  const own = Math.fround(order)
+  let count = 0
+  members?.cluster.forEach((other, i) => {
+    const one = members.instability[i]!
+    if (other === cluster && (one < own || (one === own && !isBaseline))) count++
+  })
+  return count
 }

@@ -80,7 +80,7 @@ export async function scoreSummaryOf(metrics: Metrics): Promise<ScoreSummary> {
   }
 }
 
-type Readable = {
+export type Readable = {
   get(): Promise<{ values: { labels: Partial<Record<string, string | number>>; value: number }[] }>
 }
 
@@ -93,7 +93,8 @@ async function byLabel(metric: Readable, label: string): Promise<Record<string, 
   return sums
 }
 
-async function single(metric: Readable): Promise<number> {
+/** The value of a gauge that has no labels. */
+export async function single(metric: Readable): Promise<number> {
   return (await metric.get()).values[0]?.value ?? 0
 }
 

@@ -83,8 +83,8 @@ export async function planRedrive(
   config: Config,
   filter: RedriveFilter,
 ): Promise<RedrivePlan> {
-  const { letters, wanted, left } = await plan(log, config, filter)
-  return { letters, wanted, left }
+  const { offsets: _, ...planned } = await plan(log, config, filter)
+  return planned
 }
 
 /**

@@ -10,6 +10,7 @@
  *
  * One member of the group has the one partition of `assignments`; the others stand by.
  */
+import { setTimeout as sleep } from 'node:timers/promises'
 import type { Config } from '../config.ts'
 import { messageOf, XmasdError } from '../errors.ts'
 import type { Consumer, Log, LogRecord, OutRecord } from '../log/log.ts'
@@ -34,20 +35,6 @@ export type SelectRoleParts = {
   bundle: GaugeBundle
 }
 
-export type SelectRole = {
-  /** Runs until `signal` aborts; the current batch is committed. */
-  run(signal: AbortSignal): Promise<void>
-  /** Whether this member has the partition: others stand by. */
-  readonly isDeciding: boolean
-  /** Every cluster that has examples. */
-  clusters(): ClusterCount[]
-  /** Clusters of the active bundle; undefined where that one has not been needed yet. */
-  clusterCount(): number | undefined
-  /** See `Policy.regret`. */
-  regret(): Regret | undefined
-  close(): Promise<void>
-}
-
 /** A commit costs a flush to disk: 4,096 records are 15-20 % faster than 2,048. */
 export const POLL_RECORDS_MAX = 4_096
 const POLL_WAIT_MS = 200
@@ -61,12 +48,12 @@ export async function openSelectRole(parts: SelectRoleParts): Promise<SelectRole
   const { config, log } = parts
   const topic = config.log.topics.assignments
   const consumer = await log.consume({ group: config.select.group, topics: [topic] })
-  const role = new Role(parts, consumer)
+  const role = new SelectRole(parts, consumer)
   await role.open()
   return role
 }
 
-class Role implements SelectRole {
+export class SelectRole {
   readonly #parts: SelectRoleParts
   readonly #consumer: Consumer
   /** Undefined while standing by. */
@@ -96,7 +83,7 @@ class Role implements SelectRole {
       this.#epoch = this.#consumer.epoch
       await this.#consumer.rewind()
       if (await this.#tryOpen(tries >= REOPEN_TRIES_MAX)) break
-      await new Promise(resolve => setTimeout(resolve, REOPEN_WAIT_MS))
+      await sleep(REOPEN_WAIT_MS)
     }
     if (this.#selections !== undefined) await this.#gauges.opened(this.#selections)
     else this.#gauges.hide()
@@ -148,22 +135,27 @@ class Role implements SelectRole {
     await this.#consumer.commit({ positions: [], outputs: [], state })
   }
 
+  /** Whether this member has the partition: others stand by. */
   get isDeciding(): boolean {
     return this.#selections !== undefined
   }
 
+  /** Every cluster that has examples. */
   clusters(): ClusterCount[] {
     return this.#selections === undefined ? [] : [...this.#state.clusters()]
   }
 
+  /** Clusters of the active bundle; undefined where that one has not been needed yet. */
   clusterCount(): number | undefined {
     return this.#selections?.clusterCount
   }
 
+  /** See `Policy.regret`. */
   regret(): Regret | undefined {
     return this.#selections?.state.regret()
   }
 
+  /** Until `signal` aborts; the current batch is committed. */
   async run(signal: AbortSignal): Promise<void> {
     const { status } = this.#parts
     while (!signal.aborted) {

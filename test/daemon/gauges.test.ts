@@ -6,7 +6,7 @@ import { createBacklogMeter } from '../../src/daemon/gauges.ts'
 function watch(sights: [committed: number, behind: number, ageSeconds: number][]): number[] {
   const meter = createBacklogMeter()
   return sights.map(([committed, behind, ageSeconds], i) =>
-    meter.see({ atMs: i * 15_000, committed, behind, ageSeconds }),
+    meter({ atMs: i * 15_000, committed, behind, ageSeconds }),
   )
 }
 

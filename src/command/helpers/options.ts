@@ -49,21 +49,16 @@ function integerFrom(least: number): (text: string) => number {
   }
 }
 
-export function positiveNumber(text: string): number {
-  const value = Number(text)
-  if (Number.isFinite(value) && value > 0) return value
-  throw new InvalidArgumentError('It must be a number above 0, such as 0.002.')
-}
+export const positiveNumber = numberWhere(value => value > 0, ' above 0, such as 0.002')
+export const percent = numberWhere(value => value >= 0 && value <= 100, ' in 0..100')
+export const finiteNumber = numberWhere(() => true, '')
 
-export function percent(text: string): number {
-  const value = Number(text)
-  if (text.trim() !== '' && value >= 0 && value <= 100) return value
-  throw new InvalidArgumentError('It must be a number in 0..100.')
-}
-
-export function finiteNumber(text: string): number {
-  if (text.trim() !== '' && Number.isFinite(Number(text))) return Number(text)
-  throw new InvalidArgumentError('It must be a number.')
+function numberWhere(holds: (value: number) => boolean, which: string): (text: string) => number {
+  return text => {
+    const value = Number(text)
+    if (text.trim() !== '' && Number.isFinite(value) && holds(value)) return value
+    throw new InvalidArgumentError(`It must be a number${which}.`)
+  }
 }
 
 /** Flags that stand for configuration keys, in all commands. */
