@@ -31,7 +31,6 @@ import {
   nearnessOf,
   nearReport,
   type SignatureReport,
-  type Sizes,
   signatureReport,
   sizeQuantiles,
   sizeReport,
@@ -310,7 +309,7 @@ type BundleReport = {
   objective: number
   /** With --cluster-idxs: share of examples nearest to the centroid of their own cluster. */
   agreement?: number
-  sizes: Sizes
+  sizes: ReturnType<typeof sizeQuantiles>
   /** Radii of near-duplicates; null where the trajectories lack the features. */
   near: NearReport | null
 }

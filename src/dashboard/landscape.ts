@@ -103,18 +103,12 @@ export class Landscape {
     const { manifest } = await bundles.get(active)
     const rows = this.#window()
     const window = new DriftWindow(manifest)
-    const counts = new Float64Array(manifest.clusters + 1)
     const { columns } = this.#model
-    for (const row of rows) {
-      const cluster = columns.cluster(row)
-      window.add(cluster, columns.distance(row))
-      counts[cluster === 'text' ? manifest.clusters : cluster]!++
-    }
-    const baseline = Float64Array.of(...manifest.baseline.sizes, manifest.baseline.textOnly)
+    for (const row of rows) window.add(columns.cluster(row), columns.distance(row))
     return {
       ...{ v: 1, bundle: active, ...window.measure() },
       ...(manifest.radii === undefined ? { beyondShare: undefined } : {}),
-      clusters: clusterDrift(baseline, counts).slice(0, DRIFT_CLUSTERS_MAX),
+      clusters: clusterDrift(window).slice(0, DRIFT_CLUSTERS_MAX),
       far: await this.#far(rows, manifest.radii),
     }
   }
@@ -216,7 +210,7 @@ function base64(values: Uint8Array | Uint16Array | Uint32Array | Int32Array): st
 }
 
 /** Of each cluster its share in baseline and window, and its term of the index; the largest terms first. */
-function clusterDrift(baseline: Float64Array, counts: Float64Array) {
+function clusterDrift({ baseline, counts }: DriftWindow) {
   const total = (values: Float64Array): number => values.reduce((sum, value) => sum + value, 0)
   const [before, now] = [total(baseline), total(counts)]
   const rows = Array.from(counts, (count, cluster) => {

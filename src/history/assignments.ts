@@ -9,7 +9,7 @@ import type { SelectPosition } from './bundle-epochs.ts'
 
 const CONTROL_TEXT = '{"v":1,"control"'
 
-async function* assignmentsOf(
+export async function* assignmentsOf(
   log: Log,
   config: Config,
 ): AsyncGenerator<{ assignment: RecordedAssignment; offset: number }> {

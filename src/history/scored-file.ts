@@ -11,9 +11,10 @@ import { invalidLine, linesOf, readLine, readTrajectoriesMeta } from '../cluster
 import type { Config } from '../config.ts'
 import { messageOf, XmasdError } from '../errors.ts'
 import type { Log } from '../log/log.ts'
-import { type Assignment, FILE_SOURCE, keyOf, readAssignment } from '../record.ts'
+import { type Assignment, FILE_SOURCE, keyOf } from '../record.ts'
 import { differenceOf, recordedIdentity } from '../score/identity.ts'
 import { instabilityOf } from '../score/metric.ts'
+import { assignmentsOf } from './assignments.ts'
 
 /**
  * Refuses a file whose scores are not those that the bundle was fitted to. Throws DATA_INVALID
@@ -164,8 +165,5 @@ function baselineMatcher({ manifest, members }: Bundle): (instability: number | 
 
 /** Removes from `keys` those that `assignments` holds. */
 export async function removeAssigned(log: Log, config: Config, keys: Set<string>): Promise<void> {
-  for await (const record of log.read(config.log.topics.assignments)) {
-    const value = readAssignment(record)
-    if (!('control' in value)) keys.delete(value.key)
-  }
+  for await (const { assignment } of assignmentsOf(log, config)) keys.delete(assignment.key)
 }

@@ -136,42 +136,43 @@ export type Drift = {
 }
 
 export class DriftWindow {
-  readonly #baseline: Float64Array
+  /** Examples by cluster number, K for text-only: of the baseline, and of the window. */
+  readonly baseline: Float64Array
+  readonly counts: Float64Array
   readonly #radii: readonly number[] | undefined
   /** Cluster numbers of the window, K for text-only; -1 - number where it lies beyond the radius. */
   readonly #ring: Int32Array
-  readonly #counts: Float64Array
   #seen = 0
   #beyond = 0
 
   constructor({ clusters, baseline, radii }: DriftBaseline, windowExamples = WINDOW_EXAMPLES) {
-    this.#baseline = Float64Array.of(...baseline.sizes, baseline.textOnly)
+    this.baseline = Float64Array.of(...baseline.sizes, baseline.textOnly)
     this.#radii = radii
     this.#ring = new Int32Array(windowExamples)
-    this.#counts = new Float64Array(clusters + 1)
+    this.counts = new Float64Array(clusters + 1)
   }
 
   /** Replaces the oldest example of the window. `distance` is squared, as in assignments. */
   add(cluster: Cluster, distance: number | null): void {
     const at = this.#seen++ % this.#ring.length
     if (this.#seen > this.#ring.length) this.#count(this.#ring[at]!, -1)
-    const number = cluster === 'text' ? this.#counts.length - 1 : cluster
+    const number = cluster === 'text' ? this.counts.length - 1 : cluster
     const isBeyond = distance !== null && distance > (this.#radii?.[number] ?? Infinity)
     this.#ring[at] = isBeyond ? -1 - number : number
     this.#count(this.#ring[at]!, 1)
   }
 
   #count(entry: number, by: 1 | -1): void {
-    this.#counts[entry < 0 ? -1 - entry : entry]! += by
+    this.counts[entry < 0 ? -1 - entry : entry]! += by
     if (entry < 0) this.#beyond += by
   }
 
   measure(): Drift {
     const examples = Math.min(this.#seen, this.#ring.length)
-    const clustered = examples - this.#counts.at(-1)!
+    const clustered = examples - this.counts.at(-1)!
     return {
       examples,
-      ...stabilityIndex(this.#baseline, this.#counts),
+      ...stabilityIndex(this.baseline, this.counts),
       beyondShare: clustered === 0 ? 0 : this.#beyond / clustered,
     }
   }

@@ -27,17 +27,8 @@ import { SMALL_CLUSTER_SIZE_MAX, smallClustersWarning } from '../../select/rule/
 const EXAMPLES_MAX = 50_000
 const SEEDS = 3
 
-export type Sizes = {
-  min: number
-  p25: number
-  median: number
-  p75: number
-  max: number
-  small: number
-}
-
 /** `small` counts clusters of at most two examples, which give none to a subset. */
-export function sizeQuantiles(sizes: readonly number[]): Sizes {
+export function sizeQuantiles(sizes: readonly number[]) {
   const sorted = [...sizes].sort((a, b) => a - b)
   const at = (share: number): number => sorted[Math.round(share * (sorted.length - 1))]!
   const small = sizes.filter(size => size <= SMALL_CLUSTER_SIZE_MAX).length
@@ -48,7 +39,10 @@ export type SignatureReport = Omit<Comparison, 'signatures'> & {
   examples: number
   /** Signatures whose values at least one line lacks. */
   lacking: Signature[]
-  signatures: (Omit<Compared, 'sizes'> & { clusters: number; sizes: Sizes })[]
+  signatures: (Omit<Compared, 'sizes'> & {
+    clusters: number
+    sizes: ReturnType<typeof sizeQuantiles>
+  })[]
   verdict: Verdict
 }
 
