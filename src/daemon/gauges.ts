@@ -1,6 +1,7 @@
 /** Gauges that are read when /metrics is scraped. */
 import type { Config } from '../config.ts'
 import type { Lag, Log } from '../log/log.ts'
+import { sum } from '../math/vectors.ts'
 import type { Metrics } from '../observe/metrics.ts'
 import type { SelectRole } from '../role/select-role.ts'
 import type { RoleStatus } from '../role/status.ts'
@@ -125,10 +126,6 @@ export function within<T>(ms: number, work: Promise<T>): Promise<T> {
     work.then(done, done)
   })
   return Promise.race([work, late])
-}
-
-function sum(values: readonly number[]): number {
-  return values.reduce((total, value) => total + value, 0)
 }
 
 /*

@@ -1,5 +1,6 @@
 /** Views of the whole: the map of signatures, the drift of the stream, the shadow bundle's differences. */
 import { covariance, EVD } from 'ml-matrix'
+import { sum } from '../math/vectors.ts'
 import { DriftWindow, stabilityIndex, WINDOW_EXAMPLES } from '../role/selection-gauges.ts'
 import type { Answers } from './answers.ts'
 import type { Model } from './model.ts'
@@ -211,8 +212,7 @@ function base64(values: Uint8Array | Uint16Array | Uint32Array | Int32Array): st
 
 /** Of each cluster its share in baseline and window, and its term of the index; the largest terms first. */
 function clusterDrift({ baseline, counts }: DriftWindow) {
-  const total = (values: Float64Array): number => values.reduce((sum, value) => sum + value, 0)
-  const [before, now] = [total(baseline), total(counts)]
+  const [before, now] = [sum(baseline), sum(counts)]
   const rows = Array.from(counts, (count, cluster) => {
     const size = baseline[cluster]!
     // Two cells, this cluster and all others, have the index of the cluster alone.

@@ -24,6 +24,17 @@ export function unitOf(values: Float64Array): Float64Array {
   return norm > 0 ? values.map(value => value / norm) : values
 }
 
+export function sum(values: Iterable<number>): number {
+  let total = 0
+  for (const value of values) total += value
+  return total
+}
+
+/** 0 of nothing. */
+export function shareOf(part: number, whole: number): number {
+  return whole === 0 ? 0 : part / whole
+}
+
 /** A typed array of numbers. */
 export type Numbers =
   | Float64Array

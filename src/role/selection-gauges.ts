@@ -4,6 +4,7 @@
  */
 import type { Manifest } from '../bundle/bundle.ts'
 import type { Config } from '../config.ts'
+import { shareOf, sum } from '../math/vectors.ts'
 import { hideSelection, type Metrics } from '../observe/metrics.ts'
 import { PARTS } from '../observe/segments.ts'
 import type { Cluster } from '../record.ts'
@@ -116,10 +117,6 @@ function budgetShare({ percent, budgetExamples }: Budget, examples: number): num
   return budgetExamples === undefined ? percent / 100 : Math.min(1, budgetExamples / examples)
 }
 
-function shareOf(part: number, whole: number): number {
-  return whole === 0 ? 0 : part / whole
-}
-
 /* Drift. Legend: K clusters; their counts have one entry more, for text-only examples. */
 
 export const WINDOW_EXAMPLES = 10_000
@@ -190,18 +187,14 @@ export function stabilityIndex(
   baseline: Float64Array,
   counts: Float64Array,
 ): { stabilityIndex: number; stabilityNoise: number } {
-  const [m, n] = [total(baseline), total(counts)]
+  const [m, n] = [sum(baseline), sum(counts)]
   if (m === 0 || n === 0) return { stabilityIndex: 0, stabilityNoise: 0 }
   const cells = counts.length
-  let sum = 0
+  let index = 0
   for (let cell = 0; cell < cells; cell++) {
     const p = (baseline[cell]! + PRIOR_COUNT) / (m + PRIOR_COUNT * cells)
     const q = (counts[cell]! + PRIOR_COUNT) / (n + PRIOR_COUNT * cells)
-    sum += (q - p) * Math.log(q / p)
+    index += (q - p) * Math.log(q / p)
   }
-  return { stabilityIndex: sum, stabilityNoise: (cells - 1) * (1 / n + 1 / m) }
-}
-
-function total(counts: Float64Array): number {
-  return counts.reduce((sum, count) => sum + count, 0)
+  return { stabilityIndex: index, stabilityNoise: (cells - 1) * (1 / n + 1 / m) }
 }

@@ -4,9 +4,6 @@
  * bundle that the log began with, every example that counts is an exemplar, kept or not, and a match
  * holds for good.
  *
- *   new content ─► exemplar within the radii? ─ no ─► counts, and becomes an exemplar itself
- *                                            └ yes ─► a near-duplicate of it
- *
  * In the group's state:
  *
  *     ['near']                     JSON: limit, similarity model, counts

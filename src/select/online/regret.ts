@@ -1,5 +1,5 @@
 /** The record of online decisions: counts by cluster, one bit an example; and the regret of the subset. */
-import { grown } from '../../math/vectors.ts'
+import { grown, shareOf, sum } from '../../math/vectors.ts'
 import {
   type Beginning,
   type ClusterCount,
@@ -76,7 +76,6 @@ export class Ledger {
     for (const { cluster, size } of sizes) this.sizes[slotOf(cluster)] = size
     for (const { cluster, taken } of batchQuotas(sizes, budgetOf(this.baseline))) {
       const slot = slotOf(cluster)
-      const sum = (values: readonly number[]): number => values.reduce((a, b) => a + b, 0)
       const group = groups[slot]!.sort((a, b) => a - b)
       this.kept[slot] = taken
       this.baselineKept += taken
@@ -89,7 +88,7 @@ export class Ledger {
     }
     this.#limits = limits
     groups.forEach((group, slot) => {
-      this.sums[slot] = group.reduce((a, b) => a + b, 0)
+      this.sums[slot] = sum(group)
     })
   }
 
@@ -208,7 +207,7 @@ export function regretOf(
   let [naive, own, best, variation] = [0, 0, 0, 0]
   for (let slot = 0; slot < slots; slot++) {
     const [size, have, want] = [sizes[slot]!, kept[slot]!, rule[slot]!]
-    variation += Math.abs(share(have, ledger.keptTotal) - share(want, wanted)) / 2
+    variation += Math.abs(shareOf(have, ledger.keptTotal) - shareOf(want, wanted)) / 2
     if (slot === TEXT_SLOT || want === 0) continue
     naive += (want * sums[slot]!) / size
     best += lowest(slot, want)
@@ -218,12 +217,8 @@ export function regretOf(
         : keptSums[slot]! + ((want - have) * (sums[slot]! - keptSums[slot]!)) / (size - have)
   }
   return {
-    budgetError: share(ledger.keptTotal - budget, budget),
+    budgetError: shareOf(ledger.keptTotal - budget, budget),
     totalVariation: variation,
     recovered: naive > best ? (naive - own) / (naive - best) : 1,
   }
-}
-
-function share(part: number, whole: number): number {
-  return whole === 0 ? 0 : part / whole
 }

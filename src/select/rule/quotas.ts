@@ -3,6 +3,7 @@
  * to the id, with a deterministic order of text-only examples. `select` runs it, and it is the oracle of
  * the revisable policy (`revisable.ts`), which keeps the same subset event by event.
  */
+import { sum } from '../../math/vectors.ts'
 import type { Cluster } from '../../record.ts'
 
 /** Clusters of at most this many examples give nothing; they count in N. */
@@ -66,7 +67,6 @@ const SMALL_SHARE_MAX = 0.1
 
 /** A warning where more than a tenth of the examples lie in clusters too small to give any. */
 export function smallClustersWarning(sizes: readonly number[]): string | undefined {
-  const sum = (list: readonly number[]): number => list.reduce((total, size) => total + size, 0)
   const small = sizes.filter(size => size > 0 && size <= SMALL_CLUSTER_SIZE_MAX)
   const share = sum(small) / sum(sizes)
   if (!(share > SMALL_SHARE_MAX)) return undefined
@@ -140,7 +140,7 @@ function inOrder(examples: readonly Ranked[], group: number[], byId: boolean): n
 
 /** Shannon entropy of counts, in nats; 0 where there are none. */
 export function entropyOf(counts: readonly number[]): number {
-  const total = counts.reduce((sum, count) => sum + count, 0)
+  const total = sum(counts)
   let entropy = 0
   for (const count of counts) {
     if (count > 0) entropy -= (count / total) * Math.log(count / total)
