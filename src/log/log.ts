@@ -1,56 +1,15 @@
 /**
  * The log port: topics of partitions of records, consumer groups with positions, and one atomic
  * commit of outputs, positions and state. Two implementations: `local/` (LMDB) and `kafka/`. Roles
- * can't tell them apart; both pass `test/log/contract.ts`.
+ * can't tell them apart; both pass `test/log/contract.ts`. Records, places and topics are those of
+ * the Kafka client.
  */
 import { XmasdError } from '../errors.ts'
+import type { TopicSpec } from '../kafka/link/topics.ts'
+import type { LogRecord, OutRecord, Place, Position, RawHeaders } from '../kafka/wire/model.ts'
 
-export type Place = { topic: string; partition: number }
-
-/** Headers as they are stored: a name may repeat, a value need not be text and may be null. */
-export type RawHeaders = readonly (readonly [name: string, value: Uint8Array | null])[]
-
-/** A record to append. `key: null` spreads over partitions and is refused on a compacted topic. */
-export type OutRecord = {
-  topic: string
-  key: string | null
-  /** `null` is a tombstone: it removes the key from a compacted topic. */
-  value: Uint8Array | null
-  headers?: Record<string, string>
-  /** Written after `headers`. */
-  rawHeaders?: RawHeaders | undefined
-  /** Default: by the key's hash. */
-  partition?: number
-}
-
-/** A record as read. Offsets grow within a partition but need not be dense. */
-export type LogRecord = {
-  topic: string
-  partition: number
-  offset: number
-  key: string | null
-  value: Uint8Array | null
-  /** As text. A name that comes twice has its last value. */
-  headers: Record<string, string>
-  /** All headers, where `headers` does not hold them exactly. */
-  rawHeaders?: RawHeaders
-  /** Milliseconds since the epoch, as stamped on append. */
-  timestamp: number
-  /** Set where what was stored here cannot be decoded: `value` holds its bytes as they are. */
-  error?: XmasdError
-}
-
-export type TopicSpec = {
-  name: string
-  partitions: number
-  /** Keep at least the latest record of every key; older ones may go. */
-  compacted?: boolean
-  /** Milliseconds that records are kept, -1 for good. Default: the engine's. */
-  retentionMs?: number
-}
-
-/** The next offset to read of one partition. */
-export type Position = { topic: string; partition: number; offset: number }
+export { placeKey } from '../kafka/wire/model.ts'
+export type { LogRecord, OutRecord, Place, Position, RawHeaders, TopicSpec }
 
 /**
  * A group's durable key-value state beside the log. Reads see what was committed; writes happen
@@ -166,10 +125,6 @@ class Refused {
 export function refusedPlaces(error: unknown): readonly Place[] | undefined {
   const isFenced = error instanceof XmasdError && error.code === 'LOG_FENCED'
   return isFenced && error.cause instanceof Refused ? error.cause.places : undefined
-}
-
-export function placeKey({ topic, partition }: Place): string {
-  return `${topic}/${partition}`
 }
 
 /** Outputs have to follow from something: else nobody could tell whether a commit that broke off came through. */

@@ -4,11 +4,13 @@ import { type Brokers, leaderlessError } from './brokers.ts'
 import type { NewTopic } from './connection.ts'
 import { codeOf } from './errors.ts'
 
-/** A topic as it is to be. `retentionMs`: -1 keeps records for good; absent: as the brokers have it. */
+/** A topic as it is to be. */
 export type TopicSpec = {
   name: string
   partitions: number
+  /** Keep at least the latest record of every key; older ones may go. */
   compacted?: boolean
+  /** Milliseconds that records are kept, -1 for good. Default: the engine's. */
   retentionMs?: number
 }
 

@@ -9,7 +9,7 @@ import { type Brokers, leaderlessError } from '../link/brokers.ts'
 import { gaveUp, verdictOn } from '../link/errors.ts'
 import { backoff, type RetryPolicy, withRetry } from '../link/retry.ts'
 import { type Fetched, readBatches } from '../wire/batch.ts'
-import { checkCode, type StoredRecord } from '../wire/model.ts'
+import { checkCode, type LogRecord } from '../wire/model.ts'
 import { type FetchedPartition, fetchRequest } from '../wire/requests.ts'
 import type { AssignedPartition } from './partitions.ts'
 
@@ -63,7 +63,7 @@ export class Fetcher {
   }
 
   /** A poll has taken these: there may be room. */
-  took(records: readonly StoredRecord[]): void {
+  took(records: readonly LogRecord[]): void {
     this.#budget.took(records)
     this.poke()
   }
@@ -260,7 +260,7 @@ export class FetchBudget {
   }
 
   /** What the last poll took. */
-  took(records: readonly StoredRecord[]): void {
+  took(records: readonly LogRecord[]): void {
     let bytes = records.length * RECORD_BYTES
     for (const { value } of records) bytes += value?.length ?? 0
     this.#bytes = Math.min(this.#bytesMax, Math.max(AHEAD_BYTES_MIN, POLLS_AHEAD * bytes))

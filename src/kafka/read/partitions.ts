@@ -13,7 +13,7 @@
 
 import assert from 'node:assert/strict'
 import type { Fetched } from '../wire/batch.ts'
-import { type Place, placeKey, placeOf, type StoredRecord } from '../wire/model.ts'
+import { type LogRecord, type Place, placeKey, placeOf } from '../wire/model.ts'
 
 export type PartitionState =
   /** Another member's, or nobody's. Records of it may still be in hand. */
@@ -45,7 +45,7 @@ export class AssignedPartition {
   #openings = 0
   #onOpened: () => void = () => {}
   #handover: NodeJS.Timeout | undefined
-  #queue: StoredRecord[] = []
+  #queue: LogRecord[] = []
   #head = 0
 
   constructor(topic: string, partition: number) {
@@ -179,7 +179,7 @@ export class AssignedPartition {
   }
 
   /** Moves up to `recordsMax` records, about `bytesMax` bytes of values, to `into`; gives their bytes. */
-  take(recordsMax: number, bytesMax: number, into: StoredRecord[]): number {
+  take(recordsMax: number, bytesMax: number, into: LogRecord[]): number {
     let taken = 0
     const end = Math.min(this.#queue.length, this.#head + recordsMax)
     while (this.#head < end && taken < bytesMax) {
@@ -229,8 +229,8 @@ export class AssignedPartitions {
   }
 
   /** From one partition as much as there is, then from the next; every one has its turn. */
-  take(recordsMax: number, bytesMax: number): StoredRecord[] {
-    const records: StoredRecord[] = []
+  take(recordsMax: number, bytesMax: number): LogRecord[] {
+    const records: LogRecord[] = []
     const filled = [...this].filter(one => one.isDelivering && one.waiting > 0)
     let bytes = 0
     for (let i = 0; i < filled.length && records.length < recordsMax && bytes < bytesMax; i++) {

@@ -13,7 +13,7 @@ import { isUtf8 } from 'node:buffer'
 import { crc32c } from '@node-rs/crc32'
 import { messageOf, XmasdError } from '../../errors.ts'
 import { decompress } from './codecs.ts'
-import { KafkaFailure, type NewRecord, type RawHeaders, type StoredRecord } from './model.ts'
+import { KafkaFailure, type LogRecord, type OutRecord, type RawHeaders } from './model.ts'
 
 export const BATCH_HEADER_BYTES = 61
 const SIZE_AT = 8
@@ -52,7 +52,7 @@ export class BatchWriter {
   }
 
   /** `bodyBytes`: what `recordBytes` said. */
-  add(record: NewRecord, bodyBytes: number): void {
+  add(record: OutRecord, bodyBytes: number): void {
     this.#reserve(bodyBytes + 5)
     this.#varint(bodyBytes)
     this.#bytes[this.#at++] = 0
@@ -127,7 +127,7 @@ export class BatchWriter {
 const NO_HEADERS: [string, string][] = []
 const NO_RAW_HEADERS: RawHeaders = []
 
-function headersOf({ headers, rawHeaders }: NewRecord): {
+function headersOf({ headers, rawHeaders }: OutRecord): {
   headers: [string, string][]
   raw: RawHeaders
 } {
@@ -138,7 +138,7 @@ function headersOf({ headers, rawHeaders }: NewRecord): {
 }
 
 /** Bytes of a record's body, at the place `index` of its batch. */
-export function recordBytes(record: NewRecord, index: number): number {
+export function recordBytes(record: OutRecord, index: number): number {
   let bytes = 2 + varintBytes(index) + textBytes(record.key) + valueBytes(record.value)
   const { headers, raw } = headersOf(record)
   bytes += varintBytes(headers.length + raw.length)
@@ -166,7 +166,7 @@ function varintBytes(value: number): number {
 export type Aborted = { producerId: number; firstOffset: number }
 
 /** What one fetch gave of a partition: its committed records, and where to go on. */
-export type Fetched = { records: StoredRecord[]; next: number; bytes: number }
+export type Fetched = { records: LogRecord[]; next: number; bytes: number }
 
 export type From = { topic: string; partition: number; from: number }
 
@@ -341,7 +341,7 @@ class Cursor {
     return this.buffer.subarray(this.at - size, this.at)
   }
 
-  headers(): Pick<StoredRecord, 'headers' | 'rawHeaders'> {
+  headers(): Pick<LogRecord, 'headers' | 'rawHeaders'> {
     const count = this.varint()
     if (count === 0) return { headers: {} }
     const raw: [string, Buffer | null][] = []

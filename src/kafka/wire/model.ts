@@ -17,19 +17,21 @@ export function placeOf({ topic, partition }: Place): Place {
 /** Headers as they are stored: a name may repeat, a value need not be text and may be null. */
 export type RawHeaders = readonly (readonly [name: string, value: Uint8Array | null])[]
 
-/** A record to write. `null` as value is a tombstone; `partition` is chosen by the key's hash where it is absent. */
-export type NewRecord = {
+/** A record to append. `key: null` spreads over partitions and is refused on a compacted topic. */
+export type OutRecord = {
   topic: string
   key: string | null
+  /** `null` is a tombstone: it removes the key from a compacted topic. */
   value: Uint8Array | null
   headers?: Record<string, string>
   /** Written after `headers`. */
   rawHeaders?: RawHeaders | undefined
+  /** Default: by the key's hash. */
   partition?: number
 }
 
-/** A record as read; `timestamp` in milliseconds since the epoch. */
-export type StoredRecord = Place & {
+/** A record as read. Offsets grow within a partition but need not be dense. */
+export type LogRecord = Place & {
   offset: number
   key: string | null
   value: Uint8Array | null
@@ -37,8 +39,9 @@ export type StoredRecord = Place & {
   headers: Record<string, string>
   /** All headers, where `headers` does not hold them exactly. */
   rawHeaders?: RawHeaders
+  /** Milliseconds since the epoch, as stamped on append. */
   timestamp: number
-  /** Set where a batch cannot be decoded: `value` holds its bytes as they are stored. */
+  /** Set where what was stored here cannot be decoded: `value` holds its bytes as they are. */
   error?: XmasdError
 }
 

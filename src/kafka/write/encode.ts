@@ -4,7 +4,7 @@ import { setImmediate } from 'node:timers/promises'
 import { XmasdError } from '../../errors.ts'
 import type { KafkaTopic } from '../link/topics.ts'
 import { BATCH_HEADER_BYTES, BatchWriter, recordBytes } from '../wire/batch.ts'
-import type { NewRecord } from '../wire/model.ts'
+import type { OutRecord } from '../wire/model.ts'
 import type { Output } from './transaction.ts'
 
 const FIRST_BYTES = 1 << 12
@@ -34,7 +34,7 @@ export class Partitioner {
  * compacted topic, RECORD_TOO_LARGE where one record alone fills more than a batch.
  */
 export async function encodeOutputs(
-  records: readonly NewRecord[],
+  records: readonly OutRecord[],
   topics: ReadonlyMap<string, KafkaTopic>,
   partitioner: Partitioner,
   batchBytesMax: number,
@@ -54,7 +54,7 @@ export async function encodeOutputs(
   return [...outputs.values()].flatMap(byPartition => [...byPartition.values()])
 }
 
-function checkRecord(topic: KafkaTopic, { partition, key }: NewRecord): void {
+function checkRecord(topic: KafkaTopic, { partition, key }: OutRecord): void {
   if (topic.compacted && key === null) {
     throw new RangeError(`a record without a key on the compacted topic ${topic.name}`)
   }
@@ -84,7 +84,7 @@ function outputAt(
 /** What a record takes in a batch beside its body: its size, at most. */
 const SIZE_BYTES = 5
 
-function addTo(output: Output, record: NewRecord, batchBytesMax: number): number {
+function addTo(output: Output, record: OutRecord, batchBytesMax: number): number {
   let batch = output.batches[output.batches.length - 1]!
   let bytes = recordBytes(record, batch.count)
   if (batch.count > 0 && batch.size + bytes + SIZE_BYTES > batchBytesMax) {
@@ -97,7 +97,7 @@ function addTo(output: Output, record: NewRecord, batchBytesMax: number): number
   return bytes
 }
 
-function tooLarge(record: NewRecord, bytes: number): XmasdError {
+function tooLarge(record: OutRecord, bytes: number): XmasdError {
   return new XmasdError(
     'RECORD_TOO_LARGE',
     `a record of ${bytes} bytes for topic ${record.topic} (key ${record.key})`,
