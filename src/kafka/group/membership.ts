@@ -13,7 +13,7 @@ import { setTimeout as after } from 'node:timers/promises'
 import type { Brokers } from '../link/brokers.ts'
 import type { Node } from '../link/connection.ts'
 import { gaveUp, verdictOn } from '../link/errors.ts'
-import { backoff, type KafkaEvents, type RetryPolicy, withRetry } from '../link/retry.ts'
+import { backoff, type RetryPolicy, withRetry } from '../link/retry.ts'
 import { KafkaFailure, type Place, placeKey } from '../wire/model.ts'
 import type { GroupMember } from '../wire/requests.ts'
 import {
@@ -38,7 +38,6 @@ export type MembershipOptions = {
   topics: readonly string[]
   sessionMsMax: number
   retry: RetryPolicy
-  events: KafkaEvents
   /** The partitions that this member holds now, those with work in hand included. */
   holds: () => readonly Place[]
   onGiven: (given: Given) => void
@@ -171,8 +170,8 @@ export class Membership {
 
   /** Rebalances may follow one another, for at most as long as brokers may be out of reach. */
   async #join(): Promise<void> {
-    const { brokers, onGiven, events, group } = this.#options
-    const { address, msMax } = this.#retry
+    const { brokers, onGiven, group } = this.#options
+    const { address, events, logger, msMax } = this.#retry
     const started = performance.now()
     const pause = backoff(this.#retry)
     while (!this.#abort.signal.aborted) {
@@ -183,7 +182,6 @@ export class Membership {
         this.#slot = slot
         if (this.#abort.signal.aborted) return
         events.onRebalance(group, places.length)
-        const { logger } = this.#retry
         logger?.info(
           { group, generation: this.#generation, slot, partitions: textOf(places) },
           'assigned',

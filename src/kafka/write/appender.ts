@@ -4,10 +4,7 @@
  * so control records, which are one batch, are in none.
  */
 import { randomUUID } from 'node:crypto'
-import type { Brokers } from '../link/brokers.ts'
 import type { Node } from '../link/connection.ts'
-import type { RetryPolicy } from '../link/retry.ts'
-import type { KafkaTopic } from '../link/topics.ts'
 import type { Stamp } from '../wire/batch.ts'
 import { checkCode } from '../wire/model.ts'
 import { DESCRIBE_TRANSACTIONS, produceRequest } from '../wire/requests.ts'
@@ -24,52 +21,44 @@ import {
   type Output,
   type ProducerSession,
   transact,
-  type Written,
+  type WriteContext,
 } from './transaction.ts'
 
-export type AppenderOptions = {
-  brokers: Brokers
-  clientId: string
-  retry: RetryPolicy
-  transactionMsMax: number
-  /** Tries again what may be tried again. */
-  trying: <T>(attempt: () => Promise<T>) => Promise<T>
-  /** All that may be written to. */
-  topics: () => readonly KafkaTopic[]
-  onWritten: (written: readonly Written[]) => void
-}
+/** Tries again what may be tried again. */
+type Trying = <T>(attempt: () => Promise<T>) => Promise<T>
 
 /** A transaction that is left open hides later records for at most this long. */
 const MS_MAX = 15_000
 
 export class Appender {
-  readonly #options: AppenderOptions
+  readonly #context: WriteContext
+  readonly #trying: Trying
   readonly #state: TransactionState
-  readonly #timeoutMs: number
   readonly #abort = new AbortController()
   #appending: Promise<unknown> = Promise.resolve()
   #session: ProducerSession | undefined
 
-  constructor(options: AppenderOptions) {
-    this.#options = options
-    const transactionalId = `${options.clientId}-append-${randomUUID()}`
-    this.#state = transactionState(transactionalId, undefined)
-    this.#timeoutMs = Math.min(options.transactionMsMax, MS_MAX)
-    options.brokers.onBreak = () => this.#doubt()
+  constructor(context: WriteContext, clientId: string, trying: Trying) {
+    const retry = { ...context.retry, signal: this.#abort.signal }
+    const transactionMsMax = Math.min(context.transactionMsMax, MS_MAX)
+    this.#context = { ...context, retry, transactionMsMax }
+    this.#trying = trying
+    this.#state = transactionState(`${clientId}-append-${randomUUID()}`, undefined)
+    context.brokers.onBreak = () => this.#doubt()
   }
 
   append(outputs: readonly Output[]): Promise<void> {
     const [first] = outputs
     const isOne = outputs.length === 1 && first!.batches.length === 1
     const attempt = isOne ? this.#sending(first!) : () => this.#transact(outputs)
-    const mine = this.#appending.then(() => this.#options.trying(attempt))
+    const mine = this.#appending.then(() => this.#trying(attempt))
     this.#appending = mine.catch(() => {})
     return mine
   }
 
   /** Stored whole or not at all, and once, however often it is sent: its producer has no other. */
   #sending(output: Output): () => Promise<void> {
-    const { brokers, onWritten } = this.#options
+    const { brokers, transactionMsMax, onWritten } = this.#context
     const { topic, partition, batches } = output
     const batch = batches[0]!
     let stamp: Stamp | undefined
@@ -78,11 +67,11 @@ export class Appender {
       const node = await brokers.node(nodeId!)
       // Brokers before 3.0 ask for a right of its own, and forget no end.
       if (!knows(node, DESCRIBE_TRANSACTIONS)) return this.#transact([output])
-      stamp ??= await stampOfItsOwn(node, this.#timeoutMs)
+      stamp ??= await stampOfItsOwn(node, transactionMsMax)
       const place = { topic, partition, batch: batch.stamped(stamp, false) }
       for (const { code, offset } of await brokers.send(
         nodeId!,
-        produceRequest(null, [place], this.#timeoutMs),
+        produceRequest(null, [place], transactionMsMax),
       )) {
         checkCode(code, `${topic}/${partition}`)
         onWritten([{ topic, partition, end: offset + batch.count }])
@@ -92,13 +81,13 @@ export class Appender {
 
   /** A new session ends a transaction that broke off. It is sent again unless it was committed. */
   async #transact(outputs: readonly Output[]): Promise<void> {
-    const { brokers, onWritten } = this.#options
+    const { brokers, transactionMsMax, onWritten } = this.#context
     const session = await this.#opened()
     const state = this.#state
     try {
       requireChecked(state, outputs)
       state.isCommitted = undefined
-      onWritten(await transact(brokers, session, outputs, undefined, this.#timeoutMs))
+      onWritten(await transact(brokers, session, outputs, undefined, transactionMsMax))
     } catch (error) {
       this.#session = undefined
       if (!(error instanceof EndLost)) throw error
@@ -110,12 +99,10 @@ export class Appender {
 
   async #opened(): Promise<ProducerSession> {
     if (this.#session !== undefined) return this.#session
-    const { brokers, topics } = this.#options
-    const retry = { ...this.#options.retry, signal: this.#abort.signal }
-    const session = await openSession(brokers, retry, this.#state, topics(), this.#timeoutMs)
+    const session = await openSession(this.#context, this.#state)
     this.#session = session
     const isWanted = (): boolean => this.#session === session && !this.#abort.signal.aborted
-    isLedAgain(brokers, this.#state, isWanted).then(isLed => isLed && this.#doubt())
+    isLedAgain(this.#context.brokers, this.#state, isWanted).then(isLed => isLed && this.#doubt())
     return session
   }
 

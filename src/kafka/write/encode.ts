@@ -30,15 +30,20 @@ export class Partitioner {
 }
 
 /**
- * `topics` holds every topic of `records`. Throws RangeError for an unknown partition and for a null key on a
- * compacted topic, RECORD_TOO_LARGE where one record alone fills more than a batch.
+ * `topicOf` is asked once for each topic of `records`, before anything is encoded. Throws RangeError
+ * for an unknown partition and for a null key on a compacted topic, RECORD_TOO_LARGE where one record
+ * alone fills more than a batch.
  */
 export async function encodeOutputs(
   records: readonly OutRecord[],
-  topics: ReadonlyMap<string, KafkaTopic>,
+  topicOf: (name: string) => Promise<KafkaTopic>,
   partitioner: Partitioner,
   batchBytesMax: number,
 ): Promise<Output[]> {
+  const topics = new Map<string, KafkaTopic>()
+  for (const { topic } of records) {
+    if (!topics.has(topic)) topics.set(topic, await topicOf(topic))
+  }
   const outputs = new Map<string, Map<number, Output>>()
   let bytes = 0
   for (const [i, record] of records.entries()) {

@@ -22,8 +22,7 @@ import { setTimeout } from 'node:timers/promises'
 import { type Brokers, leaderlessError } from '../link/brokers.ts'
 import type { Node } from '../link/connection.ts'
 import { codeOf } from '../link/errors.ts'
-import { type RetryPolicy, withRetry } from '../link/retry.ts'
-import type { KafkaTopic } from '../link/topics.ts'
+import { withRetry } from '../link/retry.ts'
 import { checkCode, groupBy, KafkaFailure, type Place, placeKey } from '../wire/model.ts'
 import {
   DESCRIBE_PRODUCERS,
@@ -33,7 +32,14 @@ import {
   producersRequest,
   transactionRequest,
 } from '../wire/requests.ts'
-import { begin, end, fetchPositions, initProducer, type ProducerSession } from './transaction.ts'
+import {
+  begin,
+  end,
+  fetchPositions,
+  initProducer,
+  type ProducerSession,
+  type WriteContext,
+} from './transaction.ts'
 
 /** The transactions of one id, as far as they are known. Kept from session to session. */
 export type TransactionState = {
@@ -83,27 +89,24 @@ export async function isLedAgain(
   return false
 }
 
-/** Fences the previous session of this id and completes its transaction. `topics`: all that it may have written to. */
+type OpeningContext = Omit<WriteContext, 'onWritten'>
+
+/**
+ * Fences the previous session of this id and completes its transaction. `context.topics`: all that
+ * it may have written to.
+ */
 export function openSession(
-  brokers: Brokers,
-  retry: RetryPolicy,
+  context: OpeningContext,
   state: TransactionState,
-  topics: readonly KafkaTopic[],
-  timeoutMs: number,
 ): Promise<ProducerSession> {
-  return new Opening(brokers, retry, state, topics, timeoutMs).open()
+  return new Opening(context, state).open()
 }
 
 /** The same for an id whose owner is gone. Does nothing for an id that no broker knows. */
-export async function sweep(
-  brokers: Brokers,
-  retry: RetryPolicy,
-  state: TransactionState,
-  topics: readonly KafkaTopic[],
-  timeoutMs: number,
-): Promise<void> {
+export async function sweep(context: OpeningContext, state: TransactionState): Promise<void> {
+  const { brokers, retry } = context
   const last = await withRetry(retry, brokers, () => lastOf(brokers, state.transactionalId))
-  if (last?.state !== NO_SUCH_ID) await openSession(brokers, retry, state, topics, timeoutMs)
+  if (last?.state !== NO_SUCH_ID) await openSession(context, state)
 }
 
 const ID_NOT_FOUND = 105
@@ -138,28 +141,18 @@ type Open = { places: Place[]; isUnstable: boolean }
 type Settled = Map<string, Map<number, number | undefined>>
 
 class Opening {
+  readonly #context: OpeningContext
   readonly #brokers: Brokers
-  readonly #retry: RetryPolicy
   readonly #state: TransactionState
-  readonly #topics: readonly KafkaTopic[]
-  readonly #timeoutMs: number
   /** Where an open transaction has written that is aborted: what else is open was committed. */
   #touched: { epoch: number; places: ReadonlySet<string> } | undefined
   /** A session was given before the remains of an aborted transaction were completed. */
   #isAborting = false
 
-  constructor(
-    brokers: Brokers,
-    retry: RetryPolicy,
-    state: TransactionState,
-    topics: readonly KafkaTopic[],
-    timeoutMs: number,
-  ) {
-    this.#brokers = brokers
-    this.#retry = retry
+  constructor(context: OpeningContext, state: TransactionState) {
+    this.#context = context
+    this.#brokers = context.brokers
     this.#state = state
-    this.#topics = topics
-    this.#timeoutMs = timeoutMs
   }
 
   async open(): Promise<ProducerSession> {
@@ -171,7 +164,11 @@ class Opening {
   }
 
   #try<T>(attempt: () => Promise<T>): Promise<T> {
-    return withRetry(this.#retry, this.#brokers, attempt)
+    return withRetry(this.#context.retry, this.#brokers, attempt)
+  }
+
+  #init(id: string): Promise<ProducerSession> {
+    return initProducer(this.#brokers, id, this.#context.transactionMsMax)
   }
 
   /** A new session, given once what was aborted is completed. */
@@ -180,7 +177,7 @@ class Opening {
     return this.#try(async () => {
       const open = await this.#endLast()
       // With an open one the coordinator nearly always aborts it first, and asks to come again.
-      const session = await initProducer(this.#brokers, transactionalId, this.#timeoutMs)
+      const session = await this.#init(transactionalId)
       if (open !== undefined) {
         this.#isAborting = isFenced(open, session)
         this.#forgetTouched(session.producerEpoch - 1)
@@ -243,7 +240,7 @@ class Opening {
     const { moves, noted } = this.#state
     if (noted === id) return
     if (moves !== undefined) {
-      const session = await initProducer(this.#brokers, id, this.#timeoutMs)
+      const session = await this.#init(id)
       await begin(this.#brokers, session, [], moves.group)
       await end(this.#brokers, session, true)
     }
@@ -265,7 +262,10 @@ class Opening {
       if (isNothing(open)) return
       const { places, isUnstable } = open
       const say = places.length > 0 ? 'warn' : 'debug'
-      this.#retry.logger?.[say]({ id, places, outcome }, 'completing a dangling transaction')
+      this.#context.retry.logger?.[say](
+        { id, places, outcome },
+        'completing a dangling transaction',
+      )
       if (outcome === 'commit') await this.#note(session)
       // Partitions first: whoever finds it open learns from it what may be left.
       await begin(this.#brokers, session, places, undefined)
@@ -292,9 +292,11 @@ class Opening {
   }
 
   async #openPlaces({ producerId }: ProducerSession): Promise<Place[]> {
-    const places = this.#topics.flatMap(({ name: topic, partitions }) =>
-      Array.from({ length: partitions }, (_, partition) => ({ topic, partition })),
-    )
+    const places = this.#context
+      .topics()
+      .flatMap(({ name: topic, partitions }) =>
+        Array.from({ length: partitions }, (_, partition) => ({ topic, partition })),
+      )
     const { byLeader, leaderless } = await this.#brokers.leaders(places)
     this.#state.unchecked = leaderless
     const found = await Promise.all(

@@ -11,6 +11,8 @@ import { setTimeout } from 'node:timers/promises'
 import { messageOf } from '../../errors.ts'
 import type { Brokers } from '../link/brokers.ts'
 import { codeOf } from '../link/errors.ts'
+import type { RetryPolicy } from '../link/retry.ts'
+import type { KafkaTopic } from '../link/topics.ts'
 import type { BatchWriter } from '../wire/batch.ts'
 import { checkCode, groupBy, KafkaFailure, type Position } from '../wire/model.ts'
 import {
@@ -20,6 +22,17 @@ import {
   positionsRequest,
   produceRequest,
 } from '../wire/requests.ts'
+
+/** What all that opens sessions needs. */
+export type WriteContext = {
+  brokers: Brokers
+  retry: RetryPolicy
+  transactionMsMax: number
+  /** All that may be written to, as far as it is known. */
+  topics: () => readonly KafkaTopic[]
+  /** Told of what transactions and appends wrote. */
+  onWritten: (written: readonly Written[]) => void
+}
 
 /** Batches of one output partition, in order. */
 export type Output = { topic: string; partition: number; batches: BatchWriter[] }
@@ -86,15 +99,6 @@ export class EndLost extends Error {
   }
 }
 
-/** Aborts, as far as the brokers can be reached: by a fence, so that only a commit leaves the epoch as it was. */
-export async function abort(
-  brokers: Brokers,
-  { transactionalId }: ProducerSession,
-  timeoutMs: number,
-): Promise<void> {
-  await initProducer(brokers, transactionalId, timeoutMs).catch(() => {})
-}
-
 const BUSY_MS_MAX = 10_000
 
 /** Waits while the coordinator completes the previous transaction. */
@@ -105,16 +109,15 @@ export async function begin(
   group: string | undefined,
 ): Promise<void> {
   const coordinator = await brokers.coordinator('transaction', session.transactionalId)
-  const producing = producingOf(session)
   const topics = [...groupBy(outputs, ({ topic }) => topic)].map(([topic, some]) => {
     return { topic, partitions: some.map(({ partition }) => partition) }
   })
   const deadline = performance.now() + BUSY_MS_MAX
   for (let waitMs = 1; ; waitMs = Math.min(2 * waitMs, 50)) {
     const asked: Promise<unknown>[] = []
-    if (topics.length > 0) asked.push(coordinator.addPartitionsToTxn({ ...producing, topics }))
+    if (topics.length > 0) asked.push(coordinator.addPartitionsToTxn({ ...session, topics }))
     if (group !== undefined) {
-      asked.push(coordinator.addOffsetsToTxn({ ...producing, groupId: group }))
+      asked.push(coordinator.addOffsetsToTxn({ ...session, groupId: group }))
     }
     const failed = (await Promise.allSettled(asked)).find(({ status }) => status === 'rejected')
     if (failed === undefined) return
@@ -192,15 +195,7 @@ export async function end(
   transactionResult: boolean,
 ): Promise<void> {
   const coordinator = await brokers.coordinator('transaction', session.transactionalId)
-  await coordinator.endTxn({ ...producingOf(session), transactionResult })
-}
-
-function producingOf({ transactionalId, producerId, producerEpoch }: ProducerSession): {
-  transactionalId: string
-  producerId: string
-  producerEpoch: number
-} {
-  return { transactionalId, producerId, producerEpoch }
+  await coordinator.endTxn({ ...session, transactionResult })
 }
 
 /**

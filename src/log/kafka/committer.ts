@@ -11,10 +11,8 @@
  *                                                   others, or not ours ──► refused
  */
 
-import type { Brokers } from '../../kafka/link/brokers.ts'
 import { gaveUp, verdictOn } from '../../kafka/link/errors.ts'
-import { backoff, type KafkaEvents, type RetryPolicy, withRetry } from '../../kafka/link/retry.ts'
-import type { KafkaTopic } from '../../kafka/link/topics.ts'
+import { backoff, withRetry } from '../../kafka/link/retry.ts'
 import type { AssignedPartition } from '../../kafka/read/partitions.ts'
 import { groupBy, placeOf } from '../../kafka/wire/model.ts'
 import type { GroupMember } from '../../kafka/wire/requests.ts'
@@ -27,26 +25,19 @@ import {
   transactionState,
 } from '../../kafka/write/recovery.ts'
 import {
-  abort,
   fetchPositions,
+  initProducer,
   type Output,
   type ProducerSession,
   transact,
-  type Written,
+  type WriteContext,
 } from '../../kafka/write/transaction.ts'
 import type { Place } from '../log.ts'
 
-export type CommitterOptions = {
-  brokers: Brokers
+export type CommitterOptions = WriteContext & {
   group: string
   /** Every partition whose position the group has. */
   inputs: readonly Place[]
-  retry: RetryPolicy
-  events: KafkaEvents
-  transactionMsMax: number
-  /** All that may be written to. */
-  topics: () => readonly KafkaTopic[]
-  onWritten: (written: readonly Written[]) => void
   /** Member id and generation of the last assignment that was applied. */
   member: () => GroupMember
   /** Resolves when the group has confirmed this member or assigned anew. */
@@ -93,9 +84,8 @@ export class Committer {
   }
 
   async #sweep(state: TransactionState): Promise<void> {
-    const { brokers, retry, topics, transactionMsMax } = this.#options
-    if (retry.signal?.aborted === true) return
-    await sweep(brokers, retry, state, topics(), transactionMsMax)
+    if (this.#options.retry.signal?.aborted === true) return
+    await sweep(this.#options, state)
   }
 
   /** Resolves when nothing of it goes on any more. */
@@ -174,10 +164,10 @@ export class Committer {
   }
 
   async #opened(): Promise<ProducerSession> {
-    const { brokers, retry, topics, transactionMsMax } = this.#options
+    const { brokers, retry } = this.#options
     while (this.#session === undefined) {
       const state = this.#state!
-      const session = await openSession(brokers, retry, state, topics(), transactionMsMax)
+      const session = await openSession(this.#options, state)
       if (state === this.#state) this.#session = session
       const isWanted = (): boolean => this.#session === session && retry.signal?.aborted !== true
       isLedAgain(brokers, state, isWanted).then(isLed => isLed && this.doubt())
@@ -188,7 +178,7 @@ export class Committer {
   async #commit(moves: readonly Move[], outputs: readonly Output[]): Promise<AssignedPartition[]> {
     const started = performance.now()
     const report = (outcome: 'committed' | 'fenced' | 'aborted'): void =>
-      this.#options.events.onTransaction(outcome, (performance.now() - started) / 1000)
+      this.#options.retry.events.onTransaction(outcome, (performance.now() - started) / 1000)
     try {
       const lost = await this.#commitUntilKnown(moves, outputs)
       report(lost.length === 0 ? 'committed' : 'fenced')
@@ -269,15 +259,18 @@ export class Committer {
   }
 
   async #afterFailure(error: unknown, pause: (error: unknown) => Promise<void>): Promise<void> {
-    const { brokers, events, retry, confirm, transactionMsMax } = this.#options
+    const { brokers, retry, confirm, transactionMsMax } = this.#options
     const session = this.#session
     this.#session = undefined
     const verdict = verdictOn(error, retry.address)
     if (verdict.kind === 'fatal') {
-      if (session !== undefined) await abort(brokers, session, transactionMsMax)
+      if (session !== undefined) {
+        // Aborts by a fence, so that only a commit leaves the epoch as it was.
+        await initProducer(brokers, session.transactionalId, transactionMsMax).catch(() => {})
+      }
       throw verdict.error
     }
-    events.onRetry(verdict.kind === 'retry' ? verdict.cause : 'transaction')
+    retry.events.onRetry(verdict.kind === 'retry' ? verdict.cause : 'transaction')
     retry.logger?.debug({ err: error }, 'a transaction broke off')
     await pause(error)
     if (verdict.kind === 'retry') await brokers.refresh().catch(() => {})

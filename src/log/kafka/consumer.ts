@@ -5,14 +5,12 @@
 import { setTimeout as after } from 'node:timers/promises'
 import { type Given, Membership } from '../../kafka/group/membership.ts'
 import type { Brokers } from '../../kafka/link/brokers.ts'
-import type { RetryPolicy } from '../../kafka/link/retry.ts'
 import type { KafkaTopic } from '../../kafka/link/topics.ts'
 import { Fetcher, type FetchLimits } from '../../kafka/read/fetcher.ts'
 import { type AssignedPartition, AssignedPartitions } from '../../kafka/read/partitions.ts'
 import { placeOf } from '../../kafka/wire/model.ts'
 import { encodeOutputs, type Partitioner } from '../../kafka/write/encode.ts'
-import type { Output, Written } from '../../kafka/write/transaction.ts'
-import type { LogEvents } from '../../observe/logger.ts'
+import type { WriteContext } from '../../kafka/write/transaction.ts'
 import {
   type Commit,
   type Consumer,
@@ -27,28 +25,20 @@ import {
 import { Committer, type Move } from './committer.ts'
 import type { GroupState, StateChanges } from './state.ts'
 
-export type KafkaConsumerOptions = {
+export type KafkaConsumerOptions = WriteContext & {
   group: string
-  topics: readonly KafkaTopic[]
+  inputs: readonly KafkaTopic[]
   /** Connections of its own: joining a group may keep one waiting. */
   membershipBrokers: Brokers
-  brokers: Brokers
-  retry: RetryPolicy
-  events: LogEvents
   /** Undefined for a member that keeps none. */
   state: GroupState | undefined
   /** Topics of outputs, looked up by name. Throws RangeError for one that does not exist. */
   topicOf: (name: string) => Promise<KafkaTopic>
-  /** All that may be outputs, as far as they are known. */
-  outputTopics: () => readonly KafkaTopic[]
   partitioner: Partitioner
   limits: FetchLimits & { batchBytesMax: number }
   sessionMsMax: number
-  transactionMsMax: number
   /** How long a partition that is wanted elsewhere is held for what is still worked on. */
   handoverMsMax: number
-  /** Told of what its transactions wrote. */
-  onWritten: (written: readonly Written[]) => void
   onClosed: () => Promise<void>
 }
 
@@ -69,21 +59,20 @@ export class KafkaConsumer implements Consumer {
 
   private constructor(options: KafkaConsumerOptions) {
     this.#options = options
-    for (const { name: topic, partitions } of options.topics) {
+    for (const { name: topic, partitions } of options.inputs) {
       for (let partition = 0; partition < partitions; partition++) {
         this.#partitions.ensure({ topic, partition })
       }
     }
-    const { brokers, events, group } = options
+    const { brokers, group } = options
     const retry = { ...options.retry, signal: this.#abort.signal }
     const onFailed = (error: unknown): void => this.#fail(error)
     this.#membership = new Membership({
       brokers: options.membershipBrokers,
       group,
-      topics: options.topics.map(({ name }) => name),
+      topics: options.inputs.map(({ name }) => name),
       sessionMsMax: options.sessionMsMax,
       retry,
-      events,
       holds: () => this.#partitions.held(),
       onGiven: given => this.#receive(given),
       onFailed,
@@ -97,14 +86,9 @@ export class KafkaConsumer implements Consumer {
       onFailed,
     })
     this.#committer = new Committer({
-      brokers,
-      group,
-      inputs: [...this.#partitions].map(placeOf),
+      ...options,
       retry,
-      events,
-      transactionMsMax: options.transactionMsMax,
-      topics: options.outputTopics,
-      onWritten: options.onWritten,
+      inputs: [...this.#partitions].map(placeOf),
       member: () => this.#membership.member,
       confirm: () => this.#membership.confirm(),
       onNews: partition => this.#onNews(partition),
@@ -229,7 +213,9 @@ export class KafkaConsumer implements Consumer {
     )
     if (isStill && commit.outputs.length > 0) throw withoutMove()
     const changes = this.#options.state?.collect(commit.state) ?? []
-    const outputs = await this.#encode(commit.outputs)
+    const { topicOf, partitioner, limits } = this.#options
+    const { batchBytesMax } = limits
+    const outputs = await encodeOutputs(commit.outputs, topicOf, partitioner, batchBytesMax)
     const lost = moves.length === 0 ? [] : await this.#committer.commit(moves, outputs)
     this.#releaseFinished()
     if (lost.length > 0) throw this.#fenced(lost)
@@ -247,15 +233,6 @@ export class KafkaConsumer implements Consumer {
       )
     }
     return { partition, offset }
-  }
-
-  async #encode(outputs: Commit['outputs']): Promise<Output[]> {
-    const topics = new Map<string, KafkaTopic>()
-    for (const { topic } of outputs) {
-      if (!topics.has(topic)) topics.set(topic, await this.#options.topicOf(topic))
-    }
-    const { partitioner, limits } = this.#options
-    return encodeOutputs(outputs, topics, partitioner, limits.batchBytesMax)
   }
 
   #fenced(partitions: readonly AssignedPartition[]): Error {

@@ -12,7 +12,7 @@ import { checkCode } from '../../kafka/wire/model.ts'
 import { fetchRequest } from '../../kafka/wire/requests.ts'
 import { Appender } from '../../kafka/write/appender.ts'
 import { encodeOutputs, Partitioner } from '../../kafka/write/encode.ts'
-import { fetchPositions } from '../../kafka/write/transaction.ts'
+import { fetchPositions, type WriteContext } from '../../kafka/write/transaction.ts'
 import { type LogEvents, type Logger, NO_EVENTS } from '../../observe/logger.ts'
 import type { Consumer, Lag, Log, LogRecord, OutRecord, TopicSpec } from '../log.ts'
 import { partitionOf } from '../partition.ts'
@@ -63,6 +63,7 @@ class KafkaLog implements Log {
   readonly #partitioner = new Partitioner(partitionOf)
   readonly #barrier: VisibilityBarrier
   readonly #consumers = new Set<Consumer>()
+  readonly #context: WriteContext
   readonly #appender: Appender
   #isClosed = false
 
@@ -75,15 +76,15 @@ class KafkaLog implements Log {
     this.#retry = { address, events, logger, msMax: unreachableMsMax }
     this.#brokers = new Brokers(this.#connection)
     this.#barrier = new VisibilityBarrier(this.#brokers)
-    this.#appender = new Appender({
+    this.#context = {
       brokers: this.#brokers,
-      clientId: options.connection.clientId,
       retry: this.#retry,
       transactionMsMax: options.transactionMsMax,
-      trying: attempt => this.#try(attempt),
       topics: () => [...this.#topics.values()],
       onWritten: written => this.#barrier.add(written),
-    })
+    }
+    const { clientId } = options.connection
+    this.#appender = new Appender(this.#context, clientId, attempt => this.#try(attempt))
   }
 
   async connect(): Promise<void> {
@@ -115,12 +116,9 @@ class KafkaLog implements Log {
     this.#checkOpen()
     if (this.#options.readonly) throw new Error('the log is open for reading only')
     if (records.length === 0) return
-    const topics = new Map<string, KafkaTopic>()
-    for (const { topic } of records) {
-      if (!topics.has(topic)) topics.set(topic, await this.#topic(topic))
-    }
+    const topicOf = (name: string) => this.#topic(name)
     const { batchBytesMax } = this.#options.defaults
-    const outputs = await encodeOutputs(records, topics, this.#partitioner, batchBytesMax)
+    const outputs = await encodeOutputs(records, topicOf, this.#partitioner, batchBytesMax)
     await this.#appender.append(outputs)
   }
 
@@ -131,10 +129,9 @@ class KafkaLog implements Log {
   }): Promise<Consumer> {
     this.#checkOpen()
     const { group, isStateless = false } = options
-    const inputs = new Set(options.topics)
-    const topics = await Promise.all([...inputs].map(name => this.#topic(name)))
-    const { statePath, fetchBytesMax, defaults } = this.#options
-    const { sessionMsMax, transactionMsMax, handoverMsMax } = this.#options
+    const names = [...new Set(options.topics)]
+    const inputs = await Promise.all(names.map(name => this.#topic(name)))
+    const { statePath, fetchBytesMax, defaults, sessionMsMax, handoverMsMax } = this.#options
     // So that a heartbeat that is lost can be sent again before the session ends.
     const requestMsMax = Math.min(this.#connection.requestMsMax, sessionMsMax / TRIES_A_SESSION)
     const membership = { ...this.#connection, requestMsMax }
@@ -144,15 +141,13 @@ class KafkaLog implements Log {
       ? undefined
       : await GroupState.open(statePath, await this.#brokers.clusterId(), group)
     const consumer = await KafkaConsumer.join({
-      group,
-      topics,
+      ...this.#context,
       brokers: connections[0],
       membershipBrokers: connections[1],
-      retry: this.#retry,
-      events: this.#retry.events,
+      group,
+      inputs,
       state,
       topicOf: name => this.#topic(name),
-      outputTopics: () => [...this.#topics.values()],
       partitioner: this.#partitioner,
       limits: {
         partitionBytesMax: fetchBytesMax,
@@ -160,9 +155,7 @@ class KafkaLog implements Log {
         batchBytesMax: defaults.batchBytesMax,
       },
       sessionMsMax,
-      transactionMsMax,
       handoverMsMax,
-      onWritten: written => this.#barrier.add(written),
       onClosed: async () => {
         await Promise.all(connections.map(brokers => brokers.close()))
         await state?.close()

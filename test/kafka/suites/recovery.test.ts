@@ -145,7 +145,9 @@ function openFor(names: Names, cluster: Brokers, signal?: AbortSignal): Promise<
     { name: out, partitions: 2, compacted: false },
     { name: elsewhere, partitions: 1, compacted: false },
   ]
-  return openSession(cluster, { ...RETRY, signal }, state, topics, 30_000)
+  const retry = { ...RETRY, signal }
+  const context = { brokers: cluster, retry, topics: () => topics, transactionMsMax: 30_000 }
+  return openSession(context, state)
 }
 
 /** A process that opens a session. False where it has died first. */

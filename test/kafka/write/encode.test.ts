@@ -14,7 +14,12 @@ const TOPICS = new Map([
 const STAMP = { producerId: 1, epoch: 0, sequence: 0 }
 
 function encode(records: readonly OutRecord[], batchBytesMax = 2_000) {
-  return encodeOutputs(records, TOPICS, new Partitioner(partitionOf), batchBytesMax)
+  return encodeOutputs(
+    records,
+    async name => TOPICS.get(name)!,
+    new Partitioner(partitionOf),
+    batchBytesMax,
+  )
 }
 
 test('no batch is larger than allowed, every record is in its partition, in order', async () => {
