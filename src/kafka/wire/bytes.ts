@@ -158,4 +158,21 @@ export class Reader {
   times(each: () => void): void {
     for (let left = this.i32(); left > 0; left--) each()
   }
+
+  /** An array of topics, each with an array of what `each` reads. */
+  grouped(each: (topic: string) => void): void {
+    this.times(() => {
+      const topic = this.text()
+      this.times(() => each(topic))
+    })
+  }
+
+  /** The same in the compact form; `each` reads the tagged fields of its own, where it has some. */
+  compactGrouped(each: (topic: string) => void): void {
+    for (let topics = this.size(); topics > 0; topics--) {
+      const topic = this.compactText()
+      for (let left = this.size(); left > 0; left--) each(topic)
+      this.tags()
+    }
+  }
 }

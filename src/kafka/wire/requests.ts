@@ -55,18 +55,13 @@ function readFetch(input: Reader): FetchedPartition[] {
   checkCode(input.i16(), 'a fetch')
   input.i32()
   const found: FetchedPartition[] = []
-  input.times(() => {
-    const topic = input.text()
-    input.times(() => {
-      const partition = input.i32()
-      const partitionCode = input.i16()
-      input.skip(24)
-      const aborted: Aborted[] = []
-      input.times(() => aborted.push({ producerId: input.i64(), firstOffset: input.i64() }))
-      input.skip(4)
-      const batches = input.bytes()
-      found.push({ topic, partition, code: partitionCode, aborted, batches })
-    })
+  input.grouped(topic => {
+    const [partition, code] = [input.i32(), input.i16()]
+    input.skip(24)
+    const aborted: Aborted[] = []
+    input.times(() => aborted.push({ producerId: input.i64(), firstOffset: input.i64() }))
+    input.skip(4)
+    found.push({ topic, partition, code, aborted, batches: input.bytes() })
   })
   return found
 }
@@ -88,13 +83,10 @@ export function offsetsRequest(
   return protocol({ apiKey: 2, apiName: 'ListOffsets', apiVersion: 2 }, write, input => {
     const found: FoundOffset[] = []
     input.i32()
-    input.times(() => {
-      input.text()
-      input.times(() => {
-        const [partition, code] = [input.i32(), input.i16()]
-        input.skip(8)
-        found.push({ partition, code, offset: input.i64() })
-      })
+    input.grouped(() => {
+      const [partition, code] = [input.i32(), input.i16()]
+      input.skip(8)
+      found.push({ partition, code, offset: input.i64() })
     })
     return found
   })
@@ -120,12 +112,9 @@ export function produceRequest(
 
 function readProduce(input: Reader): ProducedPartition[] {
   const found: ProducedPartition[] = []
-  input.times(() => {
-    const topic = input.text()
-    input.times(() => {
-      found.push({ topic, partition: input.i32(), code: input.i16(), offset: input.i64() })
-      input.skip(16)
-    })
+  input.grouped(topic => {
+    found.push({ topic, partition: input.i32(), code: input.i16(), offset: input.i64() })
+    input.skip(16)
   })
   return found
 }
@@ -157,17 +146,13 @@ function readPositions(input: Reader): FoundPositions {
   const positions: FoundPositions['positions'] = []
   input.tags()
   input.i32()
-  for (let topics = input.size(); topics > 0; topics--) {
+  input.compactGrouped(() => {
+    const [partition, offset] = [input.i32(), input.i64()]
+    input.skip(4)
     input.compactText()
-    for (let partitions = input.size(); partitions > 0; partitions--) {
-      const [partition, offset] = [input.i32(), input.i64()]
-      input.skip(4)
-      input.compactText()
-      positions.push({ partition, offset, code: input.i16() })
-      input.tags()
-    }
+    positions.push({ partition, offset, code: input.i16() })
     input.tags()
-  }
+  })
   return { code: input.i16(), positions }
 }
 
@@ -201,14 +186,10 @@ export function commitPositionsRequest(
     const found: CommittedPosition[] = []
     input.tags()
     input.i32()
-    for (let topics = input.size(); topics > 0; topics--) {
-      const topic = input.compactText()
-      for (let partitions = input.size(); partitions > 0; partitions--) {
-        found.push({ topic, partition: input.i32(), code: input.i16() })
-        input.tags()
-      }
+    input.compactGrouped(topic => {
+      found.push({ topic, partition: input.i32(), code: input.i16() })
       input.tags()
-    }
+    })
     return found
   })
 }
@@ -244,13 +225,7 @@ export function transactionRequest(transactionalId: string): Protocol<FoundTrans
     input.skip(4 + 8)
     const [producerId, producerEpoch] = [String(input.i64()), input.i16()]
     const places: Place[] = []
-    for (let topics = input.size(); topics > 0; topics--) {
-      const topic = input.compactText()
-      for (let left = input.size(); left > 0; left--) {
-        places.push({ topic, partition: input.i32() })
-      }
-      input.tags()
-    }
+    input.compactGrouped(topic => places.push({ topic, partition: input.i32() }))
     return { code, state, producerId, producerEpoch, places }
   })
 }
@@ -281,24 +256,20 @@ function readProducers(input: Reader): FoundProducers[] {
   const found: FoundProducers[] = []
   input.tags()
   input.i32()
-  for (let topics = input.size(); topics > 0; topics--) {
-    const topic = input.compactText()
-    for (let partitions = input.size(); partitions > 0; partitions--) {
-      const [partition, code] = [input.i32(), input.i16()]
-      input.compactText()
-      const producers: FoundProducers['producers'] = []
-      for (let left = input.size(); left > 0; left--) {
-        const producerId = input.i64()
-        input.skip(4 + 4 + 8 + 4)
-        producers.push({ producerId, openFrom: input.i64() })
-        input.tags()
-      }
+  input.compactGrouped(topic => {
+    const [partition, code] = [input.i32(), input.i16()]
+    input.compactText()
+    const producers: FoundProducers['producers'] = []
+    for (let left = input.size(); left > 0; left--) {
+      const producerId = input.i64()
+      input.skip(4 + 4 + 8 + 4)
+      producers.push({ producerId, openFrom: input.i64() })
       input.tags()
-      const open = producers.filter(({ openFrom }) => openFrom >= 0)
-      found.push({ topic, partition, code, producers: open })
     }
     input.tags()
-  }
+    const open = producers.filter(({ openFrom }) => openFrom >= 0)
+    found.push({ topic, partition, code, producers: open })
+  })
   return found
 }
 

@@ -1,21 +1,13 @@
 /**
- * Opening producer sessions that leave nothing dangling behind them. A transaction ends with a marker in each of its
- * partitions, and brokers 4.3 to 4.4 leave out the partitions that have no leader at that moment (KAFKA-20734), as while
- * the broker comes back after a crash. What it wrote there stays open: readers of committed records stop at it, and
- * a position in it is never stable again.
+ * Opening producer sessions that leave nothing dangling behind them: partitions in which a broker of
+ * 4.3 to 4.4 has forgotten the end of a transaction (KAFKA-20734).
  *
  *   how did the last one end? ─► open a session ─► is anything open? ─► partitions, offsets ─► the same end again
  *
- * A session is only given once the transaction before has ended, so whatever its producer has open then was forgotten. A
- * marker ends all that a producer has open in a partition, so one more transaction on just these partitions, ended as
- * the last one was, writes what is missing. Brokers before 3.0 can't be asked, and forget nothing.
- *
- * Opening a session makes the coordinator forget how the last transaction ended, and the completing one has an end of its
- * own. Whoever opens the next session may have died in between, so that
- *
- *  - what was aborted is completed before the session is opened. If this dies, it is aborted again.
- *  - what is open after that was committed. It is completed in the new session, and the completing transaction is noted
- *    first: whoever finds it open commits it. The note is the committed transaction of a further id, one for each session.
+ * A marker ends all that a producer has open in a partition, so one more transaction on just these
+ * writes what is missing. What was aborted is completed before the session is opened, what was
+ * committed in it, once that is noted. Why, and what is left: `docs/decisions/004-kafka-client.md`,
+ * "Dangling transactions". Brokers before 3.0 can't be asked, and forget nothing.
  */
 
 import { setTimeout } from 'node:timers/promises'
