@@ -104,6 +104,28 @@ export interface Log {
   close(): Promise<void>
 }
 
+/** Those who wait for something to happen in this process. */
+export class Waiters {
+  readonly #wakes = new Set<() => void>()
+
+  /** Resolves with the next `wake`, at the latest after `ms`. */
+  wait(ms: number): Promise<void> {
+    return new Promise(resolve => {
+      const wake = (): void => {
+        clearTimeout(timer)
+        this.#wakes.delete(wake)
+        resolve()
+      }
+      const timer = setTimeout(wake, ms)
+      this.#wakes.add(wake)
+    })
+  }
+
+  wake(): void {
+    for (const wake of this.#wakes) wake()
+  }
+}
+
 /** LOG_FENCED: nothing of `places` was committed. */
 export function fenced(places: readonly Place[], message: string): XmasdError {
   const hint = 'nothing of that was committed: rewind and poll again'

@@ -5,29 +5,13 @@ import { XmasdError } from '../../errors.ts'
 import type { KafkaTopic } from '../link/topics.ts'
 import { BATCH_HEADER_BYTES, BatchWriter, recordBytes } from '../wire/batch.ts'
 import type { OutRecord } from '../wire/model.ts'
+import type { Partitioner } from './partition.ts'
 import type { Output } from './transaction.ts'
 
 const FIRST_BYTES = 1 << 12
 /** Longer work gives way to other code this often. */
 const SLICE_RECORDS = 2_048
 const SLICE_BYTES = 4 << 20
-
-/** Chooses partitions: by the key, and in turn for records without one. */
-export class Partitioner {
-  readonly #turns = new Map<string, number>()
-  readonly #ofKey: (key: string, partitions: number) => number
-
-  constructor(ofKey: (key: string, partitions: number) => number) {
-    this.#ofKey = ofKey
-  }
-
-  choose({ name, partitions }: KafkaTopic, key: string | null): number {
-    if (key !== null) return this.#ofKey(key, partitions)
-    const turn = this.#turns.get(name) ?? 0
-    this.#turns.set(name, (turn + 1) % partitions)
-    return turn
-  }
-}
 
 /**
  * `topicOf` is asked once for each topic of `records`, before anything is encoded. Throws RangeError

@@ -9,7 +9,8 @@ import type { KafkaTopic } from '../../kafka/link/topics.ts'
 import { Fetcher, type FetchLimits } from '../../kafka/read/fetcher.ts'
 import { type AssignedPartition, AssignedPartitions } from '../../kafka/read/partitions.ts'
 import { placeOf } from '../../kafka/wire/model.ts'
-import { encodeOutputs, type Partitioner } from '../../kafka/write/encode.ts'
+import { encodeOutputs } from '../../kafka/write/encode.ts'
+import type { Partitioner } from '../../kafka/write/partition.ts'
 import type { WriteContext } from '../../kafka/write/transaction.ts'
 import {
   type Commit,
@@ -20,6 +21,7 @@ import {
   type Position,
   placeKey,
   type StateReader,
+  Waiters,
   withoutMove,
 } from '../log.ts'
 import { Committer, type Move } from './committer.ts'
@@ -53,7 +55,7 @@ export class KafkaConsumer implements Consumer {
   readonly #fetcher: Fetcher
   readonly #abort = new AbortController()
   readonly #committer: Committer
-  readonly #waiting = new Set<() => void>()
+  readonly #polls = new Waiters()
   #failure: unknown
   #isClosed = false
 
@@ -82,7 +84,7 @@ export class KafkaConsumer implements Consumer {
       retry,
       limits: options.limits,
       partitions: this.#partitions,
-      onRecords: () => this.#wakeAll(),
+      onRecords: () => this.#polls.wake(),
       onFailed,
     })
     this.#committer = new Committer({
@@ -185,24 +187,8 @@ export class KafkaConsumer implements Consumer {
       if (records.length > 0) this.#fetcher.took(records)
       const leftMs = deadline - performance.now()
       if (records.length > 0 || leftMs <= 0) return records
-      await this.#woken(leftMs)
+      await this.#polls.wait(leftMs)
     }
-  }
-
-  #woken(ms: number): Promise<void> {
-    return new Promise(resolve => {
-      const wake = (): void => {
-        clearTimeout(timer)
-        this.#waiting.delete(wake)
-        resolve()
-      }
-      const timer = setTimeout(wake, ms)
-      this.#waiting.add(wake)
-    })
-  }
-
-  #wakeAll(): void {
-    for (const wake of [...this.#waiting]) wake()
   }
 
   async commit(commit: Commit): Promise<void> {
@@ -277,7 +263,7 @@ export class KafkaConsumer implements Consumer {
   async close(): Promise<void> {
     if (this.#isClosed) return
     this.#isClosed = true
-    this.#wakeAll()
+    this.#polls.wake()
     this.#abort.abort()
     for (const partition of this.#partitions) partition.release()
     await this.#fetcher.close()
@@ -289,7 +275,7 @@ export class KafkaConsumer implements Consumer {
   #fail(error: unknown): void {
     if (this.#isClosed) return
     this.#failure ??= error
-    this.#wakeAll()
+    this.#polls.wake()
   }
 
   #checkOpen(): void {

@@ -11,11 +11,11 @@ import { BATCH_HEADER_BYTES, type Fetched, readBatches } from '../../kafka/wire/
 import { checkCode } from '../../kafka/wire/model.ts'
 import { fetchRequest } from '../../kafka/wire/requests.ts'
 import { Appender } from '../../kafka/write/appender.ts'
-import { encodeOutputs, Partitioner } from '../../kafka/write/encode.ts'
+import { encodeOutputs } from '../../kafka/write/encode.ts'
+import { Partitioner } from '../../kafka/write/partition.ts'
 import { fetchPositions, type WriteContext } from '../../kafka/write/transaction.ts'
 import { type LogEvents, type Logger, NO_EVENTS } from '../../observe/logger.ts'
 import type { Consumer, Lag, Log, LogRecord, OutRecord, TopicSpec } from '../log.ts'
-import { partitionOf } from '../partition.ts'
 import { KafkaConsumer } from './consumer.ts'
 import { GroupState } from './state.ts'
 import { VisibilityBarrier } from './visibility.ts'
@@ -60,7 +60,7 @@ class KafkaLog implements Log {
   readonly #retry: RetryPolicy
   readonly #brokers: Brokers
   readonly #topics = new Map<string, KafkaTopic>()
-  readonly #partitioner = new Partitioner(partitionOf)
+  readonly #partitioner = new Partitioner()
   readonly #barrier: VisibilityBarrier
   readonly #consumers = new Set<Consumer>()
   readonly #context: WriteContext

@@ -13,7 +13,6 @@ import { createHash } from 'node:crypto'
 import { setImmediate } from 'node:timers/promises'
 import { XmasdError } from '../../errors.ts'
 import type { LogRecord, OutRecord } from '../log.ts'
-import { partitionOfBytes } from '../partition.ts'
 import { type Environment, OFFSET_MAX } from './environment.ts'
 import { checkPartition, endKey, readCount, SEQUENCE, type Topic, type Topics } from './topics.ts'
 
@@ -101,7 +100,7 @@ export async function prepareAppend(
     const topic = topics.get(output.topic)
     checkOutput(topic, output)
     const { bytes, key } = encodeFrame(output, allocate)
-    const partition = output.partition ?? choosePartition(topics, topic, key)
+    const partition = output.partition ?? topics.partitioner.choose(topic, key)
     const indexKey = topic.compacted ? indexKeyOf(topic.id, partition, key!) : undefined
     prepared.records.push({ topic, partition, bytes, indexKey })
     prepared.bytes += bytes.length
@@ -165,11 +164,6 @@ function writeText(bytes: Buffer, at: number, text: string, size: number): numbe
   bytes.writeUInt32LE(size, at)
   bytes.write(text, at + 4, 'utf8')
   return at + 4 + size
-}
-
-function choosePartition(topics: Topics, topic: Topic, key: Buffer | null): number {
-  if (key === null) return topics.nextPartition(topic)
-  return partitionOfBytes(key, 0, key.length, topic.partitions)
 }
 
 function indexKeyOf(topicId: number, partition: number, key: Buffer): Buffer {

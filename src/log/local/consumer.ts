@@ -2,7 +2,6 @@
  * A consumer of the local log. Every consumer of a group reads all partitions; of two commits from the
  * same positions the second is fenced, because the positions have moved.
  */
-import { XmasdError } from '../../errors.ts'
 import type { LogEvents, TransactionOutcome } from '../../observe/logger.ts'
 import {
   type Commit,
@@ -12,6 +11,7 @@ import {
   type Place,
   type Position,
   placeKey,
+  refusedPlaces,
   type StateReader,
   withoutMove,
 } from '../log.ts'
@@ -19,7 +19,7 @@ import { decodeFrame, type Frame, prepareAppend, writeAppend } from './append.ts
 import { type Environment, OFFSET_MAX } from './environment.ts'
 import { collectState, stateReader, writeState } from './state.ts'
 import { endKey, positionKey, readCount, type Topic, type Topics } from './topics.ts'
-import { nextWrite, settled, write } from './transaction.ts'
+import { settled, write } from './transaction.ts'
 
 /** How soon a write of another process is seen. */
 const POLL_MS = 25
@@ -80,7 +80,7 @@ export class LocalConsumer implements Consumer {
       const records = this.#take(recordsMax, bytesMax)
       const leftMs = deadline - performance.now()
       if (records.length > 0 || leftMs <= 0) return records
-      await nextWrite(this.#log.environment, Math.min(leftMs, POLL_MS))
+      await this.#log.environment.polls.wait(Math.min(leftMs, POLL_MS))
     }
   }
 
@@ -146,8 +146,7 @@ export class LocalConsumer implements Consumer {
       await write(this.#log.environment, work)
       report('committed')
     } catch (error) {
-      const isFenced = error instanceof XmasdError && error.code === 'LOG_FENCED'
-      report(isFenced ? 'fenced' : 'aborted')
+      report(refusedPlaces(error) !== undefined ? 'fenced' : 'aborted')
       throw error
     }
   }
@@ -198,7 +197,7 @@ export class LocalConsumer implements Consumer {
 
   async close(): Promise<void> {
     this.#isClosed = true
-    for (const wake of [...this.#log.environment.waiting]) wake()
+    this.#log.environment.polls.wake()
   }
 
   #stored(owned: Owned): number {

@@ -16,6 +16,7 @@ import {
 import { dirname, join } from 'node:path'
 import { type Database, open, type RootDatabase } from 'lmdb'
 import { messageOf, XmasdError } from '../../errors.ts'
+import { Waiters } from '../log.ts'
 
 const FORMAT = { magic: 'xmasd-log', version: 1 }
 const FORMAT_KEY = 'format'
@@ -47,8 +48,8 @@ export type Environment = {
   failed: XmasdError | undefined
   /** Present while a write that yields to other code is half done: reads would see its half. */
   halfDone: Promise<unknown> | undefined
-  /** Called after every write of this process. */
-  waiting: Set<() => void>
+  /** Woken after every write of this process. */
+  polls: Waiters
   users: number
   closing: Promise<void> | undefined
 }
@@ -165,7 +166,7 @@ function openEnvironment(path: string, readonly: boolean): Environment {
       writing: Promise.resolve(),
       failed: undefined,
       halfDone: undefined,
-      waiting: new Set(),
+      polls: new Waiters(),
       users: 1,
       closing: undefined,
     }

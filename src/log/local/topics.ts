@@ -1,5 +1,6 @@
 /** What the local log keeps about topics: descriptions, ends and committed positions. */
 import { XmasdError } from '../../errors.ts'
+import { Partitioner } from '../../kafka/write/partition.ts'
 import type { TopicSpec } from '../log.ts'
 import type { Environment, MetaKey } from './environment.ts'
 
@@ -12,7 +13,7 @@ export type Topic = { id: number; name: string; partitions: number; compacted: b
 export class Topics {
   readonly #environment: Environment
   readonly #known = new Map<string, Topic>()
-  readonly #turns = new Map<string, number>()
+  readonly partitioner = new Partitioner()
 
   constructor(environment: Environment) {
     this.#environment = environment
@@ -35,13 +36,6 @@ export class Topics {
     const topic = this.find(name)
     if (topic === undefined) throw new RangeError(`no topic ${name} in the log: ensureTopics first`)
     return topic
-  }
-
-  /** The partition of a record without a key: each partition in turn. */
-  nextPartition({ name, partitions }: Topic): number {
-    const turn = this.#turns.get(name) ?? 0
-    this.#turns.set(name, (turn + 1) % partitions)
-    return turn
   }
 }
 

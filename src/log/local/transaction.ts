@@ -38,7 +38,7 @@ async function runWrite<T>(environment: Environment, work: () => T | Promise<T>)
   } finally {
     environment.halfDone = undefined
     over?.()
-    for (const wake of environment.waiting) wake()
+    environment.polls.wake()
   }
 }
 
@@ -65,17 +65,4 @@ async function unwritten(environment: Environment, error: unknown): Promise<Xmas
 export async function settled(environment: Environment): Promise<void> {
   while (environment.halfDone !== undefined) await environment.halfDone
   environment.root.resetReadTxn()
-}
-
-/** Resolves after this process' next write, at the latest after `waitMs`. */
-export function nextWrite(environment: Environment, waitMs: number): Promise<void> {
-  return new Promise(resolve => {
-    const wake = () => {
-      clearTimeout(timer)
-      environment.waiting.delete(wake)
-      resolve()
-    }
-    const timer = setTimeout(wake, waitMs)
-    environment.waiting.add(wake)
-  })
 }

@@ -2,9 +2,9 @@ import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import fc from 'fast-check'
 import { readBatches } from '../../../src/kafka/wire/batch.ts'
-import { encodeOutputs, Partitioner } from '../../../src/kafka/write/encode.ts'
+import { encodeOutputs } from '../../../src/kafka/write/encode.ts'
+import { Partitioner, partitionOf } from '../../../src/kafka/write/partition.ts'
 import type { OutRecord } from '../../../src/log/log.ts'
-import { partitionOf } from '../../../src/log/partition.ts'
 import { isCode } from '../../log/helpers.ts'
 
 const TOPICS = new Map([
@@ -14,12 +14,7 @@ const TOPICS = new Map([
 const STAMP = { producerId: 1, epoch: 0, sequence: 0 }
 
 function encode(records: readonly OutRecord[], batchBytesMax = 2_000) {
-  return encodeOutputs(
-    records,
-    async name => TOPICS.get(name)!,
-    new Partitioner(partitionOf),
-    batchBytesMax,
-  )
+  return encodeOutputs(records, async name => TOPICS.get(name)!, new Partitioner(), batchBytesMax)
 }
 
 test('no batch is larger than allowed, every record is in its partition, in order', async () => {

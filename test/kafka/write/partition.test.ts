@@ -2,7 +2,7 @@ import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import fc from 'fast-check'
 import { Partitioners } from 'kafkajs'
-import { partitionOf } from '../../src/log/partition.ts'
+import { partitionOf } from '../../../src/kafka/write/partition.ts'
 
 test('a key goes to the partition that the Kafka client would choose', () => {
   const choose = Partitioners.DefaultPartitioner()
