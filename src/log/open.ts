@@ -15,41 +15,23 @@ export async function openLog(config: LogConfig, options: OpenLogOptions = {}): 
     const { openKafkaLog } = await import('./kafka/log.ts')
     return openKafkaLog(kafkaOptions(config, options))
   }
-  const { readonly, events } = options
-  return openLocalLog({
-    path: config.path,
-    ...(readonly === undefined ? {} : { readonly }),
-    ...(events === undefined ? {} : { events }),
-  })
+  return openLocalLog({ path: config.path, ...options })
 }
 
 function kafkaOptions(log: KafkaLogConfig, options: OpenLogOptions): KafkaLogOptions {
   const { brokers, clientId, requestMsMax } = log
-  return {
-    connection: { brokers, clientId, tls: tlsOf(log), sasl: saslOf(log), requestMsMax },
-    defaults: {
-      replicationFactor: log.replicationFactor,
-      minInsyncReplicas: log.minInsyncReplicas,
-      batchBytesMax: log.batchBytesMax,
-    },
-    statePath: log.path,
-    sessionMsMax: log.sessionMsMax,
-    transactionMsMax: log.transactionMsMax,
-    handoverMsMax: log.handoverMsMax,
-    connectMsMax: log.connectMsMax,
-    unreachableMsMax: log.unreachableMsMax,
-    fetchBytesMax: log.fetchBytesMax,
-    ...options,
-  }
+  const connection = { brokers, clientId, tls: tlsOf(log), sasl: saslOf(log), requestMsMax }
+  return { ...log, connection, defaults: log, statePath: log.path, ...options }
 }
 
 function tlsOf({ tls }: KafkaLogConfig): KafkaLogOptions['connection']['tls'] {
   if (!tls.enabled) return undefined
   const { ca, cert, key, servername } = tls
   return {
-    ...(ca === undefined ? {} : { ca: read('log.tls.ca', ca) }),
-    ...(cert === undefined ? {} : { cert: read('log.tls.cert', cert) }),
-    ...(key === undefined ? {} : { key: read('log.tls.key', key) }),
+    ca: ca && read('log.tls.ca', ca),
+    cert: cert && read('log.tls.cert', cert),
+    key: key && read('log.tls.key', key),
+    // Undefined, it would stand in place of the broker's name.
     ...(servername === undefined ? {} : { servername }),
   }
 }
@@ -91,14 +73,12 @@ export function topicSpecs(config: LogConfig): TopicSpec[] {
   const { topics, examplesPartitions } = config
   const keep: Partial<KafkaLogConfig['retentionMs']> =
     config.kind === 'kafka' ? config.retentionMs : {}
-  const kept = (name: 'examples' | 'decisions' | 'deadLetters') =>
-    keep[name] === undefined ? {} : { retentionMs: keep[name] }
   return [
-    { name: topics.examples, partitions: examplesPartitions, ...kept('examples') },
+    { name: topics.examples, partitions: examplesPartitions, retentionMs: keep.examples },
     { name: topics.assignments, partitions: 1, retentionMs: -1 },
-    { name: topics.decisions, partitions: 1, ...kept('decisions') },
+    { name: topics.decisions, partitions: 1, retentionMs: keep.decisions },
     { name: topics.subset, partitions: 1, compacted: true },
-    { name: topics.deadLetters, partitions: 1, ...kept('deadLetters') },
+    { name: topics.deadLetters, partitions: 1, retentionMs: keep.deadLetters },
     { name: topics.bundles, partitions: 1, compacted: true },
     { name: topics.shadow, partitions: 1 },
   ]
