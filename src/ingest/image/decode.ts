@@ -165,28 +165,16 @@ function secondsMax({ timeMsMax }: ImageLimits): number {
 }
 
 async function toRgb(pipeline: Sharp, bytes: Uint8Array, metadata: Metadata): Promise<Rgb> {
+  let convert = (data: Buffer): Uint8Array => data
   if (metadata.space === 'cmyk') {
-    const { data, info } = await pipeline
-      .pipelineColourspace('cmyk')
-      .toColourspace('cmyk')
-      .raw()
-      .toBuffer({ resolveWithObject: true })
-    return { width: info.width, height: info.height, data: cmykToRgb(data) }
-  }
-  if (isDeepGreyPng(bytes, metadata)) {
-    const { data, info } = await pipeline
-      .removeAlpha()
-      .toColourspace('grey16')
-      .raw({ depth: 'ushort' })
-      .toBuffer({ resolveWithObject: true })
-    return { width: info.width, height: info.height, data: deepGreyToRgb(data) }
-  }
-  const { data, info } = await pipeline
-    .removeAlpha()
-    .toColourspace('srgb')
-    .raw()
-    .toBuffer({ resolveWithObject: true })
-  return { width: info.width, height: info.height, data }
+    pipeline.pipelineColourspace('cmyk').toColourspace('cmyk').raw()
+    convert = cmykToRgb
+  } else if (isDeepGreyPng(bytes, metadata)) {
+    pipeline.removeAlpha().toColourspace('grey16').raw({ depth: 'ushort' })
+    convert = deepGreyToRgb
+  } else pipeline.removeAlpha().toColourspace('srgb').raw()
+  const { data, info } = await pipeline.toBuffer({ resolveWithObject: true })
+  return { width: info.width, height: info.height, data: convert(data) }
 }
 
 /** Pillow's CMYK to RGB (src/libImaging/Convert.c, cmyk2rgb), 4 bytes to 3 a pixel. */

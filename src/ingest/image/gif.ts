@@ -3,6 +3,8 @@
  * around a frame that does not cover it.
  */
 import type { Rgb } from './pixels.ts'
+import { placed } from './preprocess.ts'
+import { type Crop, cropped } from './resize.ts'
 
 export type Gif = {
   /** The file, its transparent colour counting as any other: Pillow paints it, libvips gives black. */
@@ -10,7 +12,7 @@ export type Gif = {
   /** Enlarged to where the frame ends. */
   width: number
   height: number
-  frame: { left: number; top: number; width: number; height: number }
+  frame: Crop
   /** What Pillow fills the canvas with. */
   around: readonly [number, number, number]
 }
@@ -69,11 +71,5 @@ function colourOf(table: Uint8Array, index: number): Gif['around'] {
 /** The frame as libvips decodes it, on the canvas that Pillow makes. */
 export function onCanvas(image: Rgb, { width, height, frame, around }: Gif): Rgb {
   if (frame.width === width && frame.height === height) return image
-  const data = new Uint8Array(width * height * 3)
-  for (let i = 0; i < data.length; i++) data[i] = around[i % 3]!
-  for (let y = frame.top; y < frame.top + frame.height; y++) {
-    const from = (y * image.width + frame.left) * 3
-    data.set(image.data.subarray(from, from + frame.width * 3), (y * width + frame.left) * 3)
-  }
-  return { width, height, data }
+  return placed(cropped(image, frame), { width, height }, frame, around)
 }
