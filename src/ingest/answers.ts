@@ -2,7 +2,14 @@
 
 import type { AnswerPlace } from './chat-template.ts'
 import { IMAGE_MARK } from './form/example.ts'
-import { answerSpans, buildPrompt, type Dialog, questionSpans, type Template } from './template.ts'
+import {
+  answerSpans,
+  buildPrompt,
+  type Dialog,
+  type Place,
+  questionSpans,
+  type Template,
+} from './template.ts'
 import {
   type EncodeOptions,
   encodeOnce,
@@ -73,9 +80,6 @@ type Piece = {
   ids: Int32Array
   encode: (beginning: string, tokens: number) => readonly number[]
 }
-
-/** A place in a text, [from, to) in UTF-16 units. */
-type Place = { from: number; to: number }
 
 /**
  * Positions of the text tokens of the user turns, ascending: those that overlap their text. Each text between

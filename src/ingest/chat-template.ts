@@ -9,11 +9,13 @@ import { createContext, Script } from 'node:vm'
 import { Template as Jinja } from '@huggingface/jinja'
 import { messageOf, XmasdError } from '../errors.ts'
 import { IMAGE_MARK } from './form/example.ts'
+import type { Json } from './form/json.ts'
 import {
   type ChosenTemplate,
   chooseTemplate,
   type Dialog,
   impliedName,
+  type Place,
   strip,
   type Template,
   type TemplateHints,
@@ -31,12 +33,10 @@ export type ChatTemplate = {
   imageToken: string
 }
 
-/** An answer's place in a prompt, [from, to) in UTF-16 units, with the end token right behind it. */
-export type AnswerPlace = { from: number; to: number; endToken: string }
+/** An answer's place in a prompt, with the end token right behind it. */
+export type AnswerPlace = Place & { endToken: string }
 
 export type RenderedPrompt = { text: string; answers: AnswerPlace[] }
-
-type Json = Record<string, unknown>
 
 /** Where a checkpoint keeps its template, in the order in which transformers looks. */
 const FILES: readonly (readonly [name: string, read: (text: string) => unknown])[] = [
@@ -109,21 +109,22 @@ function parse({ chat }: ChatTemplate): Jinja {
   return template
 }
 
-function render(template: ChatTemplate, messages: readonly Message[], tools: unknown): string {
+function render(template: ChatTemplate, conversation: Conversation): string {
   return bounded(() => {
     const { tokens } = template
-    return parse(template).render({
-      ...tokens,
-      messages,
-      tools,
-      add_generation_prompt: false,
-    })
+    return parse(template).render({ ...tokens, ...conversation, add_generation_prompt: false })
   })
 }
 
 type Part = { type: 'image' } | { type: 'text'; text: string }
 type Call = { type: 'function'; function: unknown }
 type Message = { role: string; content: Part[]; tool_calls?: Call[] }
+type Conversation = { messages: Message[]; tools: unknown }
+
+function conversationOf(dialog: Dialog): Conversation {
+  const tools = dialog.tools === undefined ? null : JSON.parse(dialog.tools)
+  return { messages: messagesOf(dialog), tools }
+}
 
 /** As many image parts stand in front of a question's text as it has marks; one image has one part. */
 function messagesOf({ turns, images }: Dialog): Message[] {
@@ -161,9 +162,8 @@ export function renderPrompt(
   dialog: Dialog,
   endTokens?: readonly string[],
 ): RenderedPrompt {
-  const messages = messagesOf(dialog)
-  const tools = dialog.tools === undefined ? null : JSON.parse(dialog.tools)
-  const text = attempt(template, () => render(template, messages, tools))
+  const conversation = conversationOf(dialog)
+  const text = attempt(template, () => render(template, conversation))
   const images = text.split(template.imageToken).length - 1
   if (images !== dialog.images.length) {
     throw new XmasdError(
@@ -173,8 +173,10 @@ export function renderPrompt(
     )
   }
   if (endTokens === undefined) return { text, answers: [] }
-  const places = textPlaces(template, { messages, tools }, text, 'assistant')
-  if (places === undefined) throw hidesAnswers(template)
+  const places = textPlaces(template, conversation, text, 'assistant')
+  if (places === undefined) {
+    throw invalid(`the chat template ${template.file} does not write every answer once, as it is`)
+  }
   return { text, answers: places.map(place => withEndToken(text, place, endTokens)) }
 }
 
@@ -184,15 +186,8 @@ export function renderPrompt(
  *
  * @throws XmasdError TEMPLATE_INVALID where the template takes longer than 2 s
  */
-export function questionPlaces(
-  template: ChatTemplate,
-  dialog: Dialog,
-  text: string,
-): { from: number; to: number }[] {
-  const conversation = {
-    messages: messagesOf(dialog),
-    tools: dialog.tools === undefined ? null : JSON.parse(dialog.tools),
-  }
+export function questionPlaces(template: ChatTemplate, dialog: Dialog, text: string): Place[] {
+  const conversation = conversationOf(dialog)
   try {
     return textPlaces(template, conversation, text, 'user') ?? []
   } catch (error) {
@@ -225,10 +220,10 @@ const standIn = (i: number): string => `\ue000${i}\ue001`
  */
 function textPlaces(
   template: ChatTemplate,
-  { messages, tools }: { messages: readonly Message[]; tools: unknown },
+  { messages, tools }: Conversation,
   text: string,
   role: 'user' | 'assistant',
-): { from: number; to: number }[] | undefined {
+): Place[] | undefined {
   const texts: string[] = []
   const marked = messages.map(message => {
     const part = message.content.at(-1)
@@ -236,10 +231,12 @@ function textPlaces(
     const other = { type: 'text' as const, text: standIn(texts.push(part.text) - 1) }
     return { ...message, content: [...message.content.slice(0, -1), other] }
   })
-  const frame = attempt(template, () => render(template, marked, tools)).split(/\ue000\d+\ue001/)
+  const frame = attempt(template, () => render(template, { messages: marked, tools })).split(
+    /\ue000\d+\ue001/,
+  )
   if (frame.length !== texts.length + 1) return undefined
   let at = 0
-  const places: { from: number; to: number }[] = []
+  const places: Place[] = []
   for (const [i, own] of texts.entries()) {
     const from = at + frame[i]!.length
     const found = [own, own.trim()].find(one => text.startsWith(one + frame[i + 1]!, from))
@@ -250,13 +247,9 @@ function textPlaces(
   return text.slice(at) === frame.at(-1) ? places : undefined
 }
 
-function hidesAnswers({ file }: ChatTemplate): XmasdError {
-  return invalid(`the chat template ${file} does not write every answer once, as it is`)
-}
-
 function withEndToken(
   text: string,
-  { from, to }: { from: number; to: number },
+  { from, to }: Place,
   endTokens: readonly string[],
 ): AnswerPlace {
   const behind = endTokens.filter(token => token !== '' && text.startsWith(token, to))

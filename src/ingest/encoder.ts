@@ -6,6 +6,7 @@
 import * as tokenizers from '@huggingface/tokenizers'
 import { z } from 'zod'
 import { createBpe } from './bpe.ts'
+import { isObject } from './form/json.ts'
 
 /** Its declarations leave this out for TypeScript's node resolution. */
 const { SplitPreTokenizer } = tokenizers as unknown as {
@@ -172,10 +173,6 @@ const Merges = z.custom<(string | string[])[]>(
   value => Array.isArray(value) && value.every(merge => typeof merge === 'string' || isPair(merge)),
   'a list of pairs is expected',
 )
-
-function isObject(value: unknown): value is object {
-  return typeof value === 'object' && value !== null
-}
 
 function isPair(merge: unknown): boolean {
   return Array.isArray(merge) && merge.length === 2 && merge.every(one => typeof one === 'string')

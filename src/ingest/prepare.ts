@@ -25,7 +25,14 @@ import { colourLayout } from './image/layout.ts'
 import type { Picture, Pictures, SequenceImage } from './image/picture.ts'
 import { type ImageLimits, type PixelRoom, type Rgb, UNLIMITED_ROOM } from './image/pixels.ts'
 import { tokenizerFolder } from './same-preparation.ts'
-import { answerSpans, buildPrompt, type Dialog, questionSpans, type Template } from './template.ts'
+import {
+  answerSpans,
+  buildPrompt,
+  type Dialog,
+  type Place,
+  questionSpans,
+  type Template,
+} from './template.ts'
 import {
   type EncodedPrompt,
   type EncodeOptions,
@@ -37,19 +44,9 @@ import {
 import { wordsHash } from './words.ts'
 
 /** Everything a preparer needs. Plain data, so that it can be sent to a worker thread. */
-export type PreparerOptions = Pick<
-  ExampleSource,
-  'buckets' | 'hostLimits' | 'headersFile' | 'registry'
-> & {
+export type PreparerOptions = Omit<ExampleSource, 'root' | 'onOtherName'> & {
   /** Folder that image paths are relative to. */
   imageRoot: string
-  limits: ImageLimits
-  /** How records are read. */
-  form?: DecodeOptions | undefined
-  /** See ImageSource. */
-  hosts: readonly string[]
-  /** See ImageSource. */
-  addressesAllowed: readonly string[]
   /** The checkpoint whose tokenizer and image processor all of the schedule shares. */
   checkpointDir: string
   /** See PreparationSource. */
@@ -90,8 +87,6 @@ export type Sequence = {
  * the prompt with them has within its longest length.
  */
 export type BareSequence = Pick<Sequence, 'ids' | 'answers'>
-
-export type { SequenceImage }
 
 /** `sequence` is null for a text-only example. `truncated`: was the text cut at `lengthMax`. */
 export type Prepared = {
@@ -289,7 +284,7 @@ export function encodeDialog(
 type WholePrompt = {
   text: string
   answers: readonly AnswerPlace[]
-  questions: readonly { from: number; to: number }[]
+  questions: readonly Place[]
   /** What stands for an image in `text`, and the token that its expansion holds. */
   mark: string
   imageToken: string
@@ -313,11 +308,11 @@ function inOnePiece(
 }
 
 /** A place in the rendered prompt, as one in the text whose images are written out. */
-function expanded<Place extends { from: number; to: number }>(
-  place: Place,
+function expanded<P extends Place>(
+  place: P,
   text: string,
   { mark, expansions }: Pick<WholePrompt, 'mark' | 'expansions'>,
-): Place {
+): P {
   const { from, to } = place
   const images = text.slice(0, from).split(mark).length - 1
   const longer = expansions.slice(0, images).join('').length - images * mark.length

@@ -32,11 +32,10 @@ export function checkSamePreparation(
     { fileOf: tokenizerFileOf, read: encodingOf },
     { fileOf: processorFileOf, read: describe },
   ]
-  const chat = (folder: string) => readChatTemplate(folder)
   if (hasChat) {
     sources.push({
-      fileOf: folder => chat(folder)?.file,
-      read: folder => ({ ...chat(folder), file: '' }),
+      fileOf: folder => readChatTemplate(folder)?.file,
+      read: folder => ({ ...readChatTemplate(folder), file: '' }),
     })
   }
   for (const source of sources) checkSame(folders, source)

@@ -113,11 +113,10 @@ function withoutPlace(what: string): XmasdError {
   )
 }
 
-/**
- * A place in `buildPrompt`'s text: [from, to) in UTF-16 units. `spaced` is where the spaces before it
- * begin.
- */
-type Span = { spaced: number; from: number; to: number }
+/** A place in a prompt, [from, to) in UTF-16 units. */
+export type Place = { from: number; to: number }
+/** One in `buildPrompt`'s text; `spaced` is where the spaces before it begin. */
+type Span = Place & { spaced: number }
 
 /** Each answer, with the end token that the template puts behind it. */
 export function answerSpans(template: Template, dialog: Dialog): Span[] {
@@ -125,7 +124,7 @@ export function answerSpans(template: Template, dialog: Dialog): Span[] {
 }
 
 /** The text of each user turn, without what the template puts around it, cut where images stand in it. */
-export function questionSpans(template: Template, dialog: Dialog): Pick<Span, 'from' | 'to'>[] {
+export function questionSpans(template: Template, dialog: Dialog): Place[] {
   return spansOf(template, dialog, 'user').flatMap(({ span, text }) => {
     let { from } = span
     const parts = withImageSlot(template, text, dialog.images.length).split(IMAGE_MARK)

@@ -4,6 +4,7 @@ import { join } from 'node:path'
 import { messageOf, XmasdError } from '../errors.ts'
 import { createEncoder } from './encoder.ts'
 import { IMAGE_MARK } from './form/example.ts'
+import type { Json } from './form/json.ts'
 import { convertSlowTokenizer } from './slow-tokenizer.ts'
 
 /** Encodes text as token ids, special tokens of the post-processor included. */
@@ -31,9 +32,6 @@ export type EncodedPrompt = {
 /** Distance of the first row from the last image position. */
 const ROWS_AFTER_IMAGE = 2
 
-/** A file's JSON object. */
-type Json = Record<string, unknown>
-
 /**
  * Reads tokenizer.json, or the files of a slow tokenizer, and for the BOS token tokenizer_config.json
  * and special_tokens_map.json, of a checkpoint. Throws TOKENIZER_INVALID naming the file.
@@ -45,29 +43,29 @@ export function readTokenizer(checkpointDir: string): Tokenizer {
   const json = readTokenizerJson(checkpointDir)
   try {
     const bosId = bos === null ? null : idOf(json, bos)
-    return { encode: createEncoder(json), bosId, addedTokens: addedTokensOf(json) }
+    return {
+      encode: createEncoder(json),
+      bosId,
+      addedTokens: addedOf(json).map(({ content }) => content),
+    }
   } catch (error) {
     throw invalid(file, messageOf(error), error)
   }
 }
 
-function idOf({ added_tokens, model }: Json, token: string): number | null {
-  const added = (added_tokens as { id: number; content: string }[] | undefined) ?? []
-  const { vocab } = model as { vocab: Record<string, number> }
-  return added.find(({ content }) => content === token)?.id ?? vocab[token] ?? null
+function idOf(json: Json, token: string): number | null {
+  const { vocab } = json.model as { vocab: Record<string, number> }
+  return addedOf(json).find(({ content }) => content === token)?.id ?? vocab[token] ?? null
 }
 
 /** The text of an added token; undefined where no added token has this id, or there is no tokenizer. */
 export function addedToken(checkpointDir: string, id: number): string | undefined {
   if (!existsSync(join(checkpointDir, 'tokenizer.json'))) return undefined
-  const { added_tokens: tokens } = readTokenizerJson(checkpointDir)
-  const list = Array.isArray(tokens) ? (tokens as { id: number; content: string }[]) : []
-  return list.find(token => token.id === id)?.content
+  return addedOf(readTokenizerJson(checkpointDir)).find(token => token.id === id)?.content
 }
 
-function addedTokensOf({ added_tokens: tokens }: Json): string[] {
-  if (!Array.isArray(tokens)) return []
-  return tokens.flatMap(token => (typeof token?.content === 'string' ? [token.content] : []))
+function addedOf({ added_tokens: tokens }: Json): { id: number; content: string }[] {
+  return Array.isArray(tokens) ? tokens.filter(token => typeof token?.content === 'string') : []
 }
 
 /** Without padding and truncation, which trainers vary and encoding a single text never uses. */

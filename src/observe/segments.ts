@@ -110,25 +110,25 @@ async function partsOf({ parts }: Metrics): Promise<Parts> {
 }
 
 export function summaryLines(summary: ScoreSummary | Summary): string[] {
-  const list = (counts: Record<string, number>): string => {
-    const items = Object.entries(counts).filter(([, count]) => count > 0)
-    return items.map(([name, count]) => `${count} ${inWords(name)}`).join(', ') || 'none'
-  }
-  return [
-    `examples      ${list(summary.examples)}`,
-    `dead letters  ${list(summary.deadLetters)}`,
-    ...('parts' in summary
-      ? [`decisions     ${list(summary.decisions)}`, `subset        ${partsText(summary.parts)}`]
-      : []),
+  const { examples, deadLetters } = summary
+  const lines = [
+    `examples      ${listOf(examples, 'none')}`,
+    `dead letters  ${listOf(deadLetters, 'none')}`,
   ]
+  if (!('parts' in summary)) return lines
+  const decisions = listOf(summary.decisions, 'none')
+  return [...lines, `decisions     ${decisions}`, `subset        ${partsText(summary.parts)}`]
 }
 
 /** The same as one sentence. */
 export function summaryText(summary: ScoreSummary | Summary): string {
-  const outcomes = Object.entries(summary.examples).filter(([, count]) => count > 0)
-  const examples = outcomes.map(([name, count]) => `${count} ${inWords(name)}`)
   const subset = 'parts' in summary ? `; ${partsText(summary.parts)}` : ''
-  return `${examples.join(', ') || 'no examples'}${subset}`
+  return `${listOf(summary.examples, 'no examples')}${subset}`
+}
+
+function listOf(counts: Record<string, number>, none: string): string {
+  const items = Object.entries(counts).filter(([, count]) => count > 0)
+  return items.map(([name, count]) => `${count} ${inWords(name)}`).join(', ') || none
 }
 
 /** Outcomes and actions in words; error codes as they are. */
