@@ -1,6 +1,5 @@
 /** Which positions of a sequence hold the answers' tokens, and which those of the questions. */
 
-import type { AnswerPlace } from './chat-template.ts'
 import { IMAGE_MARK } from './form/example.ts'
 import {
   answerSpans,
@@ -41,39 +40,6 @@ export function answerPositions(
   return Int32Array.from(positions)
 }
 
-/**
- * Positions of the tokens that overlap answers or their end tokens, in a text that is tokenised in one
- * piece. `answers` are places in `text`. What stands before an end token is tokenised once.
- */
-export function answersInText(
-  tokenizer: Tokenizer,
-  { text, ids }: { text: string; ids: Int32Array },
-  answers: readonly AnswerPlace[],
-): Int32Array {
-  const positions: number[] = []
-  let [base, at, lead] = [0, 0, '']
-  /** Tokens of the text from `base` to `to`. */
-  const tokensTo = (to: number): number[] => {
-    const wanted = ids.length - at
-    if (lead === '') return encodeOnce(tokenizer, text.slice(base, to), wanted)
-    const tokens = encodeStart(tokenizer, lead + text.slice(base, to), wanted)
-    return tokens.slice(tokenizer.encode(lead).length)
-  }
-  for (const { from, to, endToken } of answers) {
-    const start = at + equalTokens(tokensTo(from), ids, at)
-    if (start >= ids.length) break
-    const whole = tokensTo(to)
-    const equal = equalTokens(whole, ids, at)
-    const end = at + equal + (equal < whole.length ? 1 : 0)
-    for (let p = start; p < Math.min(end, ids.length); p++) positions.push(p)
-    if (endToken === '' || equal < whole.length) continue
-    base = to
-    at = end
-    lead = endToken
-  }
-  return Int32Array.from(positions)
-}
-
 /** A text that is tokenised in one piece, of whose tokens `ids` are the first. `encode` gives those of its beginnings. */
 type Piece = {
   text: string
@@ -103,35 +69,40 @@ export function questionPositions(
     }
     const places = own.map(span => ({ from: span.from - from, to: span.to - from }))
     const piece = { text, ids: ids.subarray(start, end), encode }
-    for (const at of positionsInPiece(tokenizer, piece, places)) positions.push(start + at)
+    for (const at of positionsInPiece(tokenizer, piece, places, true)) positions.push(start + at)
     from += text.length + IMAGE_MARK.length
     start = end + imageTokens
   }
   return Int32Array.from(positions)
 }
 
-/** The same in a prompt that is tokenised in one piece; `places` are those of the user turns' text. */
-export function questionsInText(
+/**
+ * Positions of the tokens that overlap `places`, which are ascending, in a prompt that is tokenised
+ * in one piece. `spaced`: and of the spaces before them.
+ */
+export function positionsInText(
   tokenizer: Tokenizer,
   prompt: Pick<Piece, 'text' | 'ids'>,
   places: readonly Place[],
+  { spaced }: { spaced: boolean },
 ): Int32Array {
   const encode: Piece['encode'] = (beginning, tokens) => encodeOnce(tokenizer, beginning, tokens)
-  return Int32Array.from(positionsInPiece(tokenizer, { ...prompt, encode }, places))
+  return Int32Array.from(positionsInPiece(tokenizer, { ...prompt, encode }, places, spaced))
 }
 
 /** Characters before a place that its tokens are found with. */
 const LEAD_CHARACTERS = 32
 
 /**
- * Positions of the tokens that overlap `places`, which are ascending, and of the spaces before them. Each part
- * of the text is tokenised once: it is begun again at a place where a token ends, with some text before it.
- * Where that gives other tokens than `ids` at once, it is begun at the front.
+ * As `positionsInText`. Each part of the text is tokenised once: it is begun again at a place where
+ * a token ends, with some text before it. Where that gives other tokens than `ids` at once, it is
+ * begun at the front.
  */
 function positionsInPiece(
   tokenizer: Tokenizer,
   { text, ids, encode }: Piece,
   places: readonly Place[],
+  isSpaced: boolean,
 ): number[] {
   let [base, at] = [0, 0] // a token ends at `base`, with `at` tokens up to there
   const tokensFromBase = (to: number): readonly number[] | undefined => {
@@ -160,9 +131,9 @@ function positionsInPiece(
   }
   const positions: number[] = []
   for (const { from, to } of places) {
-    let spaced = from
-    while (spaced > base && text[spaced - 1] === ' ') spaced--
-    const start = Math.max(countTo(spaced).count, (positions.at(-1) ?? -1) + 1)
+    let front = from
+    while (isSpaced && front > base && text[front - 1] === ' ') front--
+    const start = Math.max(countTo(front).count, (positions.at(-1) ?? -1) + 1)
     if (start >= ids.length) break
     const { count, isEnd } = countTo(to)
     for (let p = start; p < Math.min(isEnd ? count : count + 1, ids.length); p++) positions.push(p)

@@ -33,10 +33,8 @@ export type ChatTemplate = {
   imageToken: string
 }
 
-/** An answer's place in a prompt, with the end token right behind it. */
-export type AnswerPlace = Place & { endToken: string }
-
-export type RenderedPrompt = { text: string; answers: AnswerPlace[] }
+/** `answers`: where they lie in the text, with the end token right behind each. */
+export type RenderedPrompt = { text: string; answers: Place[] }
 
 /** Where a checkpoint keeps its template, in the order in which transformers looks. */
 const FILES: readonly (readonly [name: string, read: (text: string) => unknown])[] = [
@@ -247,14 +245,9 @@ function textPlaces(
   return text.slice(at) === frame.at(-1) ? places : undefined
 }
 
-function withEndToken(
-  text: string,
-  { from, to }: Place,
-  endTokens: readonly string[],
-): AnswerPlace {
-  const behind = endTokens.filter(token => token !== '' && text.startsWith(token, to))
-  const endToken = behind.reduce((one, other) => (other.length > one.length ? other : one), '')
-  return { from, to: to + endToken.length, endToken }
+function withEndToken(text: string, { from, to }: Place, endTokens: readonly string[]): Place {
+  const behind = endTokens.filter(token => text.startsWith(token, to))
+  return { from, to: to + Math.max(0, ...behind.map(({ length }) => length)) }
 }
 
 function invalid(message: string, cause?: unknown): XmasdError {

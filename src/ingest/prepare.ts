@@ -8,13 +8,8 @@ import { resolve } from 'node:path'
 import { XmasdError } from '../errors.ts'
 import { encodeDirection } from '../math/vectors.ts'
 import { keyOf } from '../record.ts'
-import { answerPositions, answersInText, questionPositions, questionsInText } from './answers.ts'
-import {
-  type AnswerPlace,
-  type ChatTemplate,
-  questionPlaces,
-  renderPrompt,
-} from './chat-template.ts'
+import { answerPositions, positionsInText, questionPositions } from './answers.ts'
+import { type ChatTemplate, questionPlaces, renderPrompt } from './chat-template.ts'
 import { parseAddressRanges } from './fetch/address.ts'
 import { fetchImage, type ImageSource } from './fetch/image.ts'
 import { checkedId, type DecodeOptions, decodeExample } from './form/decode.ts'
@@ -265,8 +260,7 @@ export function encodeDialog(
   const text = buildPrompt(template, dialog)
   if (pictures?.inOnePiece) {
     const { placeholder: imageToken, expansions } = pictures
-    const spans = isAsked ? answerSpans(template, dialog) : []
-    const answers = spans.map(({ from, to }) => ({ from, to, endToken: '' }))
+    const answers = isAsked ? answerSpans(template, dialog) : []
     const questions = asksQuestions ? questionSpans(template, dialog) : []
     const images = { imageToken, mark: IMAGE_MARK, expansions }
     return inOnePiece(tokenizer, { text, answers, questions, ...images }, options)
@@ -283,7 +277,7 @@ export function encodeDialog(
 
 type WholePrompt = {
   text: string
-  answers: readonly AnswerPlace[]
+  answers: readonly Place[]
   questions: readonly Place[]
   /** What stands for an image in `text`, and the token that its expansion holds. */
   mark: string
@@ -302,21 +296,20 @@ function inOnePiece(
   return {
     ...prompt,
     text,
-    answers: answersInText(tokenizer, prompt, inAnswers),
-    questions: questionsInText(tokenizer, prompt, inQuestions),
+    answers: positionsInText(tokenizer, prompt, inAnswers, { spaced: false }),
+    questions: positionsInText(tokenizer, prompt, inQuestions, { spaced: true }),
   }
 }
 
 /** A place in the rendered prompt, as one in the text whose images are written out. */
-function expanded<P extends Place>(
-  place: P,
+function expanded(
+  { from, to }: Place,
   text: string,
   { mark, expansions }: Pick<WholePrompt, 'mark' | 'expansions'>,
-): P {
-  const { from, to } = place
+): Place {
   const images = text.slice(0, from).split(mark).length - 1
   const longer = expansions.slice(0, images).join('').length - images * mark.length
-  return { ...place, from: from + longer, to: to + longer }
+  return { from: from + longer, to: to + longer }
 }
 
 function encodeExample(

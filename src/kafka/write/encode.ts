@@ -14,9 +14,9 @@ const SLICE_RECORDS = 2_048
 const SLICE_BYTES = 4 << 20
 
 /**
- * `topicOf` is asked once for each topic of `records`, before anything is encoded. Throws RangeError
- * for an unknown partition and for a null key on a compacted topic, RECORD_TOO_LARGE where one record
- * alone fills more than a batch.
+ * `topicOf` is asked once for each topic of `records`, before anything is encoded. Throws
+ * RangeError for an unknown partition and for a null key on a compacted topic, RECORD_TOO_LARGE
+ * where one record alone fills more than a batch.
  */
 export async function encodeOutputs(
   records: readonly OutRecord[],

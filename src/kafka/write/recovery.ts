@@ -1,6 +1,6 @@
 /**
- * Opening producer sessions that leave nothing dangling behind them: partitions in which a broker of
- * 4.3 to 4.4 has forgotten the end of a transaction (KAFKA-20734).
+ * Opening producer sessions that leave nothing dangling behind them: partitions in which a broker
+ * of 4.3 to 4.4 has forgotten the end of a transaction (KAFKA-20734).
  *
  *   how did the last one end? ─► open a session ─► is anything open? ─► partitions, offsets ─► the same end again
  *
