@@ -5,9 +5,8 @@ import type { XmasdError } from '../errors.ts'
 const STEP_MS = 100
 
 /**
- * The result of `work`, or a rejection with `late()` after `msMax`, whether `work` ever settles or not;
- * its signal is aborted then. What counts is for `Clock` to say: a slow machine is not the fault of what is
- * waited for.
+ * The result of `work`, or a rejection with `late()` after `msMax` of `Clock`, whether `work` ever
+ * settles or not; its signal is aborted then.
  */
 export async function withDeadline<T>(
   msMax: number,
