@@ -16,7 +16,7 @@ import { messageOf, XmasdError } from '../errors.ts'
 import type { Consumer, Log, LogRecord, OutRecord } from '../log/log.ts'
 import type { Logger } from '../observe/logger.ts'
 import type { Metrics } from '../observe/metrics.ts'
-import type { Control } from '../record.ts'
+import type { Control, Decision } from '../record.ts'
 import type { Folded } from '../select/fold.ts'
 import type { ClusterCount, Regret } from '../select/rule/policy.ts'
 import type { SelectState } from '../select/state.ts'
@@ -35,8 +35,8 @@ export type SelectRoleParts = {
   bundle: GaugeBundle
 }
 
-/** A commit costs a flush to disk: 4,096 records are 15-20 % faster than 2,048. */
-export const POLL_RECORDS_MAX = 4_096
+/** A commit costs a flush to disk: 8,192 records are a tenth faster than 4,096, and 16,384 no more. */
+export const POLL_RECORDS_MAX = 8_192
 const POLL_WAIT_MS = 200
 const GAP_LOG_EVERY_MS = 5_000
 /** Records between two commits while a gap is folded: the next start goes on from there. */
@@ -182,7 +182,7 @@ export class SelectRole {
     if (records[0]!.offset < this.#state.appliedOffset) return this.open()
     const { metrics, logger, status } = this.#parts
     const started = performance.now()
-    const { folded, outputs } = await this.#fold(records)
+    const { tally, outputs } = await this.#fold(records)
     const stopTimer = metrics.commitSeconds.startTimer({ role: 'select' })
     try {
       await this.#consumer.commit({
@@ -199,26 +199,27 @@ export class SelectRole {
     status.batches++
     metrics.lastCommit.set({ role: 'select' }, Date.now() / 1000)
     this.#idleSince = performance.now()
-    this.#count(folded)
+    this.#count(tally)
     const ms = Math.round(performance.now() - started)
     const offset = records[records.length - 1]!.offset
-    const decisions = folded.reduce((sum, one) => sum + one.decisions.length, 0)
+    const { decisions } = tally
     logger.info({ role: 'select', assignments: records.length, decisions, ms, offset }, 'batch')
   }
 
-  async #fold(records: readonly LogRecord[]): Promise<{ folded: Folded[]; outputs: OutRecord[] }> {
-    const folded: Folded[] = []
+  async #fold(records: readonly LogRecord[]): Promise<{ tally: Tally; outputs: OutRecord[] }> {
+    const tally: Tally = { outcomes: new Map(), reasons: new Map(), decisions: 0, shown: [] }
+    const isShown = this.#parts.logger.isLevelEnabled('debug')
     const outputs: OutRecord[] = []
     for (const [i, record] of records.entries()) {
       const folding = this.#opened.fold(record)
       const one = folding instanceof Promise ? await folding : folding
-      folded.push(one.folded)
+      addTo(tally, one.folded, isShown)
       outputs.push(...one.outputs)
       const counting = this.#gauges.folded(this.#opened, one)
       if (counting !== undefined) await counting
       if (i % FOLD_RECORDS === FOLD_RECORDS - 1) await new Promise(setImmediate)
     }
-    return { folded, outputs }
+    return { tally, outputs }
   }
 
   /** Another member has committed: discard what was folded since. */
@@ -241,28 +242,37 @@ export class SelectRole {
     await log.append([{ topic: config.log.topics.assignments, key: null, value, partition: 0 }])
   }
 
-  #count(folded: readonly Folded[]): void {
+  #count({ outcomes, reasons, shown }: Tally): void {
     const { metrics, logger } = this.#parts
-    const outcomes = new Map<string, number>()
-    const reasons = new Map<string, number>()
-    for (const { outcome, decisions } of folded) {
-      if (outcome !== 'settled') addOne(outcomes, outcome)
-      for (const { key, action, reason } of decisions) {
-        addOne(reasons, `${action} ${reason}`)
-        logger.debug({ key, action, reason }, 'decision')
-      }
-    }
     for (const [outcome, count] of outcomes) metrics.examples.inc({ outcome }, count)
     for (const [name, count] of reasons) {
       const [action, reason] = name.split(' ') as [string, string]
       metrics.decisions.inc({ action, reason }, count)
     }
+    for (const { key, action, reason } of shown) logger.debug({ key, action, reason }, 'decision')
     this.#gauges.show(this.#opened)
   }
 
   async close(): Promise<void> {
     await this.#consumer.close()
   }
+}
+
+/** What is counted of a batch once it is committed. The decisions themselves would be garbage that lives long. */
+type Tally = {
+  outcomes: Map<string, number>
+  /** By action and reason, with a space between. */
+  reasons: Map<string, number>
+  decisions: number
+  /** Those to be logged. */
+  shown: Decision[]
+}
+
+function addTo(tally: Tally, { outcome, decisions }: Folded, isShown: boolean): void {
+  if (outcome !== 'settled') addOne(tally.outcomes, outcome)
+  for (const { action, reason } of decisions) addOne(tally.reasons, `${action} ${reason}`)
+  tally.decisions += decisions.length
+  if (isShown) tally.shown.push(...decisions)
 }
 
 function addOne(counts: Map<string, number>, name: string): void {

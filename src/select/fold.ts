@@ -107,6 +107,7 @@ export class Fold {
   readonly #store: ExampleStore
   readonly #settleEvery: number
   readonly #ranking: Ranking
+  readonly #wantsGain: boolean
   #lastOffset = -1
   #duplicates = 0
 
@@ -122,6 +123,7 @@ export class Fold {
     this.#settleEvery = policy === 'revisable' ? settleEvery : 1
     this.#store = store
     this.#ranking = settings
+    this.#wantsGain = wantsGain(settings)
   }
 
   /** The offset of the last record folded; -1 before any. */
@@ -172,7 +174,7 @@ export class Fold {
   }
 
   #take(record: FoldedAssignment, offset: number, { findNear, findProtected }: Lookups): Folded {
-    const content = checkAssignment(record, this.#ranking)
+    const content = checkAssignment(record, this.#wantsGain)
     const protector = findProtected?.(record, content)
     const owner = this.owners.find(content)
     if (owner !== undefined) {
@@ -349,7 +351,7 @@ function createPolicy(settings: SelectSettings): Policy {
 }
 
 /** Returns the content identity. */
-function checkAssignment(record: FoldedAssignment, ranking: Ranking): Content {
+function checkAssignment(record: FoldedAssignment, isGainWanted: boolean): Content {
   const { key, id, content, cluster, instability } = record
   const found = typeof content === 'string' ? contentOf(content) : undefined
   if (found === undefined || key !== keyOf(id, content)) {
@@ -362,7 +364,7 @@ function checkAssignment(record: FoldedAssignment, ranking: Ranking): Content {
   if (!Number.isFinite(instability)) {
     throw invalid(`${key}: cluster ${cluster} but instability ${instability}`)
   }
-  if (record.gain === undefined && wantsGain(ranking)) {
+  if (isGainWanted && record.gain === undefined) {
     throw invalid(`${key}: it has no image gain, which select.rank or select.gainMin reads`)
   }
   return found
