@@ -131,7 +131,8 @@ export class Selections {
     const active = await this.#foldInto(this.#active, record, value, this.#near?.identify)
     const shadowed = shadow && (await this.#foldInto(shadow, record, value, this.#recallNear))
     if ('control' in value && value.control === 'swap') {
-      active.folded.decisions.push(...(await this.#swap(value.bundle, record)))
+      // As arguments of one call, a hundred thousand of them would not fit on the stack.
+      for (const one of await this.#swap(value.bundle, record)) active.folded.decisions.push(one)
     }
     if ('control' in value && value.control === 'shadow') {
       this.#shadow = value.bundle === null ? undefined : await this.#catchUp(value.bundle, record)

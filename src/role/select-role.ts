@@ -214,7 +214,7 @@ export class SelectRole {
       const folding = this.#opened.fold(record)
       const one = folding instanceof Promise ? await folding : folding
       addTo(tally, one.folded, isShown)
-      outputs.push(...one.outputs)
+      for (const output of one.outputs) outputs.push(output)
       const counting = this.#gauges.folded(this.#opened, one)
       if (counting !== undefined) await counting
       if (i % FOLD_RECORDS === FOLD_RECORDS - 1) await new Promise(setImmediate)
@@ -270,9 +270,11 @@ type Tally = {
 
 function addTo(tally: Tally, { outcome, decisions }: Folded, isShown: boolean): void {
   if (outcome !== 'settled') addOne(tally.outcomes, outcome)
-  for (const { action, reason } of decisions) addOne(tally.reasons, `${action} ${reason}`)
+  for (const decision of decisions) {
+    addOne(tally.reasons, `${decision.action} ${decision.reason}`)
+    if (isShown) tally.shown.push(decision)
+  }
   tally.decisions += decisions.length
-  if (isShown) tally.shown.push(...decisions)
 }
 
 function addOne(counts: Map<string, number>, name: string): void {

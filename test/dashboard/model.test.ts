@@ -94,7 +94,7 @@ async function rankOf(of: Decided, key: string): Promise<number | null> {
 
 test('a step reads as much as it is asked to, and tells whether the select role has a backlog', async t => {
   const { log, config, bundles } = await emptySite(t)
-  const size = { examples: 9_000, clusters: 7, checkpoints: 2 }
+  const size = { examples: 18_000, clusters: 7, checkpoints: 2 }
   await fillAssignments(log, { ...size, bundle: bundles[0].id })
   const behind = new Model(log, config)
   await behind.step(1_000)

@@ -7,7 +7,7 @@ import { createLogger } from '../../src/observe/logger.ts'
 import { createMetrics } from '../../src/observe/metrics.ts'
 import { openSelectRole } from '../../src/role/select-role.ts'
 import { newStatus } from '../../src/role/status.ts'
-import { EXAMPLES, logWith, site } from './site.ts'
+import { append, assignmentOf, EXAMPLES, emptySite, logWith, runSelect, site } from './site.ts'
 
 const CLUSTERS = 7
 const OF_THE_SELECTION =
@@ -91,4 +91,24 @@ test('only the member that has the partition shows gauges of the selection: befo
   }
   controller.abort()
   await running
+})
+
+test('a record that decides 130,000 examples at once is a record like any other', async t => {
+  const examples = 130_000 // more than a call has room for as its arguments
+  const { log, config, bundles } = await emptySite(t, 'revisable')
+  const select = { ...config.select, settleEvery: Number.MAX_SAFE_INTEGER }
+  for (let from = 0; from < examples; from += 10_000) {
+    const numbers = Array.from({ length: 10_000 }, (_, i) => from + i)
+    await append(
+      log,
+      numbers.map(i => assignmentOf(i, bundles[0])),
+    )
+  }
+  await append(log, [{ v: 1, control: 'settle' }])
+  await runSelect({ log, bundles, config: { ...config, select } }, bundles[0], async metrics => {
+    const [pending, history] = await Promise.all([metrics.pending.get(), metrics.history.get()])
+    return history.values[0]?.value === examples && pending.values[0]?.value === 0
+  })
+  const [written] = await log.ends('decisions')
+  assert.equal(written, examples + 1) // the first was decided alone, as its offset begins a block
 })

@@ -81,7 +81,7 @@ await runWorkerLoop<IngestWorkerData, IngestJob, Ingested[]>(
       if (preparer === undefined) throw new RangeError('this worker has no preparer')
       return { kind: 'prepared', prepared: await preparer.prepare(value, { key, room }) }
     }
-    /** Of the examples so far. */
+    /** Of the examples with pictures so far. */
     let bytesLargest: number | undefined
     return async ({ want, records }, context) => {
       const one = async (record: KeyedValue): Promise<Ingested> => {
@@ -103,8 +103,9 @@ await runWorkerLoop<IngestWorkerData, IngestJob, Ingested[]>(
           const i = begun++
           const ingested = await one(records[i]!)
           result[i] = ingested
-          bytes += bytesOf(ingested)
-          bytesLargest = Math.max(bytesLargest ?? 0, bytesOf(ingested))
+          const size = bytesOf(ingested)
+          bytes += size
+          if (size > 0) bytesLargest = Math.max(bytesLargest ?? 0, size)
         }
       }
       const areSmall = bytesLargest !== undefined && TOGETHER_MAX * bytesLargest <= ANSWER_BYTES

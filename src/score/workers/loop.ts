@@ -64,7 +64,7 @@ export async function runWorkerLoop<Data, Job, Result>(
   send({ type: 'ready' })
 }
 
-/** Progress is told no more often than clocks are looked at. */
+/** Progress of a kind is told no more often than clocks are looked at: an item counts for more than its steps. */
 const PROGRESS_MS = TICK_MS
 
 function contextOver(
@@ -72,11 +72,12 @@ function contextOver(
   grants: Map<number, () => void>,
 ): JobContext {
   let questions = 0
-  let toldAt = performance.now()
+  const toldAt = { item: performance.now(), step: performance.now() }
   return {
     progress: isItem => {
-      if (performance.now() - toldAt < PROGRESS_MS) return
-      toldAt = performance.now()
+      const kind = isItem ? 'item' : 'step'
+      if (performance.now() - toldAt[kind] < PROGRESS_MS) return
+      toldAt[kind] = performance.now()
       send({ type: 'progress', isItem })
     },
     reserve: bytes =>

@@ -133,3 +133,10 @@ for (const action of ['loop', 'native', 'wait'] as const) {
     assert.ok(performance.now() - started < 5_000)
   })
 }
+
+test('process: a job whose items are done one by one has its whole time for each of them', async t => {
+  const pool = new Pool<ExitJob, number>({ script, workerData: {}, size: 1, isolation: 'process' })
+  t.after(() => pool.close())
+  await pool.ready()
+  assert.equal(await pool.run({ value: 4, action: 'items' }, { msMax: 2_000 }), 8)
+})

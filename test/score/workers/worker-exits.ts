@@ -12,6 +12,7 @@ type Action =
   | 'loop'
   | 'native'
   | 'wait'
+  | 'items'
 
 export type ExitJob = {
   value: number
@@ -22,7 +23,7 @@ await runWorkerLoop<{ refuses?: boolean; dies?: boolean }, ExitJob, number>(
   async ({ refuses, dies }) => {
     if (dies === true) process.kill(process.pid, 'SIGKILL')
     if (refuses === true) throw new XmasdError('PROXY_INVALID', 'no proxy here', 'bring one')
-    return async ({ value, action }) => {
+    return async ({ value, action }, { progress }) => {
       if (action === 'exit') process.exit(3)
       if (action === 'kill') process.kill(process.pid, 'SIGKILL')
       if (action === 'abort') process.abort()
@@ -33,6 +34,13 @@ await runWorkerLoop<{ refuses?: boolean; dies?: boolean }, ExitJob, number>(
         await new Promise(() => {})
       }
       if (action === 'loop') for (;;);
+      if (action === 'items') {
+        for (let item = 0; item < 10; item++) {
+          await new Promise(resolve => setTimeout(resolve, 300))
+          progress(false)
+          progress(true)
+        }
+      }
       if (action === 'wait') await new Promise(() => {})
       // No interrupt reaches ICU: marks of two classes in turns are sorted in quadratic time.
       if (action === 'native') `a${'\u0301'.repeat(2e5)}${'\u0316'.repeat(2e5)}`.normalize('NFC')
