@@ -78,7 +78,8 @@ const POSITIONS = 2 ** 32
 function merger({ merges }: BpeModel, vocab: Vocab): (ids: number[]) => readonly number[] {
   const ranks = new Map<number, number>()
   const results = new Int32Array(merges.length)
-  const base = Math.max(...vocab.values(), 0) + 1
+  let base = 1 // above every id; of a large vocabulary the ids would not fit on the stack as arguments
+  for (const id of vocab.values()) base = Math.max(base, id + 1)
   for (const [rank, merge] of merges.entries()) {
     const [left = '', right = ''] = typeof merge === 'string' ? merge.split(' ') : merge
     ranks.set(idOf(vocab, left, 'merges') * base + idOf(vocab, right, 'merges'), rank)

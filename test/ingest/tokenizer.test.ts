@@ -265,3 +265,33 @@ test('a slow tokenizer of vocab.json and merges.txt encodes as the fast one made
     hint: /python -c "import .*save_pretrained/,
   })
 })
+
+test('a vocabulary of 160,000 tokens, as Qwen has, is a vocabulary like any other', () => {
+  const alphabet = [...'abcdefghijklmnopqrstuvwxyz']
+  const vocab: Record<string, number> = {}
+  for (const letter of alphabet) vocab[letter] = Object.keys(vocab).length
+  const merges: [string, string][] = []
+  let size = alphabet.length
+  let longest = alphabet
+  while (size < 160_000) {
+    const longer = longest.flatMap(left => alphabet.map(right => [left, right] as const))
+    longest = []
+    for (const [left, right] of longer) {
+      if (size === 160_000) break
+      vocab[left + right] = size++
+      merges.push([left, right])
+      longest.push(left + right)
+    }
+  }
+  const encode = createEncoder({
+    added_tokens: [],
+    normalizer: null,
+    pre_tokenizer: null,
+    post_processor: null,
+    decoder: null,
+    model: { type: 'BPE', vocab, merges },
+  })
+  assert.deepEqual(encode('abc'), [vocab.abc])
+  assert.deepEqual(encode('abcdef'), [vocab.ab, vocab.cd, vocab.ef])
+  assert.equal(Object.keys(vocab).length, 160_000)
+})
