@@ -91,7 +91,7 @@ async function exploresCopy(page: Page): Promise<void> {
   await page.locator('.card.keep').first().click()
   await page.locator('.because').waitFor()
   const key = (await page.locator('h1').textContent())!
-  assert.ok((await page.locator('.chart .band').count()) > 0)
+  await page.locator('.plot .band').first().waitFor()
   await page.locator('#search').fill(key)
   await page.locator('#search').press('Enter')
   await page.getByText('Found 1').waitFor()
