@@ -111,8 +111,8 @@ export class Selections {
   }
 
   /**
-   * Folds the record into all folds; a promise only where it has to wait, for a bundle or a swap: one a
-   * record is a tenth of this role's time. Throws as `Fold.fold`, `fetchBundle`, and `Consumer.commit`.
+   * Folds the record into all folds; a promise only where it has to wait, for a bundle or a swap. Throws
+   * as `Fold.fold`, `fetchBundle`, and `Consumer.commit`.
    */
   fold(record: LogRecord): FoldedRecord | Promise<FoldedRecord> {
     const value = readAssignment(record)

@@ -143,7 +143,7 @@ export class DriftWindow {
   #beyond = 0
 
   constructor({ clusters, baseline, radii }: DriftBaseline, windowExamples = WINDOW_EXAMPLES) {
-    this.baseline = Float64Array.of(...baseline.sizes, baseline.textOnly)
+    this.baseline = Float64Array.from([...baseline.sizes, baseline.textOnly])
     this.#radii = radii
     this.#ring = new Int32Array(windowExamples)
     this.counts = new Float64Array(clusters + 1)
